@@ -1,0 +1,1 @@
+"""Small language models, quantized to about four bits, on small computers."""

@@ -1,0 +1,1 @@
+# The engine's contract, word for word: byte scanners, tokenizer, program runner, sampler.
