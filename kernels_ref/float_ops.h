@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: MIT
+ * The float operations, written once on eight lanes and compiled once for each ISA level.
+ *
+ * A level's source file defines NYB_LEVEL, includes its room's lanes.h, then this. What is
+ * computed and why each step is the same everywhere: docs/arithmetic.md.
+ */
+#include "nyb_kernels.h"
+
+#define NYB_JOIN_(a, b, c) a##b##_##c
+#define NYB_JOIN(a, b, c)  NYB_JOIN_(a, b, c)
+#define NYB_KERNEL(name)   NYB_JOIN(nyb_, name, NYB_LEVEL)
+
+/* Whatever enters a product is 0 or at least this in magnitude (docs/arithmetic.md, "Flush"). */
+#define NYB_TINY 0x1p-40f
+
+static inline nyb_v8 v8_flush(nyb_v8 x) {
+    return v8_select_less(v8_abs(x), v8_set(NYB_TINY), v8_set(0), x);
+}
+
+static inline float flush1(float x) {
+    return x < NYB_TINY && x > -NYB_TINY ? 0.0f : x;
+}
+
+/* exp(x), relative error below 1.2e-7; 0 for x < -54, exp(88) for x > 88, NaN for NaN.
+ * x = n ln 2 + r, |r| <= ln(2) / 2, exp(x) = 2^n exp(r); tools/fit_polynomials.py. */
+static inline nyb_v8 v8_exp(nyb_v8 x) {
+    const nyb_v8 magic = v8_set(0x1.8p23f);
+    const nyb_v8 y = v8_select_less(v8_set(88.0f), x, v8_set(88.0f), x);
+    const nyb_v8 n_bits = v8_fma(y, v8_set(0x1.715476p+0f), magic);
+    const nyb_v8 n = v8_sub(n_bits, magic);
+    nyb_v8 r = v8_fma(n, v8_set(-0x1.62e4p-1f), y);
+    r = v8_fma(n, v8_set(-0x1.7f7d1cp-20f), r);
+    nyb_v8 p = v8_fma(r, v8_set(0x1.106284p-7f), v8_set(0x1.5729f0p-5f));
+    p = v8_fma(r, p, v8_set(0x1.5557aep-3f));
+    p = v8_fma(r, p, v8_set(0x1.fffdfcp-2f));
+    p = v8_fma(v8_mul(r, r), p, r);
+    p = v8_add(p, v8_set(1));
+    return v8_select_less(x, v8_set(-54.0f), v8_set(0), v8_scale(p, n_bits));
+}
+
+void NYB_KERNEL(rmsnorm)(const nyb_rmsnorm_args *a) {
+    nyb_v8 squares = v8_set(0);
+    for (size_t i = 0; i < a->n; i += NYB_LANES) {
+        const nyb_v8 x = v8_load(a->x + i);
+        squares = v8_fma(x, x, squares);
+    }
+    const float mean = v8_sum(squares) / (float)a->n;
+    const nyb_v8 inverse = v8_set(1.0f / v8_sqrt1(mean + a->eps));
+    for (size_t i = 0; i < a->n; i += NYB_LANES) {
+        const nyb_v8 x = v8_flush(v8_mul(v8_load(a->x + i), inverse));
+        v8_store(a->out + i, v8_flush(v8_mul(x, v8_load(a->w + i))));
+    }
+}
+
+/* The largest magnitude in a block of 32; NaN if one of them is not finite. */
+static inline float block_amax(const float *x) {
+    nyb_v8 amax = v8_set(0), bad = v8_set(0);
+    for (int i = 0; i < NYB_BLOCK; i += NYB_LANES) {
+        const nyb_v8 v = v8_abs(v8_load(x + i));
+        amax = v8_max(v, amax);
+        bad = v8_add(bad, v8_sub(v, v)); /* 0, or NaN for an infinity or a NaN */
+    }
+    return v8_largest(amax) + v8_sum(bad);
+}
+
+void NYB_KERNEL(quantize)(const nyb_quantize_args *a) {
+    for (size_t b = 0; b < a->n_blocks; b++) {
+        const float *x = a->x + b * NYB_BLOCK;
+        nyb_q8 *out = &a->out[b];
+        const float amax = block_amax(x);
+        const int usable = amax > 0; /* neither 0 nor NaN */
+        const nyb_v8 inverse = v8_set(usable ? 127.0f / amax : 0);
+        int32_t q[NYB_LANES];
+        out->sum = 0;
+        out->unused = 0;
+        for (int i = 0; i < NYB_BLOCK; i += NYB_LANES) {
+            v8_store_int(q, usable ? v8_mul(v8_load(x + i), inverse) : v8_set(0));
+            for (int j = 0; j < NYB_LANES; j++) {
+                out->q[i + j] = (int8_t)q[j];
+                out->sum += q[j];
+            }
+        }
+        out->d = amax / 127.0f;
+        out->s = out->d * (float)out->sum;
+    }
+}
+
+/* v = 256 hi + lo with hi and lo in -127..127: an int16 v has such a pair unless v = 128 modulo
+ * 256, where lo is -127 and v is taken to be one larger (by 2^-15 of the block's largest). */
+void NYB_KERNEL(quantize16)(const nyb_quantize16_args *a) {
+    for (size_t b = 0; b < a->n_blocks; b++) {
+        const float *x = a->x + b * NYB_BLOCK;
+        nyb_q16 *out = &a->out[b];
+        const float amax = block_amax(x);
+        const int usable = amax > 0;
+        const nyb_v8 inverse = v8_set(usable ? 32512.0f / amax : 0);
+        int32_t q[NYB_LANES];
+        out->sum = 0;
+        out->unused = 0;
+        for (int i = 0; i < NYB_BLOCK; i += NYB_LANES) {
+            v8_store_int(q, usable ? v8_mul(v8_load(x + i), inverse) : v8_set(0));
+            for (int j = 0; j < NYB_LANES; j++) {
+                const int32_t hi = (q[j] + 128 + 65536) / 256 - 256; /* floor division */
+                const int32_t lo = q[j] - 256 * hi < -127 ? -127 : q[j] - 256 * hi;
+                out->hi[i + j] = (int8_t)hi;
+                out->lo[i + j] = (int8_t)lo;
+                out->sum += 256 * hi + lo;
+            }
+        }
+        out->d = amax / 32512.0f;
+        out->s = out->d * (float)out->sum;
+    }
+}
+
+void NYB_KERNEL(add)(const nyb_add_args *a) {
+    for (size_t i = 0; i < a->n; i += NYB_LANES)
+        v8_store(a->x + i, v8_flush(v8_add(v8_load(a->x + i), v8_load(a->y + i))));
+}
+
+void NYB_KERNEL(silu_mul)(const nyb_silu_mul_args *a) {
+    for (size_t i = 0; i < a->n; i += NYB_LANES) {
+        const nyb_v8 gate = v8_load(a->gate + i);
+        const nyb_v8 below = v8_add(v8_exp(v8_sub(v8_set(0), gate)), v8_set(1));
+        const nyb_v8 silu = v8_flush(v8_div(gate, below));
+        v8_store(a->out + i, v8_flush(v8_mul(silu, v8_load(a->up + i))));
+    }
+}
+
+/* The angle is a 64-bit fraction of a turn, so wrapping is the range reduction. Its top 32 bits
+ * give the nearest quarter turn and a rest of at most an eighth. */
+void NYB_KERNEL(rope_angles)(const nyb_rope_angles_args *a) {
+    for (size_t i = 0; i < a->n; i += NYB_LANES) {
+        int32_t rest[NYB_LANES];
+        uint32_t quarter[NYB_LANES];
+        for (int j = 0; j < NYB_LANES; j++) {
+            const uint32_t turn = (uint32_t)(a->turns[i + (size_t)j] * a->position >> 32);
+            quarter[j] = (turn + 0x20000000u) >> 30;
+            rest[j] = (int32_t)(turn - (quarter[j] << 30));
+        }
+        const nyb_v8 x = v8_flush(v8_mul(v8_load_int(rest), v8_set(0x1.921fb6p-30f)));
+        const nyb_v8 xx = v8_flush(v8_mul(x, x));
+        nyb_v8 s = v8_fma(xx, v8_set(-0x1.9943e0p-13f), v8_set(0x1.11073ap-7f));
+        s = v8_fma(xx, s, v8_set(-0x1.555546p-3f));
+        s = v8_flush(v8_fma(v8_flush(v8_mul(x, xx)), s, x));
+        nyb_v8 c = v8_fma(xx, v8_set(0x1.9916a0p-16f), v8_set(-0x1.6c07f2p-10f));
+        c = v8_fma(xx, c, v8_set(0x1.55553cp-5f));
+        c = v8_fma(xx, c, v8_set(-0.5f));
+        c = v8_flush(v8_fma(xx, c, v8_set(1)));
+        float sines[NYB_LANES], cosines[NYB_LANES];
+        v8_store(sines, s);
+        v8_store(cosines, c);
+        for (int j = 0; j < NYB_LANES; j++) {
+            const float near = quarter[j] & 1 ? sines[j] : cosines[j];
+            const float far = quarter[j] & 1 ? cosines[j] : sines[j];
+            const uint32_t q = quarter[j] & 3;
+            a->out[i + (size_t)j] = q == 1 || q == 2 ? -near : near;
+            a->out[a->n + i + (size_t)j] = q >= 2 ? -far : far;
+        }
+    }
+}
+
+void NYB_KERNEL(rope)(const nyb_rope_args *a) {
+    const nyb_v8 scale = v8_set(a->scale);
+    for (size_t i = 0; i < a->n; i += NYB_LANES) {
+        const nyb_v8 c = v8_load(a->angles + i), s = v8_load(a->angles + a->n + i);
+        const nyb_v8 x = v8_load(a->x + i), y = v8_load(a->x + a->n + i);
+        const nyb_v8 u = v8_sub(v8_mul(x, c), v8_mul(y, s));
+        const nyb_v8 v = v8_add(v8_mul(x, s), v8_mul(y, c));
+        v8_store(a->out + i, v8_flush(v8_mul(v8_flush(u), scale)));
+        v8_store(a->out + a->n + i, v8_flush(v8_mul(v8_flush(v), scale)));
+    }
+    for (size_t i = 2 * a->n; i < a->head_dim; i += NYB_LANES) /* dimensions that do not rotate */
+        v8_store(a->out + i, v8_flush(v8_mul(v8_load(a->x + i), scale)));
+}
+
+void NYB_KERNEL(append_f16)(const nyb_append_args *a) {
+    const size_t tile = a->position_in_page / NYB_LANES, lane = a->position_in_page % NYB_LANES;
+    uint16_t *k = a->k + tile * a->head_dim * NYB_LANES + lane;
+    uint16_t *v = a->v + a->position_in_page * a->head_dim;
+    for (size_t i = 0; i < a->head_dim; i += NYB_LANES) {
+        uint16_t halves[NYB_LANES];
+        v8_store_half(halves, v8_load(a->key + i));
+        for (size_t j = 0; j < NYB_LANES; j++)
+            k[(i + j) * NYB_LANES] = halves[j];
+        v8_store_half(v + i, v8_load(a->value + i));
+    }
+}
+
+void NYB_KERNEL(softmax)(const nyb_softmax_args *a) {
+    const nyb_v8 max = v8_set(a->max);
+    nyb_v8 sum = v8_set(0);
+    for (size_t i = 0; i < a->n; i += NYB_LANES) {
+        const nyb_v8 p = v8_exp(v8_sub(v8_load(a->x + i), max));
+        v8_store(a->p + i, p);
+        sum = v8_add(sum, p);
+    }
+    *a->sum = v8_sum(sum);
+}
+
+/* The attention of up to four query heads at once, so that a key or value is read and converted
+ * once for all of them. `n` is a constant wherever this is inlined: the loops over it unroll. */
+#define NYB_QUERIES 4
+
+/* Scores of `n` queries with the 8 positions of one tile of keys. Four partial sums by dimension
+ * modulo 4, so that no chain of multiply-adds is longer than D / 4. */
+static inline __attribute__((always_inline)) void
+attend_scores(int n, size_t head_dim, const float *q, const uint16_t *k, nyb_v8 *scores) {
+    nyb_v8 part[NYB_QUERIES][4];
+    for (int j = 0; j < n; j++)
+        for (int p = 0; p < 4; p++)
+            part[j][p] = v8_set(0);
+    for (size_t d = 0; d < head_dim; d += 4)
+        for (int p = 0; p < 4; p++) {
+            const nyb_v8 key = v8_load_half(k + (d + (size_t)p) * NYB_LANES);
+            for (int j = 0; j < n; j++) {
+                const float x = q[(size_t)j * head_dim + d + (size_t)p];
+                part[j][p] = v8_fma(v8_set(x), key, part[j][p]);
+            }
+        }
+    for (int j = 0; j < n; j++)
+        scores[j] = v8_add(v8_add(part[j][0], part[j][1]), v8_add(part[j][2], part[j][3]));
+}
+
+static inline __attribute__((always_inline)) void attend_group(int n, const nyb_attend_args *a,
+                                                               size_t query) {
+    const float *q = a->q + query * a->head_dim;
+    float *scores = a->scores + query * NYB_PAGE;
+    float *out = a->out + query * a->out_stride;
+    const size_t first_tile = a->first / NYB_LANES, end_tile = (a->end + NYB_LANES - 1) / NYB_LANES;
+
+    nyb_v8 max[NYB_QUERIES], tile_scores[NYB_QUERIES];
+    for (int j = 0; j < n; j++)
+        max[j] = v8_set(-INFINITY);
+    for (size_t t = first_tile; t < end_tile; t++) {
+        const int first = (int)a->first - (int)(t * NYB_LANES);
+        const int end = (int)a->end - (int)(t * NYB_LANES);
+        attend_scores(n, a->head_dim, q, a->k + t * NYB_LANES * a->head_dim, tile_scores);
+        for (int j = 0; j < n; j++) {
+            const nyb_v8 s = v8_keep(tile_scores[j], first, end, -INFINITY);
+            v8_store(scores + (size_t)j * NYB_PAGE + t * NYB_LANES, s);
+            max[j] = v8_max(s, max[j]);
+        }
+    }
+    for (int j = 0; j < n; j++) {
+        float *mine = scores + (size_t)j * NYB_PAGE + first_tile * NYB_LANES;
+        float *stats = out + (size_t)j * a->out_stride + a->head_dim;
+        stats[0] = v8_largest(max[j]);
+        const nyb_softmax_args softmax = {(end_tile - first_tile) * NYB_LANES, mine, stats[0], mine,
+                                          &stats[1]};
+        NYB_KERNEL(softmax)(&softmax);
+    }
+    for (size_t d = 0; d < a->head_dim; d += NYB_LANES) {
+        nyb_v8 sum[NYB_QUERIES];
+        for (int j = 0; j < n; j++)
+            sum[j] = v8_set(0);
+        for (size_t i = a->first; i < a->end; i++) {
+            const nyb_v8 value = v8_load_half(a->v + i * a->head_dim + d);
+            for (int j = 0; j < n; j++)
+                sum[j] = v8_fma(v8_set(scores[(size_t)j * NYB_PAGE + i]), value, sum[j]);
+        }
+        for (int j = 0; j < n; j++)
+            v8_store(out + (size_t)j * a->out_stride + d, v8_flush(sum[j]));
+    }
+}
+
+void NYB_KERNEL(attend_f16)(const nyb_attend_args *a) {
+    size_t query = 0;
+    for (; query + 4 <= a->n_queries; query += 4)
+        attend_group(4, a, query);
+    switch (a->n_queries - query) {
+    case 3:
+        attend_group(3, a, query);
+        break;
+    case 2:
+        attend_group(2, a, query);
+        break;
+    case 1:
+        attend_group(1, a, query);
+        break;
+    }
+}
+
+void NYB_KERNEL(combine)(const nyb_combine_args *a) {
+    const float *stats = a->parts + a->head_dim;
+    float max = stats[0];
+    for (size_t p = 1; p < a->n_parts; p++)
+        max = stats[p * a->stride] > max ? stats[p * a->stride] : max;
+    for (size_t d = 0; d < a->head_dim; d += NYB_LANES)
+        v8_store(a->out + d, v8_set(0));
+    float sum = 0;
+    for (size_t p = 0; p < a->n_parts; p++) {
+        float factor[NYB_LANES];
+        v8_store(factor, v8_flush(v8_exp(v8_set(stats[p * a->stride] - max))));
+        sum = v8_fma1(factor[0], stats[p * a->stride + 1], sum);
+        for (size_t d = 0; d < a->head_dim; d += NYB_LANES) {
+            const nyb_v8 part = v8_load(a->parts + p * a->stride + d);
+            v8_store(a->out + d, v8_fma(v8_set(factor[0]), part, v8_load(a->out + d)));
+        }
+    }
+    for (size_t d = 0; d < a->head_dim; d += NYB_LANES)
+        v8_store(a->out + d, v8_flush(v8_div(v8_load(a->out + d), v8_set(sum))));
+}

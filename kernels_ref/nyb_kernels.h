@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: MIT
+ * The contract between the engine and every kernel, on every ISA.
+ *
+ * A kernel computes one operation of docs/arithmetic.md. The plain C in this room is the
+ * specification: every other kernel returns the same bits. Kernels know no Python, threads,
+ * allocation, files or environment; they check nothing that the engine has checked at binding.
+ *
+ * Letters: N rows of a matrix, K its columns, T tokens, D the dimension of an attention head.
+ */
+#ifndef NYB_KERNELS_H
+#define NYB_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    NYB_BLOCK = 32,    /* columns that share one scale, in weights and in activations */
+    NYB_TILE_ROWS = 8, /* rows of a matrix that are packed together, one to a lane */
+    NYB_LANES = 8,     /* floats in a nyb_v8 */
+    NYB_PAGE = 128,    /* positions in a page of the KV cache, and in a chunk of attention */
+    NYB_KV_TILES = NYB_PAGE / NYB_LANES, /* tiles of 8 positions in a page of keys */
+};
+
+/* Formats carry GGUF's own type numbers. */
+typedef enum nyb_format {
+    NYB_F32 = 0,
+    NYB_F16 = 1,
+    NYB_Q4_1 = 3,
+    NYB_Q8_0 = 8,
+    NYB_FORMATS = 48, /* one more than the largest number that may come to be used */
+} nyb_format;
+
+/* What a CPU can do, as far as kernels care (targets/cpu.c finds out). */
+enum {
+    NYB_CPU_AVX2 = 1 << 0, /* with FMA and F16C, and the OS saves ymm registers */
+    NYB_CPU_AVXVNNI = 1 << 1,
+    NYB_CPU_AVX512VNNI = 1 << 2, /* with F, BW, DQ and VL, and the OS saves zmm registers */
+    NYB_CPU_NEON = 1 << 3,
+    NYB_CPU_DOTPROD = 1 << 4,
+    NYB_CPU_I8MM = 1 << 5,
+    NYB_CPU_RVV = 1 << 6, /* RVV 1.0 */
+};
+
+/* -- Activations ------------------------------------------------------------------------- */
+
+/* 32 activations as int8: x is about d * q. Made by `quantize`. */
+typedef struct nyb_q8 {
+    int8_t q[NYB_BLOCK]; /* -127..127 */
+    float d;             /* max|x| / 127: 0 or at least 2^-79; NaN if an x was not finite */
+    float s;             /* d * (float)sum */
+    int32_t sum;         /* of q */
+    int32_t unused;      /* keeps the next q 16-byte aligned */
+} nyb_q8;
+
+/* 32 activations as int16 in two planes: x is about d * (256 * hi + lo). Made by `quantize16`
+ * for the output head, the one matrix whose input deserves 16 bits. */
+typedef struct nyb_q16 {
+    int8_t hi[NYB_BLOCK]; /* -127..127 */
+    int8_t lo[NYB_BLOCK]; /* -127..127 */
+    float d;              /* max|x| / 32512 */
+    float s;              /* d * (float)sum */
+    int32_t sum;          /* of 256 * hi + lo */
+    int32_t unused;
+} nyb_q16;
+
+/* -- Packed weights ---------------------------------------------------------------------- */
+
+/* Bytes of one tile: 8 rows x 32 columns of a quantized format. docs/formats.md draws them. */
+enum { NYB_TILE_Q4_1 = 160, NYB_TILE_Q8_0 = 272 };
+
+/* The reference gemm's panel: a tile as 256 int16 and two floats a row. */
+enum { NYB_REF_PANEL_BYTES = 576 };
+
+/* Packs 8 rows of a matrix into the tiles of one tile row.
+ *
+ * rows   8 pointers to GGUF rows of n_blocks blocks; NULL stands for a row of zeros (padding)
+ * dst    n_blocks tiles
+ * Returns 0, or 1 + the block whose scale is not finite, 8 blocks a column of tiles:
+ * 1 + 8 * block + row. The tile is written all the same.
+ */
+typedef size_t nyb_pack_fn(size_t n_blocks, const uint8_t *const rows[NYB_TILE_ROWS], uint8_t *dst);
+
+typedef struct nyb_layout {
+    const char *name;     /* of the format as GGUF writes it: "Q4_1" */
+    nyb_format format;    /* */
+    uint32_t block_bytes; /* of one GGUF block of 32 columns */
+    uint32_t tile_bytes;  /* of one packed tile, 8 * block_bytes */
+    nyb_pack_fn *pack;
+} nyb_layout;
+
+/* NULL where this build cannot pack the format. */
+const nyb_layout *nyb_layout_of(uint32_t format);
+
+/* -- Operations --------------------------------------------------------------------------- */
+
+/* y[n] = sum_k w[n][k] * x[k], one token. y has room for n_tiles * 8 floats; flushed. */
+typedef struct nyb_gemv_args {
+    size_t n_tiles;   /* tile rows: N / 8 */
+    size_t n_blocks;  /* K / 32 */
+    const uint8_t *w; /* n_tiles * n_blocks tiles */
+    const nyb_q8 *x;  /* (n_blocks,) */
+    float *y;         /* (n_tiles * 8,) */
+} nyb_gemv_args;
+
+/* The same for the output head, whose input has 16 bits. */
+typedef struct nyb_gemv16_args {
+    size_t n_tiles, n_blocks;
+    const uint8_t *w;
+    const nyb_q16 *x; /* (n_blocks,) */
+    float *y;
+} nyb_gemv16_args;
+
+/* y[t][n] = sum_k w[n][k] * x[t][k] for T tokens: each row equals the gemv of its token. */
+typedef struct nyb_gemm_args {
+    size_t n_tiles, n_blocks, n_tokens;
+    const uint8_t *w;
+    const nyb_q8 *x; /* (n_tokens, x_stride) blocks */
+    size_t x_stride;
+    float *y; /* (n_tokens, y_stride) floats */
+    size_t y_stride;
+    void *panel; /* scratch of n_blocks * the row's panel_bytes, 64-byte aligned */
+} nyb_gemm_args;
+
+/* out[k] = flush(scale * w[row][k]): one row of the embedding, as floats. */
+typedef struct nyb_embed_args {
+    size_t row, n_blocks;
+    const uint8_t *w;
+    float scale;
+    float *out; /* (n_blocks * 32,) */
+} nyb_embed_args;
+
+/* out[k] = x[k] / sqrt(mean(x^2) + eps) * w[k]; n is a multiple of 8. May be done in place. */
+typedef struct nyb_rmsnorm_args {
+    size_t n;
+    float eps;
+    const float *x, *w;
+    float *out;
+} nyb_rmsnorm_args;
+
+typedef struct nyb_quantize_args {
+    size_t n_blocks;
+    const float *x; /* (n_blocks * 32,) flushed */
+    nyb_q8 *out;    /* (n_blocks,) */
+} nyb_quantize_args;
+
+typedef struct nyb_quantize16_args {
+    size_t n_blocks;
+    const float *x;
+    nyb_q16 *out;
+} nyb_quantize16_args;
+
+/* x[k] = flush(x[k] + y[k]); n is a multiple of 8. */
+typedef struct nyb_add_args {
+    size_t n;
+    float *x;
+    const float *y;
+} nyb_add_args;
+
+/* out[k] = silu(gate[k]) * up[k] with silu(g) = g / (1 + exp(-g)); n is a multiple of 8. */
+typedef struct nyb_silu_mul_args {
+    size_t n;
+    const float *gate, *up;
+    float *out;
+} nyb_silu_mul_args;
+
+/* cos and sin of the angles of one position: turns[i] * position, in units of 2^-64 turn,
+ * wrapped: out = n cosines, then n sines; n is a multiple of 8. */
+typedef struct nyb_rope_angles_args {
+    size_t n;
+    uint64_t position;
+    const uint64_t *turns; /* (n,) turns per position, times 2^64 */
+    float *out;            /* (2 * n,) */
+} nyb_rope_angles_args;
+
+/* Rotates the pairs (x[i], x[i + n]) for i < n, then scales the whole head; D is a multiple of
+ * 8 and at least 2 n. May be done in place. */
+typedef struct nyb_rope_args {
+    size_t n, head_dim;
+    const float *angles; /* n cosines, n sines */
+    float scale;         /* 1 for keys, 1/sqrt(D) for queries */
+    const float *x;      /* (head_dim,) */
+    float *out;          /* (head_dim,) */
+} nyb_rope_args;
+
+/* Writes a position's key and value into a page (layout: nyb_attend_args). */
+typedef struct nyb_append_args {
+    size_t head_dim, position_in_page;
+    const float *key, *value; /* (head_dim,) */
+    uint16_t *k, *v;          /* the page of this KV head */
+} nyb_append_args;
+
+/* Attention of some query heads to some positions of one page of their common KV head.
+ *
+ *   score[i] = sum_d q[d] * k[i][d]       first <= i < end
+ *   out[d]   = sum_i exp(score[i] - max) * v[i][d]
+ *
+ * Each query's partial result is D floats of out (flushed), then max, then the sum of the
+ * exponentials: `combine` joins those of several pages. */
+typedef struct nyb_attend_args {
+    size_t head_dim;   /* D, a multiple of 8 */
+    size_t n_queries;  /* heads that share this KV head */
+    size_t first, end; /* positions attended to, 0 <= first < end <= 128 */
+    const float *q;    /* (n_queries, D), rotated and scaled */
+    const uint16_t *k; /* halves, (16 tiles, D, 8 positions) */
+    const uint16_t *v; /* halves, (128 positions, D) */
+    float *scores;     /* scratch, (n_queries, 128) */
+    float *out;        /* (n_queries, out_stride), out_stride >= D + 2 */
+    size_t out_stride;
+} nyb_attend_args;
+
+/* Joins the partial results of one query head, in the order of their pages. */
+typedef struct nyb_combine_args {
+    size_t head_dim, n_parts;
+    const float *parts; /* part p at parts + p * stride */
+    size_t stride;
+    float *out; /* (D,) flushed */
+} nyb_combine_args;
+
+/* p[i] = exp(x[i] - max) for n values (a multiple of 8; fill up with -infinity), and their sum
+ * in eight lanes. */
+typedef struct nyb_softmax_args {
+    size_t n;
+    const float *x;
+    float max;
+    float *p;
+    float *sum; /* one float */
+} nyb_softmax_args;
+
+/* op, arguments: one line an operation, from which the enum, the types and the union come. */
+#define NYB_OPERATIONS(X)                                                                          \
+    X(gemv)                                                                                        \
+    X(gemv16)                                                                                      \
+    X(gemm)                                                                                        \
+    X(embed)                                                                                       \
+    X(rmsnorm)                                                                                     \
+    X(quantize)                                                                                    \
+    X(quantize16)                                                                                  \
+    X(add)                                                                                         \
+    X(silu_mul)                                                                                    \
+    X(rope_angles)                                                                                 \
+    X(rope)                                                                                        \
+    X(append)                                                                                      \
+    X(attend)                                                                                      \
+    X(combine)                                                                                     \
+    X(softmax)
+
+typedef enum nyb_op {
+#define NYB_OP_NUMBER(op) NYB_OP_##op,
+    NYB_OPERATIONS(NYB_OP_NUMBER)
+#undef NYB_OP_NUMBER
+        NYB_OPS
+} nyb_op;
+
+#define NYB_OP_TYPE(op) typedef void nyb_##op##_fn(const nyb_##op##_args *args);
+NYB_OPERATIONS(NYB_OP_TYPE)
+#undef NYB_OP_TYPE
+
+typedef union nyb_run_fn {
+#define NYB_OP_MEMBER(op) nyb_##op##_fn *op;
+    NYB_OPERATIONS(NYB_OP_MEMBER)
+#undef NYB_OP_MEMBER
+} nyb_run_fn;
+
+/* A row of a kernels.def. Float operations have the format NYB_F32, attention that of K and V. */
+typedef struct nyb_row {
+    const char *name; /* op_format_level, or op_level for float operations */
+    const char *level;
+    nyb_op op;
+    nyb_format format;
+    uint32_t needs;       /* NYB_CPU bits */
+    uint32_t panel_bytes; /* of a gemm: scratch for each block of 32 columns */
+    nyb_run_fn run;
+} nyb_row;
+
+#endif

@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: MIT
+ * Binding: checks a program once, lays out the working memory, chooses rows.
+ *
+ * After nyb_bind no step can reach outside its arenas, whatever the program says: a program may
+ * come from a file.
+ */
+#include "layout.h"
+
+/* The largest number that a shape may hold; keeps every product below within 64 bits. */
+enum { MAX_SHAPE = 1 << 24 };
+
+/* Hands out pieces of the working memory; with a NULL base it only counts. */
+typedef struct allocator {
+    uint8_t *base;
+    uint64_t used;
+} allocator;
+
+static void *take(allocator *a, uint64_t bytes) {
+    uint8_t *p = a->base ? a->base + a->used : NULL;
+    a->used += (bytes + 63) / 64 * 64;
+    return p;
+}
+
+static uint64_t max64(uint64_t a, uint64_t b) {
+    return a > b ? a : b;
+}
+
+static void lay_out(const nyb_program *program, nyb_bound *bound, allocator *work) {
+    const nyb_limits *limits = &bound->limits;
+    uint64_t panel = 0, group = 0, head_dim = 0, parts = 0, group_parts = 0;
+    for (uint32_t i = 0; i < program->n_steps; i++) {
+        const nyb_step *step = &program->steps[i];
+        if (step->op != NYB_STEP_MATMUL)
+            continue;
+        const nyb_row *gemm = bound->rows.of[NYB_OP_gemm][step->format];
+        panel = max64(panel, (uint64_t)gemm->panel_bytes * (step->cols / NYB_BLOCK));
+    }
+    for (uint32_t i = 0; i < program->n_attentions; i++) {
+        const nyb_attention *a = &program->attentions[i];
+        const uint64_t stride = nyb_part_stride(a->head_dim) * (uint64_t)limits->max_pages;
+        group = max64(group, a->heads / a->kv_heads);
+        head_dim = max64(head_dim, a->head_dim);
+        parts = max64(parts, a->heads * stride);
+        group_parts = max64(group_parts, a->heads / a->kv_heads * stride);
+    }
+
+    bound->buffers = take(work, program->n_buffers * sizeof *bound->buffers);
+    for (uint32_t i = 0; i < program->n_buffers; i++) {
+        const nyb_buffer *b = &program->buffers[i];
+        uint64_t rows = b->on_logits ? limits->max_logits : limits->max_tokens;
+        if (b->replicated)
+            rows = max64(rows, limits->threads);
+        uint8_t *p = take(work, rows * b->row_bytes);
+        if (p)
+            bound->buffers[i] = p;
+    }
+    bound->layers = take(work, program->n_layers * sizeof *bound->layers);
+    bound->tokens = take(work, limits->max_tokens * sizeof *bound->tokens);
+    bound->selected = take(work, limits->max_logits * sizeof *bound->selected);
+    bound->parts = take(work, parts * sizeof(float));
+    bound->scratch = take(work, limits->threads * sizeof *bound->scratch);
+    for (uint32_t t = 0; t < limits->threads; t++) {
+        const nyb_scratch scratch = {
+            .query = take(work, group * head_dim * sizeof(float)),
+            .key = take(work, head_dim * sizeof(float)),
+            .scores = take(work, group * NYB_PAGE * sizeof(float)),
+            .parts = take(work, group_parts * sizeof(float)),
+            .panel = take(work, panel),
+        };
+        if (work->base)
+            bound->scratch[t] = scratch;
+    }
+}
+
+#define CHECK(condition, what, value)                                                              \
+    do {                                                                                           \
+        if (!(condition))                                                                          \
+            return nyb_fail(error, what, at, (uint64_t)(value));                                   \
+    } while (0)
+
+/* A buffer that a step uses: known, wide enough, and with the rows that the step has. */
+static int check_buffer(const nyb_program *program, uint32_t number, uint64_t row_bytes,
+                        uint32_t flags, uint64_t at, nyb_error *error) {
+    CHECK(number < program->n_buffers, "a step names an unknown buffer", number);
+    const nyb_buffer *b = &program->buffers[number];
+    CHECK(row_bytes <= b->row_bytes, "a step's vector is longer than its buffer", row_bytes);
+    CHECK(!b->on_logits == !(flags & NYB_ON_LOGITS), "a step's rows are not its buffer's", number);
+    return 0;
+}
+
+static int check_weights(const nyb_program *program, const nyb_step *step, uint64_t bytes,
+                         uint64_t at, nyb_error *error) {
+    CHECK(step->weights % 32 == 0, "weights are not aligned", step->weights);
+    CHECK(step->weights <= program->weights_bytes &&
+              bytes <= program->weights_bytes - step->weights,
+          "weights lie outside their arena", step->weights);
+    return 0;
+}
+
+static int has_row(const nyb_rows *rows, nyb_op op, uint32_t format) {
+    return format < NYB_FORMATS && rows->of[op][format] != NULL;
+}
+
+/* The bytes of an activation vector of n numbers, as each kind of row holds them. */
+static uint64_t floats(uint64_t n) {
+    return n * sizeof(float);
+}
+static uint64_t blocks(uint64_t n) {
+    return n / NYB_BLOCK * sizeof(nyb_q8);
+}
+static uint64_t blocks16(uint64_t n) {
+    return n / NYB_BLOCK * sizeof(nyb_q16);
+}
+static uint64_t tiled(uint64_t rows) {
+    return nyb_tiles((uint32_t)rows) * NYB_TILE_ROWS;
+}
+
+static int check_matrix(const nyb_program *program, const nyb_rows *rows, const nyb_step *step,
+                        nyb_op op, uint64_t at, nyb_error *error) {
+    CHECK(has_row(rows, op, step->format), "no kernel for weights of this format", step->format);
+    CHECK(step->cols % NYB_BLOCK == 0, "columns are not a multiple of 32", step->cols);
+    const nyb_layout *layout = nyb_layout_of(step->format);
+    CHECK(layout != NULL, "no layout for weights of this format", step->format);
+    const uint64_t tiles = (uint64_t)nyb_tiles(step->rows) * (step->cols / NYB_BLOCK);
+    return check_weights(program, step, tiles * layout->tile_bytes, at, error);
+}
+
+static int check_units(const nyb_step *step, uint64_t at, nyb_error *error) {
+    CHECK((uint64_t)step->unit + nyb_tiles(step->rows) <= step->n_units,
+          "a step's units go beyond its phase's", step->unit);
+    return 0;
+}
+
+static int check_attention(const nyb_program *program, uint32_t index, uint64_t at,
+                           nyb_error *error) {
+    CHECK(index < program->n_attentions, "a step names an unknown attention", index);
+    const nyb_attention *a = &program->attentions[index];
+    CHECK(a->heads > 0 && a->heads <= MAX_SHAPE, "heads out of range", a->heads);
+    CHECK(a->kv_heads > 0 && a->heads % a->kv_heads == 0, "heads do not divide", a->kv_heads);
+    CHECK(a->head_dim > 0 && a->head_dim <= 4096 && a->head_dim % NYB_LANES == 0,
+          "the head's dimension is not a multiple of 8 up to 4,096", a->head_dim);
+    CHECK(a->rope < program->n_ropes, "an attention names an unknown rope", a->rope);
+    const nyb_rope *rope = &program->ropes[a->rope];
+    CHECK(rope->n > 0 && rope->n % NYB_LANES == 0 && 2 * (uint64_t)rope->n <= a->head_dim,
+          "the rope does not fit the head", rope->n);
+    CHECK((uint64_t)rope->first + rope->n <= program->n_turns, "the rope's turns are missing",
+          rope->first);
+    const uint64_t kv = floats((uint64_t)a->kv_heads * a->head_dim);
+    const uint64_t q = floats((uint64_t)a->heads * a->head_dim);
+    if (check_buffer(program, a->q, q, 0, at, error) ||
+        check_buffer(program, a->k, kv, 0, at, error) ||
+        check_buffer(program, a->v, kv, 0, at, error) ||
+        check_buffer(program, a->angles, floats(2 * (uint64_t)rope->n), 0, at, error))
+        return -1;
+    return check_buffer(program, a->out, q, 0, at, error);
+}
+
+static int check_step(const nyb_program *program, const nyb_rows *rows, uint64_t at,
+                      nyb_error *error) {
+    const nyb_step *s = &program->steps[at];
+    const uint32_t flags = s->flags;
+    CHECK(s->op < NYB_STEP_OPS, "unknown step", s->op);
+    CHECK(s->rows <= MAX_SHAPE && s->cols <= MAX_SHAPE, "a shape is too large", s->rows);
+
+    switch ((nyb_step_op)s->op) {
+    case NYB_STEP_ROPE_ANGLES:
+        CHECK(s->index < program->n_ropes, "a step names an unknown rope", s->index);
+        const nyb_rope *rope = &program->ropes[s->index];
+        CHECK((uint64_t)rope->first + rope->n <= program->n_turns, "the rope's turns are missing",
+              rope->first);
+        CHECK(rope->n % NYB_LANES == 0, "the rope is not a multiple of 8", rope->n);
+        return check_buffer(program, s->out, floats(2 * (uint64_t)rope->n), flags, at, error);
+    case NYB_STEP_SELECT:
+        CHECK(flags & NYB_ON_LOGITS, "a selection must be of logits", flags);
+        if (check_buffer(program, s->in, floats(s->rows), 0, at, error))
+            return -1;
+        return check_buffer(program, s->out, floats(s->rows), flags, at, error);
+    case NYB_STEP_NORM:
+        CHECK(s->rows % NYB_LANES == 0, "a vector is not a multiple of 8", s->rows);
+        CHECK(s->value > 0, "the norm's epsilon must be above zero", 0);
+        if (check_buffer(program, s->in, floats(s->rows), flags, at, error) ||
+            check_buffer(program, s->out, floats(s->rows), flags, at, error))
+            return -1;
+        return check_weights(program, s, floats(s->rows), at, error);
+    case NYB_STEP_QUANTIZE:
+    case NYB_STEP_QUANTIZE16:
+        CHECK(s->rows % NYB_BLOCK == 0, "a vector is not a multiple of 32", s->rows);
+        if (check_buffer(program, s->in, floats(s->rows), flags, at, error))
+            return -1;
+        return check_buffer(program, s->out,
+                            s->op == NYB_STEP_QUANTIZE ? blocks(s->rows) : blocks16(s->rows), flags,
+                            at, error);
+    case NYB_STEP_EMBED:
+        CHECK(s->rows >= program->vocab, "the embedding has fewer rows than the vocabulary",
+              s->rows);
+        if (check_buffer(program, s->out, floats(s->cols), flags, at, error))
+            return -1;
+        return check_matrix(program, rows, s, NYB_OP_embed, at, error);
+    case NYB_STEP_MATMUL:
+        CHECK(has_row(rows, NYB_OP_gemm, s->format), "no kernel for weights of this format",
+              s->format);
+        if (check_buffer(program, s->in, blocks(s->cols), flags, at, error) ||
+            check_buffer(program, s->out, floats(tiled(s->rows)), flags, at, error) ||
+            check_units(s, at, error))
+            return -1;
+        return check_matrix(program, rows, s, NYB_OP_gemv, at, error);
+    case NYB_STEP_MATMUL16:
+        if (check_buffer(program, s->in, blocks16(s->cols), flags, at, error) ||
+            check_buffer(program, s->out, floats(tiled(s->rows)), flags, at, error) ||
+            check_units(s, at, error))
+            return -1;
+        return check_matrix(program, rows, s, NYB_OP_gemv16, at, error);
+    case NYB_STEP_SILU_MUL:
+        if (check_buffer(program, s->in2, floats(tiled(s->rows)), flags, at, error))
+            return -1;
+        /* fall through */
+    case NYB_STEP_ADD:
+        if (check_buffer(program, s->in, floats(tiled(s->rows)), flags, at, error) ||
+            check_buffer(program, s->out, floats(tiled(s->rows)), flags, at, error))
+            return -1;
+        return check_units(s, at, error);
+    case NYB_STEP_APPEND:
+    case NYB_STEP_ATTEND:
+    case NYB_STEP_COMBINE:
+        CHECK(!(flags & NYB_ON_LOGITS), "attention is for all tokens", flags);
+        CHECK(s->layer < program->n_layers, "a step names an unknown layer", s->layer);
+        CHECK(program->layers[s->layer] == s->index, "a layer has another attention", s->layer);
+        return check_attention(program, s->index, at, error);
+    case NYB_STEP_OPS:
+        break;
+    }
+    return 0;
+}
+
+/* Row steps come before split steps in a phase, and all its steps have the same rows. */
+static int check_phases(const nyb_program *program, nyb_error *error) {
+    int split = 0;
+    for (uint64_t at = 0; at < program->n_steps; at++) {
+        const nyb_step *s = &program->steps[at];
+        const int starts = at == 0 || (s[-1].flags & NYB_ENDS_PHASE);
+        const int is_split = s->op >= NYB_STEP_EMBED;
+        CHECK(starts || !split || is_split, "a row step follows a split step in its phase", s->op);
+        CHECK(starts || (s->flags & NYB_ON_LOGITS) == (s[-1].flags & NYB_ON_LOGITS),
+              "the steps of a phase have different rows", s->flags);
+        split = is_split;
+    }
+    const uint64_t at = program->n_steps;
+    CHECK(at > 0 && (program->steps[at - 1].flags & NYB_ENDS_PHASE), "the last phase has no end",
+          at);
+    return 0;
+}
+
+static int check(const nyb_program *program, const nyb_limits *limits, const nyb_rows *rows,
+                 nyb_error *error) {
+    uint64_t at = 0;
+    CHECK(limits->threads >= 1 && limits->threads <= 1024, "threads must be 1 to 1,024",
+          limits->threads);
+    CHECK(limits->max_tokens >= 1 && limits->max_tokens <= 1 << 20,
+          "tokens in a batch must be 1 to 1,048,576", limits->max_tokens);
+    CHECK(limits->max_logits >= 1 && limits->max_logits <= limits->max_tokens,
+          "logits in a batch must be 1 to its tokens", limits->max_logits);
+    CHECK(limits->max_pages >= 1 && limits->max_pages <= limits->n_pages &&
+              limits->n_pages <= MAX_SHAPE,
+          "pages out of range", limits->max_pages);
+    CHECK(program->vocab >= 1 && program->vocab <= MAX_SHAPE, "vocabulary out of range",
+          program->vocab);
+    for (nyb_op op = NYB_OP_rmsnorm; op < NYB_OPS; op++) {
+        const int on_kv = op == NYB_OP_append || op == NYB_OP_attend;
+        CHECK(has_row(rows, op, on_kv ? NYB_F16 : NYB_F32), "no kernel for an operation", op);
+    }
+    for (at = 0; at < program->n_buffers; at++)
+        CHECK(program->buffers[at].row_bytes % 64 == 0 &&
+                  program->buffers[at].row_bytes <= 16 * MAX_SHAPE,
+              "a buffer's row is not a multiple of 64 bytes", program->buffers[at].row_bytes);
+    for (at = 0; at < program->n_layers; at++)
+        if (check_attention(program, program->layers[at], at, error))
+            return -1;
+    for (at = 0; at < program->n_steps; at++)
+        if (check_step(program, rows, at, error))
+            return -1;
+    if (check_buffer(program, program->logits, floats(program->vocab), NYB_ON_LOGITS, at, error))
+        return -1;
+    return check_phases(program, error);
+}
+
+static uint64_t kv_bytes(const nyb_program *program, const nyb_limits *limits, uint64_t *layers) {
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < program->n_layers; i++) {
+        if (layers)
+            layers[i] = bytes;
+        bytes += nyb_page_bytes(&program->attentions[program->layers[i]]) * limits->n_pages;
+    }
+    return bytes;
+}
+
+int nyb_measure(const nyb_program *program, const nyb_limits *limits, uint32_t cpu_bits,
+                nyb_sizes *sizes, nyb_error *error) {
+    nyb_bound bound = {.limits = *limits};
+    allocator work = {NULL, 0};
+    nyb_rows_pick(&bound.rows, cpu_bits);
+    if (check(program, limits, &bound.rows, error))
+        return -1;
+    lay_out(program, &bound, &work);
+    sizes->work_bytes = work.used;
+    sizes->kv_bytes = kv_bytes(program, limits, NULL);
+    return 0;
+}
+
+int nyb_bind(nyb_bound *bound, const nyb_program *program, const nyb_limits *limits,
+             uint32_t cpu_bits, const uint8_t *weights, uint8_t *kv, uint8_t *work,
+             nyb_error *error) {
+    allocator allocator = {work, 0};
+    *bound = (nyb_bound){.program = program, .limits = *limits, .weights = weights, .kv = kv};
+    nyb_rows_pick(&bound->rows, cpu_bits);
+    if (check(program, limits, &bound->rows, error))
+        return -1;
+    lay_out(program, bound, &allocator);
+    kv_bytes(program, limits, bound->layers);
+    return 0;
+}

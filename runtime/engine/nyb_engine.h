@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT
+ * The engine: binds a program to this machine and runs it over batches of tokens.
+ *
+ * The engine allocates nothing and knows no files, text or Python. Its three arenas are handed
+ * in, 64-byte aligned: the packed weights (read only), the KV cache and the working memory
+ * (both zeroed once). Everything that an input could spoil is checked when binding, or at the
+ * start of a run; the kernels check nothing.
+ */
+#ifndef NYB_ENGINE_H
+#define NYB_ENGINE_H
+
+#include "nyb_error.h"
+#include "nyb_program.h"
+#include "registry.h"
+
+/* What a bound program must have room for. */
+typedef struct nyb_limits {
+    uint32_t threads;    /* 1 or more */
+    uint32_t max_tokens; /* tokens in a batch */
+    uint32_t max_logits; /* tokens of a batch whose logits are wanted */
+    uint32_t max_pages;  /* pages of one sequence: its context / 128, rounded up */
+    uint32_t n_pages;    /* pages of the KV cache, of all sequences together */
+} nyb_limits;
+
+typedef struct nyb_sizes {
+    uint64_t kv_bytes, work_bytes;
+} nyb_sizes;
+
+/* A token of the batch at hand. */
+typedef struct nyb_token {
+    uint32_t id, position;
+    const uint32_t *pages; /* of its sequence: the page of the cache for each 128 positions */
+} nyb_token;
+
+/* Where a thread keeps what it need not share. */
+typedef struct nyb_scratch {
+    float *query;  /* (query heads of a KV head, head_dim) */
+    float *key;    /* (head_dim,) */
+    float *scores; /* (query heads of a KV head, 128) */
+    float *parts;  /* (max_pages, query heads of a KV head, part stride) */
+    void *panel;
+} nyb_scratch;
+
+typedef struct nyb_bound {
+    const nyb_program *program;
+    nyb_limits limits;
+    nyb_rows rows;
+    const uint8_t *weights;
+    uint8_t *kv;
+    /* in the working memory */
+    uint8_t **buffers;    /* (n_buffers,) */
+    uint64_t *layers;     /* (n_layers,) byte offsets in kv */
+    nyb_token *tokens;    /* (max_tokens,) of the batch at hand */
+    uint32_t *selected;   /* (max_logits,) indices of tokens */
+    nyb_scratch *scratch; /* (threads,) */
+    float *parts;         /* of a single token: (heads, max_pages, part stride) */
+    /* the batch at hand */
+    uint32_t n_tokens, n_logits;
+} nyb_bound;
+
+/* Checks a program and says how much memory it needs within the limits, with the rows that need
+ * no other CPU bits than these. Returns 0 or -1. */
+int nyb_measure(const nyb_program *program, const nyb_limits *limits, uint32_t cpu_bits,
+                nyb_sizes *sizes, nyb_error *error);
+
+/* Binds a program to the same rows. The arenas have the sizes
+ * that nyb_measure gave and outlive `bound`, as the program does. Returns 0 or -1. */
+int nyb_bind(nyb_bound *bound, const nyb_program *program, const nyb_limits *limits,
+             uint32_t cpu_bits, const uint8_t *weights, uint8_t *kv, uint8_t *work,
+             nyb_error *error);
+
+/* Consecutive tokens of one sequence. */
+typedef enum nyb_want { NYB_WANT_NONE, NYB_WANT_LAST, NYB_WANT_ALL } nyb_want;
+
+typedef struct nyb_span {
+    const int32_t *ids;
+    uint32_t n;
+    uint32_t position;     /* of the first; those before it are in the cache */
+    const uint32_t *pages; /* (max_pages,) */
+    nyb_want want;         /* which logits */
+} nyb_span;
+
+typedef struct nyb_batch {
+    const nyb_span *spans;
+    uint32_t n_spans;
+} nyb_batch;
+
+/* Runs the program: keys and values go into the cache, logits into the rows of nyb_logits, in
+ * the order of the tokens. Returns 0, or -1 and leaves the cache alone. */
+int nyb_run(nyb_bound *bound, const nyb_batch *batch, nyb_error *error);
+
+/* Row `i` of the last run's logits, (vocab,) floats. */
+const float *nyb_logits(const nyb_bound *bound, uint32_t i);
+
+/* Zeroes a page of the KV cache in every layer: after NaN has been in it. */
+void nyb_clear_page(nyb_bound *bound, uint32_t page);
+
+#endif

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: MIT
+ * A program: what a model does to a batch of tokens, as plain data.
+ *
+ * A program is a flat array of steps. A step holds an operation, shapes, buffer numbers and an
+ * offset in the weights, never an address or a function: the same bytes run on every machine,
+ * once they are bound there (nyb_engine.h).
+ *
+ * Steps form phases. In a phase come first steps of *rows* (a token at a time: norms,
+ * quantizing), then *split* steps, whose units (tile rows of a matrix, pieces of attention) are
+ * divided among the threads as one contiguous range each. A phase ends in one barrier. When a
+ * phase has one row, as in decode, every thread computes the row steps for itself, which is
+ * cheaper than a barrier; with more rows they are divided, and one more barrier follows them.
+ */
+#ifndef NYB_PROGRAM_H
+#define NYB_PROGRAM_H
+
+#include <stdint.h>
+
+typedef enum nyb_step_op {
+    /* row steps */
+    NYB_STEP_ROPE_ANGLES, /* out = cosines and sines of the token's position; `index` a rope */
+    NYB_STEP_SELECT,      /* out = the in-row of each token whose logits are wanted */
+    NYB_STEP_NORM,        /* out = rmsnorm(in) * weights, eps = value */
+    NYB_STEP_QUANTIZE,    /* out (nyb_q8) = in */
+    NYB_STEP_QUANTIZE16,  /* out (nyb_q16) = in */
+    NYB_STEP_COMBINE,     /* joins the pages of an attention that ATTEND split; `index` */
+    /* split steps */
+    NYB_STEP_EMBED,    /* out = value * the weights' row of the token; units: tokens */
+    NYB_STEP_MATMUL,   /* out = weights * in (nyb_q8); units: tile rows */
+    NYB_STEP_MATMUL16, /* out = weights * in (nyb_q16); units: tile rows */
+    NYB_STEP_ADD,      /* out += in; units: tile rows */
+    NYB_STEP_SILU_MUL, /* out = silu(in) * in2; units: tile rows */
+    NYB_STEP_APPEND,   /* keys and values of several tokens into the cache; `index` */
+    NYB_STEP_ATTEND,   /* attention (and of a single token its key and value); `index` */
+    NYB_STEP_OPS,
+} nyb_step_op;
+
+enum {
+    NYB_ENDS_PHASE = 1, /* a barrier follows this step */
+    NYB_ON_LOGITS = 2,  /* the rows are the tokens whose logits are wanted, not all tokens */
+};
+
+typedef struct nyb_step {
+    uint32_t op;            /* nyb_step_op */
+    uint32_t flags;         /* */
+    uint32_t format;        /* of the weights: GGUF's type number */
+    uint32_t rows, cols;    /* of the weights, or of the vectors (then rows is their length) */
+    uint32_t in, in2, out;  /* buffers */
+    uint32_t unit, n_units; /* where this step's units begin in its phase, and the phase's all */
+    uint32_t index;         /* of the attention or the rope */
+    uint32_t layer;         /* of the KV cache */
+    float value;            /* eps or scale */
+    uint32_t unused;        /* zero */
+    uint64_t weights;       /* byte offset in the weights */
+} nyb_step;
+
+/* A buffer has a row for each token, or for each token whose logits are wanted. `replicated`
+ * buffers are written by row steps only: when those are repeated by every thread, each has a
+ * row of its own. */
+typedef struct nyb_buffer {
+    uint32_t row_bytes; /* a multiple of 64 */
+    uint32_t on_logits; /* rows are those of NYB_ON_LOGITS */
+    uint32_t replicated;
+} nyb_buffer;
+
+typedef struct nyb_rope {
+    uint32_t n;     /* pairs that rotate: (i, i + n) of a head */
+    uint32_t first; /* index in nyb_program.turns of the first of n */
+} nyb_rope;
+
+typedef struct nyb_attention {
+    uint32_t heads, kv_heads, head_dim;
+    uint32_t rope;
+    uint32_t q, k, v, angles, out; /* buffers */
+    float scale;                   /* of the scores: 1 / sqrt(head_dim) as a rule */
+} nyb_attention;
+
+typedef struct nyb_program {
+    uint32_t n_steps, n_buffers, n_attentions, n_ropes, n_turns;
+    uint32_t n_layers; /* of the KV cache */
+    uint32_t vocab;    /* ids are below this */
+    uint32_t logits;   /* buffer */
+    uint64_t weights_bytes;
+    const nyb_step *steps;
+    const nyb_buffer *buffers;
+    const nyb_attention *attentions;
+    const uint32_t *layers; /* the attention of each layer */
+    const nyb_rope *ropes;
+    const uint64_t *turns; /* turns a position, times 2^64 */
+} nyb_program;
+
+#endif

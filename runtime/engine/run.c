@@ -1,0 +1,425 @@
+/* SPDX-License-Identifier: MIT
+ * Running a bound program: a batch of tokens through the phases.
+ *
+ * Work is divided by thread number and number of threads only, never by what is free: so every
+ * result has one owner and one order of operations, and the bits do not depend on the threads.
+ */
+#include <string.h>
+
+#include "layout.h"
+
+/* One thread's view of the phase at hand. */
+typedef struct worker {
+    const nyb_bound *bound;
+    uint32_t thread;
+    uint32_t rows;       /* of the phase: tokens, or tokens whose logits are wanted */
+    int row_is_repeated; /* a single row: every thread computes the row steps for itself */
+} worker;
+
+/* A range of units, rows or tile rows. */
+typedef struct range {
+    uint64_t begin, end;
+} range;
+
+static range share(const worker *w, uint64_t n) {
+    const uint64_t threads = w->bound->limits.threads;
+    return (range){n * w->thread / threads, n * (w->thread + 1) / threads};
+}
+
+/* This thread's tile rows of a step whose units begin at step->unit of the phase's. */
+static range tile_share(const worker *w, const nyb_step *step) {
+    const uint64_t first = step->unit, tiles = nyb_tiles(step->rows);
+    const range r = share(w, step->n_units);
+    const uint64_t begin = r.begin > first ? r.begin : first;
+    const uint64_t end = r.end < first + tiles ? r.end : first + tiles;
+    return begin < end ? (range){begin - first, end - first} : (range){0, 0};
+}
+
+/* Row `row` of a buffer; of a replicated one, when the phase has one row, this thread's own. */
+static void *row_of(const worker *w, uint32_t number, uint64_t row) {
+    const nyb_buffer *b = &w->bound->program->buffers[number];
+    if (w->row_is_repeated && b->replicated)
+        row = w->thread;
+    return w->bound->buffers[number] + row * b->row_bytes;
+}
+
+static const uint8_t *weights_of(const worker *w, const nyb_step *step) {
+    return w->bound->weights + step->weights;
+}
+
+static const nyb_row *row_for(const worker *w, nyb_op op, uint32_t format) {
+    return w->bound->rows.of[op][format];
+}
+
+/* Calls the row chosen for an operation and a format with the arguments that follow. */
+#define CALL(w, op, format, ...)                                                                   \
+    (row_for(w, NYB_OP_##op, format)->run.op(&(nyb_##op##_args){__VA_ARGS__}))
+
+/* -- Row steps ---------------------------------------------------------------------------- */
+
+static const nyb_token *token_of(const worker *w, const nyb_step *step, uint64_t row) {
+    const uint64_t i = step->flags & NYB_ON_LOGITS ? w->bound->selected[row] : row;
+    return &w->bound->tokens[i];
+}
+
+static void rope_angles(const worker *w, const nyb_step *step, uint64_t row) {
+    const nyb_program *program = w->bound->program;
+    const nyb_rope *rope = &program->ropes[step->index];
+    CALL(w, rope_angles, NYB_F32, .n = rope->n, .position = token_of(w, step, row)->position,
+         .turns = program->turns + rope->first, .out = row_of(w, step->out, row));
+}
+
+static void join(const worker *w, const nyb_attention *a, const float *parts, uint64_t n_parts,
+                 uint64_t stride, float *out) {
+    CALL(w, combine, NYB_F32, .head_dim = a->head_dim, .n_parts = n_parts, .parts = parts,
+         .stride = stride, .out = out);
+}
+
+/* What ATTEND left of a single token: for each query head the parts of its pages. */
+static void combine_pages(const worker *w, const nyb_step *step) {
+    const nyb_attention *a = &w->bound->program->attentions[step->index];
+    const uint64_t stride = nyb_part_stride(a->head_dim);
+    const uint64_t n_parts = w->bound->tokens[0].position / NYB_PAGE + 1;
+    float *out = row_of(w, a->out, 0);
+    for (uint64_t h = 0; h < a->heads; h++)
+        join(w, a, w->bound->parts + h * w->bound->limits.max_pages * stride, n_parts, stride,
+             out + h * a->head_dim);
+}
+
+static void run_row_step(const worker *w, const nyb_step *step, uint64_t row) {
+    switch ((nyb_step_op)step->op) {
+    case NYB_STEP_ROPE_ANGLES:
+        rope_angles(w, step, row);
+        break;
+    case NYB_STEP_SELECT:
+        /* the source is a row of all tokens, and not replicated */
+        memcpy(row_of(w, step->out, row), row_of(w, step->in, w->bound->selected[row]),
+               step->rows * sizeof(float));
+        break;
+    case NYB_STEP_NORM:
+        CALL(w, rmsnorm, NYB_F32, .n = step->rows, .eps = step->value,
+             .x = row_of(w, step->in, row), .w = (const float *)weights_of(w, step),
+             .out = row_of(w, step->out, row));
+        break;
+    case NYB_STEP_QUANTIZE:
+        CALL(w, quantize, NYB_F32, .n_blocks = step->rows / NYB_BLOCK,
+             .x = row_of(w, step->in, row), .out = row_of(w, step->out, row));
+        break;
+    case NYB_STEP_QUANTIZE16:
+        CALL(w, quantize16, NYB_F32, .n_blocks = step->rows / NYB_BLOCK,
+             .x = row_of(w, step->in, row), .out = row_of(w, step->out, row));
+        break;
+    case NYB_STEP_COMBINE:
+        if (w->rows == 1) /* ATTEND joins the pages of several tokens itself */
+            combine_pages(w, step);
+        break;
+    default:
+        break;
+    }
+}
+
+/* -- Matrices ------------------------------------------------------------------------------- */
+
+static void embed(const worker *w, const nyb_step *step) {
+    const range tokens = share(w, w->rows);
+    for (uint64_t t = tokens.begin; t < tokens.end; t++)
+        CALL(w, embed, step->format, .row = token_of(w, step, t)->id,
+             .n_blocks = step->cols / NYB_BLOCK, .w = weights_of(w, step), .scale = step->value,
+             .out = row_of(w, step->out, t));
+}
+
+static void matmul(const worker *w, const nyb_step *step) {
+    const range tiles = tile_share(w, step);
+    const uint64_t n_blocks = step->cols / NYB_BLOCK;
+    const uint64_t tile_bytes = nyb_layout_of(step->format)->tile_bytes;
+    const uint8_t *weights = weights_of(w, step) + tiles.begin * n_blocks * tile_bytes;
+    float *y = (float *)row_of(w, step->out, 0) + tiles.begin * NYB_TILE_ROWS;
+    if (tiles.begin == tiles.end)
+        return;
+    if (w->rows == 1) {
+        CALL(w, gemv, step->format, .n_tiles = tiles.end - tiles.begin, .n_blocks = n_blocks,
+             .w = weights, .x = row_of(w, step->in, 0), .y = y);
+        return;
+    }
+    const nyb_buffer *buffers = w->bound->program->buffers;
+    CALL(w, gemm, step->format, .n_tiles = tiles.end - tiles.begin, .n_blocks = n_blocks,
+         .n_tokens = w->rows, .w = weights, .x = row_of(w, step->in, 0),
+         .x_stride = buffers[step->in].row_bytes / sizeof(nyb_q8), .y = y,
+         .y_stride = buffers[step->out].row_bytes / sizeof(float),
+         .panel = w->bound->scratch[w->thread].panel);
+}
+
+static void matmul16(const worker *w, const nyb_step *step) {
+    const range tiles = tile_share(w, step);
+    const uint64_t n_blocks = step->cols / NYB_BLOCK;
+    const uint64_t tile_bytes = nyb_layout_of(step->format)->tile_bytes;
+    for (uint64_t row = 0; row < w->rows; row++)
+        CALL(w, gemv16, step->format, .n_tiles = tiles.end - tiles.begin, .n_blocks = n_blocks,
+             .w = weights_of(w, step) + tiles.begin * n_blocks * tile_bytes,
+             .x = row_of(w, step->in, row),
+             .y = (float *)row_of(w, step->out, row) + tiles.begin * NYB_TILE_ROWS);
+}
+
+static void add(const worker *w, const nyb_step *step) {
+    const range tiles = tile_share(w, step);
+    const uint64_t first = tiles.begin * NYB_TILE_ROWS;
+    for (uint64_t row = 0; row < w->rows; row++)
+        CALL(w, add, NYB_F32, .n = (tiles.end - tiles.begin) * NYB_TILE_ROWS,
+             .x = (float *)row_of(w, step->out, row) + first,
+             .y = (const float *)row_of(w, step->in, row) + first);
+}
+
+static void silu_mul(const worker *w, const nyb_step *step) {
+    const range tiles = tile_share(w, step);
+    const uint64_t first = tiles.begin * NYB_TILE_ROWS;
+    for (uint64_t row = 0; row < w->rows; row++)
+        CALL(w, silu_mul, NYB_F32, .n = (tiles.end - tiles.begin) * NYB_TILE_ROWS,
+             .gate = (const float *)row_of(w, step->in, row) + first,
+             .up = (const float *)row_of(w, step->in2, row) + first,
+             .out = (float *)row_of(w, step->out, row) + first);
+}
+
+/* -- Attention ------------------------------------------------------------------------------ */
+
+/* One KV head of one attention layer, as a thread works on it. */
+typedef struct head {
+    const worker *w;
+    const nyb_attention *a;
+    uint64_t layer_offset; /* in the KV arena */
+    uint64_t kv_head;
+    uint64_t group; /* query heads that share it */
+} head;
+
+static head head_of(const worker *w, const nyb_step *step, uint64_t kv_head) {
+    const nyb_attention *a = &w->bound->program->attentions[step->index];
+    return (head){w, a, w->bound->layers[step->layer], kv_head, a->heads / a->kv_heads};
+}
+
+/* The keys of a page of the cache; its values follow them. */
+static uint16_t *keys_of(const head *h, uint32_t page) {
+    return (uint16_t *)(h->w->bound->kv + h->layer_offset + page * nyb_page_bytes(h->a) +
+                        h->kv_head * nyb_head_page_bytes(h->a));
+}
+
+static uint16_t *values_of(const head *h, uint32_t page) {
+    return keys_of(h, page) + NYB_PAGE * h->a->head_dim;
+}
+
+static void rotate(const head *h, uint64_t row, float scale, const float *x, float *out) {
+    CALL(h->w, rope, NYB_F32, .n = h->w->bound->program->ropes[h->a->rope].n,
+         .head_dim = h->a->head_dim, .angles = row_of(h->w, h->a->angles, row), .scale = scale,
+         .x = x, .out = out);
+}
+
+/* The token's key (rotated) and value go to their place in the cache, for good. */
+static void append(const head *h, uint64_t row) {
+    const nyb_token *token = &h->w->bound->tokens[row];
+    const uint32_t page = token->pages[token->position / NYB_PAGE];
+    const uint64_t first = h->kv_head * h->a->head_dim;
+    float *key = h->w->bound->scratch[h->w->thread].key;
+    rotate(h, row, 1, (const float *)row_of(h->w, h->a->k, row) + first, key);
+    CALL(h->w, append, NYB_F16, .head_dim = h->a->head_dim,
+         .position_in_page = token->position % NYB_PAGE, .key = key,
+         .value = (const float *)row_of(h->w, h->a->v, row) + first, .k = keys_of(h, page),
+         .v = values_of(h, page));
+}
+
+/* The group's queries of a token, rotated and scaled, in this thread's scratch. */
+static const float *queries(const head *h, uint64_t row) {
+    const uint64_t first = h->kv_head * h->group * h->a->head_dim;
+    const float *q = (const float *)row_of(h->w, h->a->q, row) + first;
+    float *out = h->w->bound->scratch[h->w->thread].query;
+    for (uint64_t i = 0; i < h->group; i++)
+        rotate(h, row, h->a->scale, q + i * h->a->head_dim, out + i * h->a->head_dim);
+    return out;
+}
+
+/* The group's attention to one page: query i's part goes to parts + i * stride. */
+static void attend_page(const head *h, const float *q, const nyb_token *token, uint64_t page,
+                        float *parts, uint64_t stride) {
+    const uint64_t behind = token->position - page * NYB_PAGE + 1;
+    CALL(h->w, attend, NYB_F16, .head_dim = h->a->head_dim, .n_queries = h->group, .first = 0,
+         .end = behind < NYB_PAGE ? behind : NYB_PAGE, .q = q, .k = keys_of(h, token->pages[page]),
+         .v = values_of(h, token->pages[page]), .scores = h->w->bound->scratch[h->w->thread].scores,
+         .out = parts, .out_stride = stride);
+}
+
+/* A single token: the units are (KV head, page), so that a long context feeds every thread. The
+ * owner of a head's newest page appends to it first; COMBINE joins the parts in the next phase. */
+static void attend_single(const worker *w, const nyb_step *step) {
+    const nyb_attention *a = &w->bound->program->attentions[step->index];
+    const nyb_token *token = &w->bound->tokens[0];
+    const uint64_t n_pages = token->position / NYB_PAGE + 1;
+    const uint64_t part = nyb_part_stride(a->head_dim);
+    const uint64_t stride = w->bound->limits.max_pages * part;
+    const range units = share(w, a->kv_heads * n_pages);
+    for (uint64_t u = units.begin; u < units.end; u++) {
+        const head h = head_of(w, step, u / n_pages);
+        const uint64_t page = u % n_pages;
+        if (page == n_pages - 1)
+            append(&h, 0);
+        attend_page(&h, queries(&h, 0), token, page,
+                    w->bound->parts + h.kv_head * h.group * stride + page * part, stride);
+    }
+}
+
+/* Several tokens: the units are (KV head, token), all pages at once and joined on the spot. */
+static void attend_several(const worker *w, const nyb_step *step) {
+    const nyb_attention *a = &w->bound->program->attentions[step->index];
+    const uint64_t part = nyb_part_stride(a->head_dim);
+    const uint64_t stride = w->bound->limits.max_pages * part;
+    float *parts = w->bound->scratch[w->thread].parts;
+    const range units = share(w, (uint64_t)a->kv_heads * w->rows);
+    for (uint64_t u = units.begin; u < units.end; u++) {
+        const head h = head_of(w, step, u / w->rows);
+        const uint64_t row = u % w->rows;
+        const nyb_token *token = &w->bound->tokens[row];
+        const uint64_t n_pages = token->position / NYB_PAGE + 1;
+        const float *q = queries(&h, row);
+        for (uint64_t page = 0; page < n_pages; page++)
+            attend_page(&h, q, token, page, parts + page * part, stride);
+        float *out = (float *)row_of(w, a->out, row) + h.kv_head * h.group * a->head_dim;
+        for (uint64_t i = 0; i < h.group; i++)
+            join(w, a, parts + i * stride, n_pages, part, out + i * a->head_dim);
+    }
+}
+
+/* Several tokens see each other's keys, so these are appended a phase earlier. */
+static void append_several(const worker *w, const nyb_step *step) {
+    const nyb_attention *a = &w->bound->program->attentions[step->index];
+    const range units = share(w, (uint64_t)a->kv_heads * w->rows);
+    for (uint64_t u = units.begin; u < units.end; u++) {
+        const head h = head_of(w, step, u / w->rows);
+        append(&h, u % w->rows);
+    }
+}
+
+static void run_split_step(const worker *w, const nyb_step *step) {
+    switch ((nyb_step_op)step->op) {
+    case NYB_STEP_EMBED:
+        embed(w, step);
+        break;
+    case NYB_STEP_MATMUL:
+        matmul(w, step);
+        break;
+    case NYB_STEP_MATMUL16:
+        matmul16(w, step);
+        break;
+    case NYB_STEP_ADD:
+        add(w, step);
+        break;
+    case NYB_STEP_SILU_MUL:
+        silu_mul(w, step);
+        break;
+    case NYB_STEP_APPEND:
+        if (w->rows > 1)
+            append_several(w, step);
+        break;
+    case NYB_STEP_ATTEND:
+        if (w->rows > 1)
+            attend_several(w, step);
+        else
+            attend_single(w, step);
+        break;
+    default:
+        break;
+    }
+}
+
+/* -- Phases --------------------------------------------------------------------------------- */
+
+static int is_split(const nyb_step *step) {
+    return step->op >= NYB_STEP_EMBED;
+}
+
+static void run_row_part(const worker *w, const nyb_step *step, const nyb_step *end) {
+    const range rows = w->row_is_repeated ? (range){0, 1} : share(w, w->rows);
+    for (; step < end && !is_split(step); step++)
+        for (uint64_t row = rows.begin; row < rows.end; row++)
+            run_row_step(w, step, row);
+}
+
+static void run_split_part(const worker *w, const nyb_step *step, const nyb_step *end) {
+    for (; step < end; step++)
+        if (is_split(step))
+            run_split_step(w, step);
+}
+
+/* The phase from `step` to `end`. One operating system thread plays all of the program's threads
+ * in turn; where a part ends is where a team would meet at a barrier. */
+static void run_phase(const nyb_bound *bound, const nyb_step *step, const nyb_step *end) {
+    const uint32_t rows = step->flags & NYB_ON_LOGITS ? bound->n_logits : bound->n_tokens;
+    worker w = {.bound = bound, .rows = rows, .row_is_repeated = rows == 1};
+    if (rows == 0)
+        return;
+    for (w.thread = 0; w.thread < bound->limits.threads; w.thread++)
+        run_row_part(&w, step, end);
+    for (w.thread = 0; w.thread < bound->limits.threads; w.thread++)
+        run_split_part(&w, step, end);
+}
+
+/* -- The batch ------------------------------------------------------------------------------ */
+
+static int check_span(const nyb_bound *bound, const nyb_span *span, uint64_t at, nyb_error *error) {
+    const nyb_limits *limits = &bound->limits;
+    const uint64_t end = (uint64_t)span->position + span->n;
+    if (span->n == 0)
+        return nyb_fail(error, "a span has no tokens", at, 0);
+    if (end > (uint64_t)limits->max_pages * NYB_PAGE)
+        return nyb_fail(error, "a span goes beyond the context", at, end);
+    for (uint32_t i = 0; i < span->n; i++)
+        if (span->ids[i] < 0 || (uint32_t)span->ids[i] >= bound->program->vocab)
+            return nyb_fail(error, "a token is not in the vocabulary", i, (uint64_t)span->ids[i]);
+    for (uint64_t p = 0; p < (end + NYB_PAGE - 1) / NYB_PAGE; p++)
+        if (span->pages[p] >= limits->n_pages)
+            return nyb_fail(error, "a span names an unknown page", p, span->pages[p]);
+    return 0;
+}
+
+static int load_batch(nyb_bound *bound, const nyb_batch *batch, nyb_error *error) {
+    bound->n_tokens = bound->n_logits = 0;
+    for (uint32_t s = 0; s < batch->n_spans; s++) {
+        const nyb_span *span = &batch->spans[s];
+        if (check_span(bound, span, s, error))
+            return -1;
+        if (span->n > bound->limits.max_tokens - bound->n_tokens)
+            return nyb_fail(error, "a batch has too many tokens", s, span->n);
+        const uint32_t wanted = span->want == NYB_WANT_ALL ? span->n : span->want == NYB_WANT_LAST;
+        if (wanted > bound->limits.max_logits - bound->n_logits)
+            return nyb_fail(error, "a batch wants too many logits", s, wanted);
+        for (uint32_t i = 0; i < span->n; i++) {
+            if (i >= span->n - wanted)
+                bound->selected[bound->n_logits++] = bound->n_tokens;
+            bound->tokens[bound->n_tokens++] =
+                (nyb_token){(uint32_t)span->ids[i], span->position + i, span->pages};
+        }
+    }
+    return 0;
+}
+
+int nyb_run(nyb_bound *bound, const nyb_batch *batch, nyb_error *error) {
+    if (load_batch(bound, batch, error))
+        return -1;
+    const nyb_step *step = bound->program->steps, *end = step + bound->program->n_steps;
+    while (step < end) {
+        const nyb_step *next = step;
+        while (!(next->flags & NYB_ENDS_PHASE))
+            next++;
+        run_phase(bound, step, next + 1);
+        step = next + 1;
+    }
+    return 0;
+}
+
+const float *nyb_logits(const nyb_bound *bound, uint32_t i) {
+    const uint32_t number = bound->program->logits;
+    return (const float *)(bound->buffers[number] +
+                           (uint64_t)i * bound->program->buffers[number].row_bytes);
+}
+
+void nyb_clear_page(nyb_bound *bound, uint32_t page) {
+    for (uint32_t i = 0; i < bound->program->n_layers; i++) {
+        const nyb_attention *a = &bound->program->attentions[bound->program->layers[i]];
+        memset(bound->kv + bound->layers[i] + page * nyb_page_bytes(a), 0, nyb_page_bytes(a));
+    }
+}
