@@ -1,1 +1,133 @@
 # The engine's contract, word for word: byte scanners, tokenizer, program runner, sampler.
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+
+from nybble._core.kernels cimport nyb_rows
+
+cdef extern from "nyb_error.h" nogil:
+    ctypedef struct nyb_error:
+        const char *what
+        uint64_t at
+        uint64_t value
+
+# -- programs and their runner ------------------------------------------------------------------
+
+cdef extern from "nyb_program.h" nogil:
+    enum nyb_step_op:
+        NYB_STEP_ROPE_ANGLES
+        NYB_STEP_SELECT
+        NYB_STEP_NORM
+        NYB_STEP_QUANTIZE
+        NYB_STEP_QUANTIZE16
+        NYB_STEP_COMBINE
+        NYB_STEP_EMBED
+        NYB_STEP_MATMUL
+        NYB_STEP_MATMUL16
+        NYB_STEP_ADD
+        NYB_STEP_SILU_MUL
+        NYB_STEP_APPEND
+        NYB_STEP_ATTEND
+    enum:
+        NYB_ENDS_PHASE
+        NYB_ON_LOGITS
+    ctypedef struct nyb_step:
+        uint32_t op
+        uint32_t flags
+        uint32_t format
+        uint32_t rows
+        uint32_t cols
+        uint32_t in_ "in"
+        uint32_t in2
+        uint32_t out
+        uint32_t unit
+        uint32_t n_units
+        uint32_t index
+        uint32_t layer
+        float value
+        uint32_t unused
+        uint64_t weights
+    ctypedef struct nyb_buffer:
+        uint32_t row_bytes
+        uint32_t on_logits
+        uint32_t replicated
+    ctypedef struct nyb_rope:
+        uint32_t n
+        uint32_t first
+    ctypedef struct nyb_attention:
+        uint32_t heads
+        uint32_t kv_heads
+        uint32_t head_dim
+        uint32_t rope
+        uint32_t q
+        uint32_t k
+        uint32_t v
+        uint32_t angles
+        uint32_t out
+        float scale
+    ctypedef struct nyb_program:
+        uint32_t n_steps
+        uint32_t n_buffers
+        uint32_t n_attentions
+        uint32_t n_ropes
+        uint32_t n_turns
+        uint32_t n_layers
+        uint32_t vocab
+        uint32_t logits
+        uint64_t weights_bytes
+        const nyb_step *steps
+        const nyb_buffer *buffers
+        const nyb_attention *attentions
+        const uint32_t *layers
+        const nyb_rope *ropes
+        const uint64_t *turns
+
+cdef extern from "nyb_engine.h" nogil:
+    ctypedef struct nyb_limits:
+        uint32_t threads
+        uint32_t max_tokens
+        uint32_t max_logits
+        uint32_t max_pages
+        uint32_t n_pages
+    ctypedef struct nyb_sizes:
+        uint64_t kv_bytes
+        uint64_t work_bytes
+    ctypedef struct nyb_bound:
+        nyb_rows rows
+        uint32_t n_logits
+    enum nyb_want:
+        NYB_WANT_NONE
+        NYB_WANT_LAST
+        NYB_WANT_ALL
+    ctypedef struct nyb_span:
+        const int32_t *ids
+        uint32_t n
+        uint32_t position
+        const uint32_t *pages
+        nyb_want want
+    ctypedef struct nyb_batch:
+        const nyb_span *spans
+        uint32_t n_spans
+    int nyb_measure(const nyb_program *program, const nyb_limits *limits, uint32_t cpu_bits,
+                    nyb_sizes *sizes, nyb_error *error) noexcept
+    int nyb_bind(nyb_bound *bound, const nyb_program *program, const nyb_limits *limits,
+                 uint32_t cpu_bits, const uint8_t *weights, uint8_t *kv, uint8_t *work,
+                 nyb_error *error) noexcept
+    int nyb_run(nyb_bound *bound, const nyb_batch *batch, nyb_error *error) noexcept
+    const float *nyb_logits(const nyb_bound *bound, uint32_t i) noexcept
+    void nyb_clear_page(nyb_bound *bound, uint32_t page) noexcept
+
+cdef extern from "nyb_sampler.h" nogil:
+    enum:
+        NYB_PENALTY_WINDOW
+    ctypedef struct nyb_sampling:
+        float temperature
+        float top_p
+        float min_p
+        float repeat_penalty
+        uint32_t top_k
+        uint32_t choice
+        uint64_t seed
+    uint64_t nyb_sample_scratch(uint32_t vocab) noexcept
+    int nyb_sample(const nyb_rows *rows, const float *logits, uint32_t vocab,
+                   const nyb_sampling *sampling, const int32_t *recent, uint32_t n_recent,
+                   uint64_t n_tokens, void *scratch, int32_t *token, nyb_error *error) noexcept
+    void nyb_philox(const uint32_t *counter, const uint32_t *key, uint32_t *out) noexcept

@@ -1,2 +1,33 @@
 # The doors to the C library: native is the only module that refers to its symbols, the other
 # modules cimport these. One thin function per C function, named without its nyb_ prefix.
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+
+from nybble._core.engine cimport (
+    nyb_batch,
+    nyb_bound,
+    nyb_error,
+    nyb_limits,
+    nyb_program,
+    nyb_sampling,
+    nyb_sizes,
+)
+from nybble._core.kernels cimport nyb_layout, nyb_row, nyb_rows
+
+cdef str said(const nyb_error *error)
+
+# -- programs and their runner
+cdef const nyb_layout *layout_of(uint32_t format) noexcept nogil
+cdef const nyb_row *row_named(const char *name) noexcept nogil
+cdef void rows_pick(nyb_rows *rows, uint32_t cpu_bits) noexcept nogil
+cdef int measure(const nyb_program *program, const nyb_limits *limits, uint32_t cpu_bits,
+                 nyb_sizes *sizes, nyb_error *error) noexcept nogil
+cdef int bind(nyb_bound *bound, const nyb_program *program, const nyb_limits *limits,
+              uint32_t cpu_bits, const uint8_t *weights, uint8_t *kv, uint8_t *work,
+              nyb_error *error) noexcept nogil
+cdef int run(nyb_bound *bound, const nyb_batch *batch, nyb_error *error) noexcept nogil
+cdef const float *logits(const nyb_bound *bound, uint32_t i) noexcept nogil
+cdef void clear_page(nyb_bound *bound, uint32_t page) noexcept nogil
+cdef uint64_t sample_scratch(uint32_t vocab) noexcept nogil
+cdef int sample(const nyb_rows *rows, const float *logits, uint32_t vocab,
+                const nyb_sampling *sampling, const int32_t *recent, uint32_t n_recent,
+                uint64_t n_tokens, void *scratch, int32_t *token, nyb_error *error) noexcept nogil

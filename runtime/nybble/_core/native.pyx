@@ -1,5 +1,143 @@
 """The one module that links nybble's C library; the others reach it by `cimport`.
 
-Each function here is a door: the C function of the same name without its `nyb_` prefix.
+Each cdef function here is a door: the C function of the same name without its `nyb_` prefix.
 Structs and constants come from `kernels.pxd` and `engine.pxd`, which alone say `cdef extern`.
+The functions that Python sees tell what this build has and what this machine can do.
 """
+from nybble._core.engine cimport (
+    nyb_bind,
+    nyb_clear_page,
+    nyb_logits,
+    nyb_measure,
+    nyb_philox,
+    nyb_run,
+    nyb_sample,
+    nyb_sample_scratch,
+)
+from nybble._core.kernels cimport (
+    nyb_cpu_bits,
+    nyb_layout_of,
+    nyb_level,
+    nyb_level_of,
+    nyb_levels,
+    nyb_registry,
+    nyb_row_named,
+    nyb_rows_pick,
+)
+
+import os
+
+from nybble.errors import CpuError
+
+
+cdef str said(const nyb_error *error):
+    """What a C function said: its sentence, where, and the value."""
+    return f"{error.what.decode()} (at {error.at}, value {error.value})"
+
+
+# -- what there is --------------------------------------------------------------------------------
+
+def rows():
+    """All kernel rows of this build, in order of preference: dicts of name, level, needs, runs
+    (whether this CPU can) and panel_bytes."""
+    cdef uint32_t have = nyb_cpu_bits()
+    cdef const nyb_row *row = nyb_registry
+    out = []
+    while row.name is not NULL:
+        out.append({
+            "name": row.name.decode(),
+            "level": row.level.decode(),
+            "needs": row.needs,
+            "runs": not row.needs & ~have,
+            "panel_bytes": row.panel_bytes,
+        })
+        row += 1
+    return out
+
+
+def formats():
+    """The GGUF formats that this build can pack: name -> (type number, bytes of a block, bytes of
+    a packed tile)."""
+    cdef const nyb_layout *layout
+    out = {}
+    for number in range(48):
+        layout = nyb_layout_of(number)
+        if layout is not NULL:
+            out[layout.name.decode()] = (number, layout.block_bytes, layout.tile_bytes)
+    return out
+
+
+def levels():
+    """The names that NYBBLE_ISA takes, from the least on."""
+    cdef const nyb_level *level = nyb_levels
+    names = []
+    while level.name is not NULL:
+        names.append(level.name.decode())
+        level += 1
+    return names
+
+
+def cpu_bits():
+    """The CPU bits that kernels may use: this machine's, or those of the level that the
+    environment variable NYBBLE_ISA forces. CpuError if it is unknown or beyond this machine."""
+    cdef uint32_t have = nyb_cpu_bits()
+    name = os.environ.get("NYBBLE_ISA", "")
+    if not name:
+        return have
+    cdef bytes encoded = name.encode()
+    cdef const nyb_level *level = nyb_level_of(encoded)
+    if level is NULL:
+        raise CpuError(f"NYBBLE_ISA={name}: no such level; this build has {', '.join(levels())}")
+    if level.bits & ~have:
+        raise CpuError(f"NYBBLE_ISA={name}: this machine's CPU lacks it; unset NYBBLE_ISA")
+    return level.bits
+
+
+def philox_words(counter, key):
+    """Four 32-bit words of Philox4x32-10 for four counter words and two key words."""
+    cdef uint32_t c[4]
+    cdef uint32_t k[2]
+    cdef uint32_t out[4]
+    c[0], c[1], c[2], c[3] = counter
+    k[0], k[1] = key
+    nyb_philox(c, k, out)
+    return out[0], out[1], out[2], out[3]
+
+
+# -- programs and their runner --------------------------------------------------------------------
+
+cdef const nyb_layout *layout_of(uint32_t format) noexcept nogil:
+    return nyb_layout_of(format)
+
+cdef const nyb_row *row_named(const char *name) noexcept nogil:
+    return nyb_row_named(name)
+
+cdef void rows_pick(nyb_rows *rows, uint32_t cpu_bits) noexcept nogil:
+    nyb_rows_pick(rows, cpu_bits)
+
+cdef int measure(const nyb_program *program, const nyb_limits *limits, uint32_t cpu_bits,
+                 nyb_sizes *sizes, nyb_error *error) noexcept nogil:
+    return nyb_measure(program, limits, cpu_bits, sizes, error)
+
+cdef int bind(nyb_bound *bound, const nyb_program *program, const nyb_limits *limits,
+              uint32_t cpu_bits, const uint8_t *weights, uint8_t *kv, uint8_t *work,
+              nyb_error *error) noexcept nogil:
+    return nyb_bind(bound, program, limits, cpu_bits, weights, kv, work, error)
+
+cdef int run(nyb_bound *bound, const nyb_batch *batch, nyb_error *error) noexcept nogil:
+    return nyb_run(bound, batch, error)
+
+cdef const float *logits(const nyb_bound *bound, uint32_t i) noexcept nogil:
+    return nyb_logits(bound, i)
+
+cdef void clear_page(nyb_bound *bound, uint32_t page) noexcept nogil:
+    nyb_clear_page(bound, page)
+
+cdef uint64_t sample_scratch(uint32_t vocab) noexcept nogil:
+    return nyb_sample_scratch(vocab)
+
+cdef int sample(const nyb_rows *rows, const float *logits, uint32_t vocab,
+                const nyb_sampling *sampling, const int32_t *recent, uint32_t n_recent,
+                uint64_t n_tokens, void *scratch, int32_t *token, nyb_error *error) noexcept nogil:
+    return nyb_sample(rows, logits, vocab, sampling, recent, n_recent, n_tokens, scratch, token,
+                      error)
