@@ -81,17 +81,18 @@ class Model:
             raise ValueError(f"scaled rotation is not written here: {', '.join(scaled)}")
 
     def tensor(self, name: str) -> np.ndarray:
-        shape, format = self.file.tensors[name][:2]
-        return self._decode(self.file.data(name), format, shape)
+        info = self.file.tensors[name]
+        return self._decode(self.file.data(name), info.format, info.shape)
 
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:
         """Rows start..stop of a matrix; no others are dequantized."""
-        (rows, columns), format = self.file.tensors[name][:2]
+        info = self.file.tensors[name]
+        rows, columns = info.shape
         stop = min(stop, rows)
-        _, block, block_bytes = FORMATS[format]
+        _, block, block_bytes = FORMATS[info.format]
         row = columns // block * block_bytes
         data = self.file.data(name)[start * row : stop * row]
-        return self._decode(data, format, (stop - start, columns))
+        return self._decode(data, info.format, (stop - start, columns))
 
     @property
     def head(self) -> str:
@@ -114,7 +115,7 @@ def logits(
     """
     model = Model(path, dtype)
     x = hidden(model, ids, kv)
-    vocab = model.file.tensors[model.head][0][0]
+    vocab = model.file.tensors[model.head].shape[0]
     out = np.empty((len(ids), vocab), dtype)
     for start in range(0, vocab, HEAD_ROWS):
         out[:, start : start + HEAD_ROWS] = x @ model.rows(model.head, start, start + HEAD_ROWS).T
