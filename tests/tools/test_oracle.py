@@ -16,7 +16,7 @@ EPS16 = 2.0**-11  # of float16
 TINY16 = 2.0**-25  # half the spacing of its subnormals
 
 SHAPES = {
-    "gqa-tied": {"layers": 2, "dim": 96, "heads": 3, "kv_heads": 1, "hidden": 160},
+    "gqa-tied": {"layers": 2, "dim": 96, "heads": 6, "kv_heads": 2, "hidden": 160},
     "mha-untied": {
         "layers": 1,
         "dim": 64,
