@@ -114,9 +114,7 @@ def write_gguf(
     Raises ValueError for a tensor whose bytes do not fit its shape.
     """
     tensors = list(tensors)
-    alignment = metadata.get("general.alignment", ALIGNMENT)
-    if isinstance(alignment, Scalar):
-        alignment = alignment.value
+    alignment = _alignment(metadata)
     head = bytearray(MAGIC)
     head += struct.pack("<IQQ", version, len(tensors), len(metadata))
     for key, value in metadata.items():
@@ -137,6 +135,15 @@ def write_gguf(
         for t in tensors:
             file.write(t.data)
             file.write(bytes(-len(t.data) % alignment))
+
+
+def _alignment(metadata: Mapping[str, Value]) -> int:
+    value = metadata.get("general.alignment", ALIGNMENT)
+    if isinstance(value, Scalar):
+        value = value.value
+    if not isinstance(value, int):
+        raise ValueError(f"general.alignment is {value!r}, not a whole number")
+    return value
 
 
 def _string(text: str) -> bytes:

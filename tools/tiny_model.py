@@ -221,7 +221,7 @@ def _tensors(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("out", type=Path)
-    defaults = tiny_model.__kwdefaults__
+    defaults = tiny_model.__kwdefaults__ or {}
     for name in ("layers", "dim", "heads", "kv_heads", "hidden", "vocab", "context", "seed"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=defaults[name])
     for name in ("theta", "eps"):
