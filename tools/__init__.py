@@ -1,0 +1,1 @@
+"""Scripts for a checkout: none is installed, none is imported by nybble."""

@@ -1,0 +1,187 @@
+"""How far a program's logits are from float32's: one formula for every program.
+
+P is float32's distribution over a vocabulary, Q the other's, both the softmax of logits. At
+each position the ids are cut into P's `TOP` likeliest and one bucket, the tail, with all the
+others, and
+
+    KL(P || Q) = sum over the top ids of P log(P / Q)  +  P_tail log(P_tail / Q_tail)    [nats]
+
+Putting ids into one bucket can only lower a KL divergence (the log-sum inequality), by little
+where the tail has little mass; it lets a golden file hold 128 numbers a position and not a
+vocabulary. `FORMULA` names this definition in golden files.
+
+Two programs on the same positions are compared by the ratio of their mean KLs, with a paired
+bootstrap interval: positions are drawn with replacement, the same for both sides, and the
+ratio's percentiles are the interval (Efron and Tibshirani, An Introduction to the Bootstrap,
+1993, chapter 13). Positions of one text are not independent, so the interval says how much the
+choice of positions matters, not how another text would come out.
+
+Everything here is float64.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+TOP = 128
+FORMULA = "kl-top128-tail-nats"
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+class Reference(NamedTuple):
+    """What is kept of P: arrays of one row a position."""
+
+    ids: np.ndarray  # (T, TOP) likeliest first, equals by the lower id
+    log_p: np.ndarray  # (T, TOP) natural logarithms
+    log_tail: np.ndarray  # (T,) of all other ids' mass; -inf where there are none
+
+
+class Golden(NamedTuple):
+    """A golden file: a text's ids, float32's distributions over it, llama.cpp's figures."""
+
+    tokens: np.ndarray  # (T,) the ids, position 0 first
+    reference: Reference
+    llama_cpp_kl: np.ndarray  # (T,)
+    llama_cpp_argmax: np.ndarray  # (T,)
+    about: dict  # how it was made: versions, hashes, settings
+
+
+class Comparison(NamedTuple):
+    """A program's figures over a golden file's positions."""
+
+    kl: np.ndarray  # (T,) nats
+    kl_mean: float
+    top1: float  # share of positions whose likeliest id is float32's
+    llama_cpp_kl_mean: float
+    llama_cpp_top1: float
+    ratio: float  # kl_mean / llama_cpp_kl_mean
+    ratio_interval: tuple[float, float]  # of CONFIDENCE
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """log of the softmax over the last axis; float64 whatever comes in."""
+    logits = np.asarray(logits, np.float64)
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def reference(logits: np.ndarray, top: int = TOP) -> Reference:
+    """Keep of `logits` (T, vocab) what the formula needs, P's side of it.
+
+    Logarithms are kept as float32: a relative error of 2^-24 in a logarithm, which moves a
+    position's KL by less than 1e-6.
+    """
+    rows = [_reference_row(row, top) for row in logits]
+    ids, log_p, log_tail = (np.stack(column) for column in zip(*rows, strict=True))
+    return Reference(ids, log_p.astype(np.float32), log_tail.astype(np.float32))
+
+
+def _reference_row(row: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    log_p = log_softmax(row)
+    ids = np.argsort(-log_p, kind="stable")[:top].astype(np.uint32)
+    return ids, log_p[ids], _log_rest(log_p, ids)
+
+
+def _log_rest(log_p: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """log of the mass outside `ids`, summed and not subtracted from 1: it may be small."""
+    rest = np.ones(log_p.shape, bool)
+    rest[ids] = False
+    with np.errstate(divide="ignore"):  # no mass at all is -inf
+        return np.log(np.exp(log_p[rest]).sum())
+
+
+def kl_divergence(p: Reference, t: int, logits: Sequence[float] | np.ndarray) -> float:
+    """KL(P || Q) in nats at position t, where Q is the softmax of `logits` (vocab,)."""
+    log_q = log_softmax(np.asarray(logits))
+    ids = p.ids[t]
+    log_p = np.append(p.log_p[t], p.log_tail[t]).astype(np.float64)
+    log_q = np.append(log_q[ids], _log_rest(log_q, ids))
+    held = log_p > -np.inf  # 0 log 0 is 0
+    return float(np.sum(np.exp(log_p[held]) * (log_p[held] - log_q[held])))
+
+
+def ratio_interval(
+    kl: np.ndarray,
+    other: np.ndarray,
+    *,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Paired bootstrap interval of mean(kl) / mean(other), both (T,)."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(kl), size=(resamples, len(kl)))
+    ratios = kl[drawn].mean(axis=1) / other[drawn].mean(axis=1)
+    outside = (1 - confidence) / 2
+    low, high = np.quantile(ratios, [outside, 1 - outside])
+    return float(low), float(high)
+
+
+def compare(golden: Golden, logits_rows: Iterable[Sequence[float] | np.ndarray]) -> Comparison:
+    """A program's logits over `golden.tokens` against float32's and beside llama.cpp's.
+
+    logits_rows : (vocab,) rows of numbers or buffers of float32, one a position from 0, or a
+                  (T, vocab) array; taken one by one, so they need not exist at once
+    Raises ValueError where there are more or fewer rows than tokens, or a logit is not finite.
+    """
+    p = golden.reference
+    kl, argmax = [], []
+    for t, row in enumerate(logits_rows):
+        if t == len(golden.tokens):
+            raise ValueError(f"more than the golden file's {t} rows of logits")
+        row = np.asarray(row)
+        if not np.isfinite(row).all():
+            raise ValueError(f"a logit at position {t} is not finite")
+        kl.append(kl_divergence(p, t, row))
+        argmax.append(int(row.argmax()))
+    if len(kl) != len(golden.tokens):
+        raise ValueError(f"{len(kl)} rows of logits for {len(golden.tokens)} tokens")
+
+    own, theirs = np.array(kl), golden.llama_cpp_kl
+    best = p.ids[:, 0]
+    return Comparison(
+        kl=own,
+        kl_mean=float(own.mean()),
+        top1=float(np.mean(best == argmax)),
+        llama_cpp_kl_mean=float(theirs.mean()),
+        llama_cpp_top1=float(np.mean(best == golden.llama_cpp_argmax)),
+        ratio=float(own.mean() / theirs.mean()),
+        ratio_interval=ratio_interval(own, theirs),
+    )
+
+
+def save_golden(path: str | Path, golden: Golden) -> None:
+    """Write a golden file (NumPy's .npz). Ids are held in 16 bits where they all fit."""
+    p = golden.reference
+    small = np.uint16 if max(p.ids.max(), golden.tokens.max()) < 2**16 else np.uint32
+    np.savez_compressed(
+        path,
+        tokens=golden.tokens.astype(small),
+        ids=p.ids.astype(small),
+        log_p=p.log_p.astype(np.float32),
+        log_tail=p.log_tail.astype(np.float32),
+        llama_cpp_kl=golden.llama_cpp_kl.astype(np.float64),
+        llama_cpp_argmax=golden.llama_cpp_argmax.astype(small),
+        about=np.array(json.dumps(golden.about, indent=1)),
+    )
+
+
+def load_golden(path: str | Path) -> Golden:
+    """Read a golden file. Raises ValueError where it was made by another formula."""
+    with np.load(path) as file:
+        about = json.loads(file["about"].item())
+        if about["formula"] != FORMULA:
+            raise ValueError(f"{path} is of formula {about['formula']}, this is {FORMULA}")
+        return Golden(
+            tokens=file["tokens"],
+            reference=Reference(file["ids"], file["log_p"], file["log_tail"]),
+            llama_cpp_kl=file["llama_cpp_kl"],
+            llama_cpp_argmax=file["llama_cpp_argmax"],
+            about=about,
+        )

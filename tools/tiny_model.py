@@ -1,0 +1,241 @@
+"""Small random models of the llama family as GGUF files, for tests.
+
+    python -m tools.tiny_model OUT.gguf --layers 2 --dim 96 --heads 3 --kv-heads 1
+
+The file has every key that real ones of the family have (SmolLM2's are the pattern), a
+byte-level BPE vocabulary that spells any text, and weights scaled so that no activation grows
+with depth, attention is not flat and logits spread by about 3. The same arguments give the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from tools.gguf_writer import Array, Tensor, Value, tensor, write_gguf
+
+CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")  # ids 0, 1, 2
+NORMAL_TOKEN, CONTROL_TOKEN, UNUSED_TOKEN = 1, 3, 5
+MERGES = 64  # at most; a small vocabulary has fewer
+MIN_VOCAB = len(CONTROL) + 256
+FORMATS = {"embed": "Q8_0", "attention": "Q4_1", "mlp": "Q4_1", "head": "Q8_0"}
+FILE_TYPES = {"F32": 0, "F16": 1, "Q4_1": 3, "Q8_0": 7}  # general.file_type of mostly-X
+
+TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+# What the merges are learned from; ordinary words make them look like real ones.
+_CORPUS = (
+    "the cat and the hen went on in the rain and then there was another one where the river "
+    "turns and the others were waiting with the rest of their things for the ferry to return "
+    "at the end of the day the man on the bank said that it was not the first time and that "
+    "this is how the weather turns in these parts when the wind comes in from the sea"
+)
+
+
+def byte_alphabet() -> list[str]:
+    """The character that stands for each byte 0..255 in GPT-2's byte-level vocabularies.
+
+    Printable Latin-1 bytes stand for themselves; the rest, in order, take U+0100 upwards.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    rest = iter(range(0x100, 0x200))
+    return [chr(b if b in printable else next(rest)) for b in range(256)]
+
+
+def learn_merges(text: str, count: int) -> list[tuple[str, str]]:
+    """The first `count` byte-pair merges of `text`, most frequent pair first, ties by spelling.
+
+    A word takes the space before it. Source: Sennrich, Haddow, Birch, arXiv 1508.07909.
+    """
+    space = byte_alphabet()[ord(" ")]
+    words = Counter(tuple(space + word) for word in text.split())
+    merges: list[tuple[str, str]] = []
+    while len(merges) < count:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, n in words.items():
+            for pair in pairwise(word):
+                pairs[pair] += n
+        if not pairs:
+            break
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        words = Counter({_merged(word, best): n for word, n in words.items()})
+    return merges
+
+
+def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    out: list[str] = []
+    for piece in word:
+        if out and (out[-1], piece) == pair:
+            out[-1] += piece
+        else:
+            out.append(piece)
+    return tuple(out)
+
+
+def tiny_model(
+    path: str | Path,
+    *,
+    layers: int = 2,
+    dim: int = 96,
+    heads: int = 3,
+    kv_heads: int = 1,
+    hidden: int = 160,
+    vocab: int = 323,
+    formats: Mapping[str, str] | None = None,
+    tied: bool = True,
+    context: int = 512,
+    theta: float = 10_000.0,
+    eps: float = 1e-5,
+    seed: int = 0,
+) -> None:
+    """Write a random llama-family model to `path`.
+
+    dim, hidden : multiples of 32 where a format that they meet has blocks of 32
+    vocab   : at least 259 (3 control tokens and 256 bytes); up to 64 merges come on top, and
+              what is left is filled with unused tokens
+    formats : {"embed", "attention", "mlp", "head"} -> "F32", "F16", "Q8_0" or "Q4_1"; those not
+              named are as in SmolLM2's Q4_1 file (`FORMATS`). Norms are F32.
+    tied    : the head is the embedding, and the file has no output.weight
+    Raises ValueError for numbers that no model can have.
+    """
+    chosen = {**FORMATS, **(formats or {})}
+    if set(chosen) != set(FORMATS):
+        raise ValueError(f"formats are for {', '.join(FORMATS)}; got {', '.join(formats or ())}")
+    if dim % heads or dim // heads % 2 or heads % kv_heads:
+        raise ValueError(
+            f"dim {dim}, {heads} heads, {kv_heads} kv heads: a head has an even whole number of "
+            "dims, a kv head a whole number of heads"
+        )
+    if vocab < MIN_VOCAB:
+        raise ValueError(f"vocab is {vocab}; control tokens and bytes alone are {MIN_VOCAB}")
+
+    metadata: dict[str, Value] = {
+        "general.architecture": "llama",
+        "general.type": "model",
+        "general.name": f"Tiny random {layers}x{dim}",
+        "general.organization": "nybble",
+        "general.finetune": "none",
+        "general.basename": "tiny",
+        "general.size_label": f"{dim}",
+        "general.license": "mit",
+        "general.languages": ["en"],
+        "llama.block_count": layers,
+        "llama.context_length": context,
+        "llama.embedding_length": dim,
+        "llama.feed_forward_length": hidden,
+        "llama.attention.head_count": heads,
+        "llama.attention.head_count_kv": kv_heads,
+        "llama.rope.freq_base": theta,
+        "llama.attention.layer_norm_rms_epsilon": eps,
+        "general.file_type": FILE_TYPES[chosen["mlp"]],
+        "llama.vocab_size": vocab,
+        "llama.rope.dimension_count": dim // heads,
+        **vocabulary(vocab),
+        "general.quantization_version": 2,
+    }
+    write_gguf(
+        path, metadata, _tensors(layers, dim, heads, kv_heads, hidden, vocab, chosen, tied, seed)
+    )
+
+
+def vocabulary(vocab: int) -> dict[str, Value]:
+    """The `tokenizer.*` metadata of a byte-level BPE vocabulary of `vocab` tokens."""
+    merges = learn_merges(_CORPUS, min(MERGES, vocab - MIN_VOCAB))
+    # Two merges may spell one token.
+    spellings = [*CONTROL, *byte_alphabet(), *(left + right for left, right in merges)]
+    tokens = list(dict.fromkeys(spellings))
+    types = [CONTROL_TOKEN] * len(CONTROL) + [NORMAL_TOKEN] * (len(tokens) - len(CONTROL))
+    unused = vocab - len(tokens)
+    tokens += [f"<unused{i}>" for i in range(unused)]
+    types += [UNUSED_TOKEN] * unused
+    return {
+        "tokenizer.ggml.add_space_prefix": False,
+        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "smollm",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": Array("int32", types),
+        "tokenizer.ggml.merges": [f"{left} {right}" for left, right in merges],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 0,
+        "tokenizer.ggml.padding_token_id": 2,
+        "tokenizer.chat_template": TEMPLATE,
+    }
+
+
+def _tensors(
+    layers: int,
+    dim: int,
+    heads: int,
+    kv_heads: int,
+    hidden: int,
+    vocab: int,
+    formats: Mapping[str, str],
+    tied: bool,
+    seed: int,
+) -> list[Tensor]:
+    rng = np.random.default_rng(seed)
+    kv_dim = dim // heads * kv_heads
+
+    def matrix(name: str, rows: int, columns: int, kind: str, gain: float = 1.0) -> Tensor:
+        # Normed inputs have elements of size 1, so outputs have elements of size `gain`.
+        w = rng.standard_normal((rows, columns), np.float32) * np.float32(gain / columns**0.5)
+        return tensor(f"{name}.weight", w, formats[kind])
+
+    def norm(name: str) -> Tensor:
+        return tensor(f"{name}.weight", rng.uniform(0.5, 1.5, dim).astype(np.float32), "F32")
+
+    out = [matrix("token_embd", vocab, dim, "embed", 3.0)]
+    for i in range(layers):
+        blk = f"blk.{i}"
+        out += [
+            norm(f"{blk}.attn_norm"),
+            matrix(f"{blk}.ffn_down", dim, hidden, "mlp"),
+            matrix(f"{blk}.ffn_gate", hidden, dim, "mlp"),
+            matrix(f"{blk}.ffn_up", hidden, dim, "mlp"),
+            norm(f"{blk}.ffn_norm"),
+            matrix(f"{blk}.attn_k", kv_dim, dim, "attention"),
+            matrix(f"{blk}.attn_output", dim, dim, "attention"),
+            matrix(f"{blk}.attn_q", dim, dim, "attention", 2.0),
+            matrix(f"{blk}.attn_v", kv_dim, dim, "attention"),
+        ]
+    out.append(norm("output_norm"))
+    if not tied:
+        out.append(matrix("output", vocab, dim, "head", 3.0))
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("out", type=Path)
+    defaults = tiny_model.__kwdefaults__ or {}
+    for name in ("layers", "dim", "heads", "kv_heads", "hidden", "vocab", "context", "seed"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=defaults[name])
+    for name in ("theta", "eps"):
+        parser.add_argument(f"--{name}", type=float, default=defaults[name])
+    for kind, format in FORMATS.items():
+        parser.add_argument(f"--{kind}", choices=FILE_TYPES, default=format)
+    parser.add_argument("--untied", action="store_true", help="write a head of its own")
+    args = vars(parser.parse_args())
+    formats = {kind: args.pop(kind) for kind in FORMATS}
+    try:
+        tiny_model(args.pop("out"), tied=not args.pop("untied"), formats=formats, **args)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
