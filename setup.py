@@ -2,8 +2,7 @@
 
 Each room is one library; a room of kernels will be one library per ISA level. Only
 `nybble._core.native` refers to the C symbols; the other modules reach it by `cimport`.
-Set NYBBLE_WERROR=1 to make warnings errors and NYBBLE_DEBUG=1 for checked Cython at -O1 -g
-(`make debug`).
+Set NYBBLE_WERROR=1 to make warnings errors and NYBBLE_DEBUG=1 for -O1 -g (`make debug`).
 """
 
 import os
@@ -29,12 +28,8 @@ if os.environ.get("NYBBLE_WERROR") == "1":
     CFLAGS += ["-Werror"]
 
 PY_LIMITED_API = "0x030B0000"  # Python 3.11
-DIRECTIVES = {
-    "language_level": 3,
-    "boundscheck": DEBUG,
-    "wraparound": DEBUG,
-    "initializedcheck": DEBUG,
-}
+# Bounds are checked everywhere: what is hot is in C, and no input may reach undefined behaviour.
+DIRECTIVES = {"language_level": 3}
 
 
 class Abi3Wheel(bdist_wheel):

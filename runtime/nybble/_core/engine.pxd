@@ -91,6 +91,7 @@ cdef extern from "nyb_engine.h" nogil:
         uint64_t kv_bytes
         uint64_t work_bytes
     ctypedef struct nyb_bound:
+        const nyb_program *program
         nyb_rows rows
         uint32_t n_logits
     enum nyb_want:

@@ -30,3 +30,5 @@ cdef class Program:
 cdef class Weights:
     cdef readonly Arena arena
     cdef readonly Program program
+
+    cdef _pack(self, placement, const uint8_t[::1] src)

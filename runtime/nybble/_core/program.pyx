@@ -328,7 +328,9 @@ cdef class Program:
         for i, (row_bytes, on_logits, replicated) in enumerate(low.buffers):
             self.buffers[i] = nyb_buffer(row_bytes, on_logits, replicated)
         for i, a in enumerate(low.attentions):
-            self.attentions[i] = nyb_attention(*a)
+            heads, kv_heads, head_dim, rope, q, k, v, angles, out, scale = a
+            self.attentions[i] = nyb_attention(heads, kv_heads, head_dim, rope, q, k, v, angles,
+                                               out, scale)
         for i, index in enumerate(low.layers):
             self.layers[i] = index
         for i, (n, first, _) in enumerate(low.ropes):

@@ -1,0 +1,26 @@
+# The engine as Python holds it, and a sequence: a slot of its KV cache.
+from libc.stdint cimport uint32_t
+
+from nybble._core.engine cimport nyb_bound, nyb_want
+from nybble._core.program cimport Arena, Weights
+
+
+cdef class Engine:
+    cdef nyb_bound bound            # points into the arenas below and the weights' program
+    cdef readonly Weights weights
+    cdef readonly Arena kv
+    cdef readonly Arena work
+    cdef readonly uint32_t context      # positions of a sequence
+    cdef readonly uint32_t chunk        # tokens of prefill in one engine call
+    cdef readonly uint32_t threads
+    cdef readonly uint32_t max_logits
+
+
+cdef class Sequence:
+    cdef readonly Engine engine
+    cdef uint32_t *pages            # owned: (max_pages,) of the engine's cache
+    cdef uint32_t n_pages
+    cdef readonly list ids          # tokens whose keys and values are in the cache
+
+    cdef _run(self, list ids, nyb_want want)
+    cdef const float *row(self, uint32_t i) except NULL

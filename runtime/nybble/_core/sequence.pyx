@@ -1,0 +1,159 @@
+"""The engine with its memory, and sequences: slots of its KV cache."""
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from libc.stdint cimport int32_t
+from libc.string cimport memcpy
+
+from nybble._core.engine cimport (
+    NYB_WANT_ALL,
+    NYB_WANT_LAST,
+    NYB_WANT_NONE,
+    nyb_batch,
+    nyb_error,
+    nyb_limits,
+    nyb_sizes,
+    nyb_span,
+)
+from nybble._core.kernels cimport NYB_PAGE
+from nybble._core.native cimport bind, clear_page, logits, measure, run, said
+
+from _thread import allocate_lock
+
+from nybble._core.native import cpu_bits
+from nybble.errors import ContextError, NumericError, UsageError
+
+# One engine call at a time in a process: they share the cores.
+_engine_lock = allocate_lock()
+
+CHUNK = 128
+LOGITS_ROWS = 16
+
+
+cdef class Engine:
+    """A model's program bound to this machine, with its KV cache and working memory.
+
+    weights   : what the program reads; its program says what to do
+    context   : positions of a sequence
+    threads   : into how many ranges the work of a phase is divided
+    sequences : how many sequences the KV cache has room for
+    chunk     : tokens of prefill in one engine call; the result does not depend on it
+    """
+
+    def __cinit__(self, Weights weights not None, uint32_t context, uint32_t threads=1,
+                  uint32_t sequences=1, uint32_t chunk=CHUNK):
+        cdef uint32_t pages = (context + NYB_PAGE - 1) // NYB_PAGE
+        cdef nyb_limits limits = nyb_limits(threads, chunk, min(chunk, LOGITS_ROWS), pages,
+                                            pages * sequences)
+        cdef nyb_sizes sizes
+        cdef nyb_error error
+        cdef uint32_t bits = cpu_bits()
+        if measure(&weights.program.c, &limits, bits, &sizes, &error):
+            raise UsageError(f"this model cannot be run so: {said(&error)}")
+        self.weights = weights
+        self.kv, self.work = Arena(sizes.kv_bytes), Arena(sizes.work_bytes)
+        self.context, self.chunk, self.threads = context, chunk, threads
+        self.max_logits = limits.max_logits
+        if bind(&self.bound, &weights.program.c, &limits, bits, weights.arena.data, self.kv.data,
+                self.work.data, &error):
+            raise UsageError(f"this model cannot be run so: {said(&error)}")
+
+
+cdef class Sequence:
+    """A slot of an engine's KV cache: number `slot` of those it has room for."""
+
+    def __cinit__(self, Engine engine not None, uint32_t slot=0):
+        self.engine = engine
+        self.ids = []
+        self.n_pages = (engine.context + NYB_PAGE - 1) // NYB_PAGE
+        self.pages = <uint32_t *>PyMem_Malloc(self.n_pages * sizeof(uint32_t))
+        if self.pages is NULL:
+            raise MemoryError()
+        for i in range(self.n_pages):
+            self.pages[i] = slot * self.n_pages + i
+
+    def __dealloc__(self):
+        PyMem_Free(self.pages)
+
+    def rewind(self, size_t n):
+        """Forgets all but the first n tokens."""
+        del self.ids[n:]
+
+    def reuse(self, list ids):
+        """Rewinds to the longest prefix that these ids share with what is in the cache, at most
+        all but the last of them; returns its length."""
+        cdef Py_ssize_t n = 0, most = min(len(self.ids), len(ids) - 1)
+        while n < most and self.ids[n] == ids[n]:
+            n += 1
+        self.rewind(n)
+        return n
+
+    def next_chunk(self, size_t n):
+        """How many of the n next tokens to feed in one call: up to the next position that is a
+        multiple of the chunk."""
+        return min(n, self.engine.chunk - len(self.ids) % self.engine.chunk)
+
+    def feed(self, list ids, bint want_logits):
+        """Runs these tokens, at most the engine's chunk of them, after those in the cache.
+        With `want_logits` the last one's logits can be sampled from afterwards.
+
+        ContextError if they go beyond the context.
+        """
+        self._run(ids, NYB_WANT_LAST if want_logits else NYB_WANT_NONE)
+
+    def logits_of(self, list ids, float[:, ::1] out):
+        """Runs these tokens and writes the logits of each: out (len(ids), vocab)."""
+        cdef size_t vocab = self.engine.bound.program.vocab, done = 0, n, i
+        if <size_t>out.shape[0] != <size_t>len(ids) or <size_t>out.shape[1] != vocab:
+            raise UsageError(f"out must have the shape ({len(ids)}, {vocab})")
+        while done < <size_t>len(ids):
+            n = min(self.engine.max_logits, self.next_chunk(len(ids) - done))
+            self._run(ids[done:done + n], NYB_WANT_ALL)
+            for i in range(n):
+                memcpy(&out[done + i, 0], self.row(i), vocab * sizeof(float))
+            done += n
+
+    def last_logits(self, float[::1] out):
+        """Writes the logits of the token fed last: out (vocab,)."""
+        if <size_t>out.shape[0] != self.engine.bound.program.vocab:
+            raise UsageError(f"out must have {self.engine.bound.program.vocab} floats")
+        memcpy(&out[0], self.row(0), out.shape[0] * sizeof(float))
+
+    def damaged(self, str what):
+        """The error for NaN; the cache it has been in is cleared first, because a masked lane of
+        attention multiplies it by zero, which is NaN again."""
+        for i in range(self.n_pages):
+            clear_page(&self.engine.bound, self.pages[i])
+        self.ids.clear()
+        return NumericError(f"{what}; the weights are damaged or nybble has a bug: get the model "
+                            "again, and if that does not help, report it")
+
+    cdef _run(self, list ids, nyb_want want):
+        cdef uint32_t n = len(ids)
+        cdef int32_t *c_ids
+        cdef nyb_span span
+        cdef nyb_batch batch
+        cdef nyb_error error
+        cdef int failed
+        if len(self.ids) + n > self.engine.context:
+            raise ContextError(f"{len(self.ids) + n} tokens do not fit the context of "
+                               f"{self.engine.context}")
+        c_ids = <int32_t *>PyMem_Malloc(max(n, 1) * sizeof(int32_t))
+        if c_ids is NULL:
+            raise MemoryError()
+        try:
+            for i in range(n):
+                c_ids[i] = ids[i]
+            span = nyb_span(c_ids, n, len(self.ids), self.pages, want)
+            batch = nyb_batch(&span, 1)
+            with _engine_lock:
+                with nogil:
+                    failed = run(&self.engine.bound, &batch, &error)
+        finally:
+            PyMem_Free(c_ids)
+        if failed:
+            raise UsageError(f"these tokens cannot be run: {said(&error)}")
+        self.ids.extend(ids)
+
+    cdef const float *row(self, uint32_t i) except NULL:
+        if i >= self.engine.bound.n_logits:
+            raise UsageError("the last tokens were run without logits")
+        return logits(&self.engine.bound, i)
