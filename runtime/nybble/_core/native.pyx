@@ -38,8 +38,9 @@ cdef str said(const nyb_error *error):
 # -- what there is --------------------------------------------------------------------------------
 
 def rows():
-    """All kernel rows of this build, in order of preference: dicts of name, level, needs, runs
-    (whether this CPU can) and panel_bytes."""
+    """All kernel rows of this build, in order of preference: dicts of name, level, format (GGUF's
+    type number), needs (CPU bits), runs (whether this CPU can), panel_bytes, and the function's
+    address, by which tests and benchmarks call a kernel alone."""
     cdef uint32_t have = nyb_cpu_bits()
     cdef const nyb_row *row = nyb_registry
     out = []
@@ -47,9 +48,11 @@ def rows():
         out.append({
             "name": row.name.decode(),
             "level": row.level.decode(),
+            "format": row.format,
             "needs": row.needs,
             "runs": not row.needs & ~have,
             "panel_bytes": row.panel_bytes,
+            "address": <size_t>row.run.gemv,
         })
         row += 1
     return out
@@ -57,13 +60,14 @@ def rows():
 
 def formats():
     """The GGUF formats that this build can pack: name -> (type number, bytes of a block, bytes of
-    a packed tile)."""
+    a packed tile, address of the function that packs a tile row)."""
     cdef const nyb_layout *layout
     out = {}
     for number in range(48):
         layout = nyb_layout_of(number)
         if layout is not NULL:
-            out[layout.name.decode()] = (number, layout.block_bytes, layout.tile_bytes)
+            out[layout.name.decode()] = (number, layout.block_bytes, layout.tile_bytes,
+                                            <size_t>layout.pack)
     return out
 
 

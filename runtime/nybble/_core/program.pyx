@@ -148,7 +148,7 @@ class _Lowering:
                               f"{', '.join(packable())} matrices")
         if cols % NYB_BLOCK:
             raise FormatError(f"{name} has {cols} columns, which is not a multiple of {NYB_BLOCK}")
-        number, _, tile_bytes = packable()[format]
+        number, _, tile_bytes, _ = packable()[format]
         rope_dims = rope.dims if rope is not None and rope.layout == "pairs" else 0
         offset = self.place(name, number, rows, cols, _tiles(rows) * (cols // NYB_BLOCK) * tile_bytes,
                             head_dim, rope_dims)

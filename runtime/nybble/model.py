@@ -1,0 +1,245 @@
+"""A model that has been loaded: what a user holds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+
+from nybble import hub
+from nybble._core.program import Program, Weights
+from nybble._core.sequence import Engine, Sequence
+from nybble.chat import Chat
+from nybble.errors import ContextError, FormatError, TemplateError, UsageError
+from nybble.formats.gguf import GgufFile
+from nybble.options import Options, recommended
+from nybble.reply import Reply
+from nybble.sequences import Sequences
+from nybble.tokenizer import Tokenizer
+from nybble.tokenizer import load as load_tokenizer
+
+DEFAULT_CONTEXT = 2048
+
+
+def load(
+    name_or_path: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    context: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Model:
+    """Loads a model: a known name that has been pulled, or the path of a .gguf file.
+
+    threads     : threads of the engine, 1 by default; the tokens do not depend on it
+    context     : positions in a sequence; the lesser of the model's and 2,048 by default
+    on_progress : called with (bytes of weights packed, bytes in all)
+
+    ModelNotFoundError says how to get the model, FormatError what is wrong with its file.
+    """
+    return Model(
+        hub.resolve(os.fspath(name_or_path)),
+        threads=threads,
+        context=context,
+        on_progress=on_progress,
+    )
+
+
+class Model:
+    """A loaded model; made by `nybble.load`.
+
+    context      : positions in a sequence, prompt and reply together
+    has_template : whether it can chat (`ask`, `chat`) or only `complete`
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        threads: int | None = None,
+        context: int | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        from nybble import archs
+
+        self.path = path
+        with GgufFile(path) as file:
+            tree = archs.describe(file.metadata, file.tensors)
+            self.context = _context(context, tree.context)
+            program = Program(tree, _formats(tree.tensors(), file))
+            self._tokenizer: Tokenizer = load_tokenizer(file.metadata)
+            self._template_source = file.metadata.get("tokenizer.chat_template")
+            self._recommended = recommended(file.metadata)
+            weights = Weights(program, file.data, on_progress)
+        engine = Engine(weights, context=self.context, threads=_threads(threads))
+        self._sequences = Sequences([Sequence(engine)])
+        self.vocab = tree.vocab
+
+    # -- replies
+
+    @property
+    def has_template(self) -> bool:
+        return isinstance(self._template_source, str)
+
+    def ask(
+        self,
+        prompt: str | list[dict[str, str]],
+        **options: object,
+    ) -> Reply:
+        """The reply to a question, or to a list of messages {"role": ..., "content": ...},
+        through the model's chat template. **Nothing runs until the reply is read.**
+
+        options : max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, seed, stop,
+                  timeout_s, ignore_eos (nybble.options.Options); what is not given is as the
+                  file recommends, else greedy
+
+        ContextError if the prompt does not fit, TemplateError if the model has no template.
+        """
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        return self._ask(messages, None, options)
+
+    def chat(self, system: str | None = None) -> Chat:
+        """A conversation, with `system` as its first message if given."""
+        if not self.has_template:
+            raise self._no_template()
+        return Chat(self._ask, system)
+
+    def complete(self, text: str, **options: object) -> Reply:
+        """The reply that continues raw text; no template. Options as for `ask`. BOS comes first
+        if the file says so. **Nothing runs until the reply is read.**"""
+        if not isinstance(text, str):
+            raise UsageError(f"complete() takes a str, not {type(text).__name__}")
+        ids = self._tokenizer.encode(text, add_bos=self._tokenizer.add_bos)
+        if not ids and self._tokenizer.bos is not None:
+            ids = [self._tokenizer.bos]  # something must come before the first token
+        return self._reply(ids, options, None)
+
+    # -- tokens
+
+    def tokenize(self, text: str, *, special: bool = False, add_bos: bool = False) -> list[int]:
+        """Ids of a text. special: spellings of control tokens become those tokens."""
+        if not isinstance(text, str):
+            raise UsageError(f"tokenize() takes a str, not {type(text).__name__}")
+        return self._tokenizer.encode(text, special=special, add_bos=add_bos)
+
+    def detokenize(self, ids: Iterable[int]) -> str:
+        """Text of ids, control tokens spelled out; bytes that are not UTF-8 become U+FFFD."""
+        return self._tokenizer.decode(list(ids), special=True).decode("utf-8", "replace")
+
+    def logits(self, ids: Iterable[int], *, all: bool = False) -> memoryview:
+        """Logits after these ids: a memoryview of float32, shape (vocab,); with all=True one row
+        for each id, shape (len(ids), vocab), which is 4 * vocab bytes a token (200 KB for
+        SmolLM2, 1 MB for Gemma)."""
+        ids = list(ids)
+        self._check_prompt(ids)
+        shape = (len(ids), self.vocab) if all else (self.vocab,)
+        out = memoryview(bytearray(4 * self.vocab * (len(ids) if all else 1))).cast("f", shape)
+        sequence = self._sequences.borrow()
+        assert sequence is not None  # without a timeout
+        try:
+            if all:
+                sequence.rewind(0)
+                sequence.logits_of(ids, out)
+            else:
+                done = sequence.reuse(ids)
+                while done < len(ids):
+                    end = done + sequence.next_chunk(len(ids) - done)
+                    sequence.feed(ids[done:end], end == len(ids))
+                    done = end
+                sequence.last_logits(out)
+        finally:
+            self._sequences.give_back(sequence)
+        return out
+
+    # -- a model may be used in `with`; it never has to be
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __repr__(self) -> str:
+        return f"<nybble.Model {self.path!r}, context {self.context}>"
+
+    # -- within
+
+    def _ask(
+        self,
+        messages: list[dict[str, str]],
+        on_end: Callable[[str], None] | None,
+        options: dict[str, object],
+    ) -> Reply:
+        return self._reply(self._template().encode(messages), options, on_end)
+
+    def _reply(
+        self, ids: list[int], options: dict[str, object], on_end: Callable[[str], None] | None
+    ) -> Reply:
+        try:
+            checked = Options(**{**self._recommended, **options})  # type: ignore[arg-type]
+        except TypeError as error:
+            raise UsageError(str(error).removeprefix("Options.__init__() ")) from None
+        self._check_prompt(ids)
+        return Reply(self._sequences, self._tokenizer, ids, checked, on_end)
+
+    def _check_prompt(self, ids: list[int]) -> None:
+        if not ids:
+            raise UsageError("the prompt is empty: there is nothing to continue")
+        for id in ids:
+            if isinstance(id, bool) or not isinstance(id, int) or not 0 <= id < self.vocab:
+                raise UsageError(f"{id!r:.60} is not a token: ids are 0 to {self.vocab - 1:,}")
+        if len(ids) >= self.context:
+            raise ContextError(
+                f"the prompt has {len(ids):,} tokens and the context holds {self.context:,}, "
+                f"reply included; shorten it or load the model with a larger context"
+            )
+
+    def _template(self):  # type: ignore[no-untyped-def]
+        """The chat template, compiled when it is first used: its engine is slow to import."""
+        if not hasattr(self, "_compiled"):
+            from nybble.tokenizer.template import ChatTemplate
+
+            if not isinstance(self._template_source, str):
+                raise self._no_template()
+            self._compiled = ChatTemplate(self._template_source, self._tokenizer)
+        return self._compiled
+
+    def _no_template(self) -> TemplateError:
+        return TemplateError(
+            f"{os.path.basename(self.path)} has no chat template: it continues text and does not "
+            "chat; use complete(), or a model that chats, such as smollm2-135m"
+        )
+
+
+def _threads(threads: int | None) -> int:
+    if threads is None:
+        return 1
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
+        raise UsageError(f"threads must be 1 to 1,024, not {threads!r:.60}")
+    return threads
+
+
+def _context(context: int | None, trained: int) -> int:
+    if context is None:
+        return min(trained, DEFAULT_CONTEXT)
+    if isinstance(context, bool) or not isinstance(context, int) or context < 1:
+        raise UsageError(f"context must be 1 or more, not {context!r:.60}")
+    if context > trained:
+        raise UsageError(f"context {context:,} is beyond the model's {trained:,}")
+    return context
+
+
+def _formats(expected: Iterable[tuple[str, tuple[int, ...]]], file: GgufFile) -> dict[str, str]:
+    """The format of every tensor the model needs, after checking that the file has just those,
+    in just those shapes."""
+    arch = file.metadata["general.architecture"]
+    formats = {}
+    for name, shape in expected:
+        tensor = file.tensors.get(name)
+        if tensor is None:
+            raise FormatError(f"{file.path}: {name} is missing; {arch} needs it")
+        if tuple(tensor.shape) != shape:
+            raise FormatError(f"{file.path}: {name} is {tuple(tensor.shape)}, {arch} wants {shape}")
+        formats[name] = tensor.format
+    for name in file.tensors:
+        if name not in formats:
+            raise FormatError(f"{file.path}: {name} is there, and {arch} has no use for it")
+    return formats

@@ -1,0 +1,265 @@
+"""A reply: lazy, iterable, with its statistics."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable, Generator, Iterator
+from time import perf_counter
+
+from nybble._core.sampler import Sampler
+from nybble._core.sequence import Sequence
+from nybble.options import Options
+from nybble.sequences import Sequences
+from nybble.tokenizer import TextStream, Tokenizer
+
+
+class Stats:
+    """What a reply cost. Rates are None until there is something to divide.
+
+    prompt_tokens  : tokens of the prompt
+    cached_tokens  : of those, how many were still in the cache
+    tokens         : tokens of the reply so far
+    prefill_tok_s  : prompt tokens that were run, a second
+    decode_tok_s   : tokens a second after the first
+    first_token_s  : seconds from the first step to the first token
+    total_s        : seconds from the first step to the last
+    peak_bytes     : the most memory the process has held (VmHWM)
+    seed           : of the random numbers
+    stop_reason    : "end", "stop", "length", "context", "timeout", "closed"; None while running
+    """
+
+    __slots__ = (
+        "cached_tokens",
+        "decode_tok_s",
+        "first_token_s",
+        "peak_bytes",
+        "prefill_tok_s",
+        "prompt_tokens",
+        "seed",
+        "stop_reason",
+        "tokens",
+        "total_s",
+    )
+
+    def __init__(self, prompt_tokens: int, seed: int) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.cached_tokens = 0
+        self.tokens = 0
+        self.prefill_tok_s: float | None = None
+        self.decode_tok_s: float | None = None
+        self.first_token_s: float | None = None
+        self.total_s: float | None = None
+        self.peak_bytes: int | None = None
+        self.seed = seed
+        self.stop_reason: str | None = None
+
+    def asdict(self) -> dict[str, object]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def __repr__(self) -> str:
+        return f"Stats({', '.join(f'{k}={v!r}' for k, v in self.asdict().items())})"
+
+
+class Reply:
+    """A reply that is made while it is read: **nothing runs until it is iterated or read**.
+
+        for text in reply: ...       pieces of text, as they come
+        reply.text, str(reply)       the whole text
+        reply.stats                  what it cost
+        reply.close()                ends it where it is; also at the end of `with reply:`
+
+    Iterating again starts from the beginning, with the pieces that are there already. When the
+    last reference goes it is closed, so leaving a loop over `model.ask(...)` frees the model.
+    """
+
+    def __init__(
+        self,
+        sequences: Sequences,
+        tokenizer: Tokenizer,
+        prompt: list[int],
+        options: Options,
+        on_end: Callable[[str], None] | None = None,
+    ) -> None:
+        self.stats = Stats(len(prompt), options.seed)
+        self._on_end = on_end
+        self._pieces: list[str] = []
+        self._steps = _generate(sequences, tokenizer, prompt, options, self.stats)
+
+    def __iter__(self) -> Iterator[str]:
+        i = 0
+        while i < len(self._pieces) or self._step():
+            if i < len(self._pieces):
+                yield self._pieces[i]
+                i += 1
+
+    @property
+    def text(self) -> str:
+        """The whole text; waits until the reply has ended."""
+        while self._step():
+            pass
+        return "".join(self._pieces)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def close(self) -> None:
+        """Ends the reply where it is; the text so far stays."""
+        if self.stats.stop_reason is None:
+            self._steps.close()
+            self._end("closed")
+
+    def __enter__(self) -> Reply:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_steps"):  # __init__ may have failed
+            self.close()
+
+    def _step(self) -> bool:
+        """Goes on by a chunk of the prompt or a token of the reply; False when it has ended."""
+        if self.stats.stop_reason is not None:
+            return False
+        try:
+            piece = next(self._steps)
+        except StopIteration as end:
+            self._end(end.value)
+        except BaseException:
+            self._end("closed")
+            raise
+        else:
+            if piece:
+                self._pieces.append(piece)
+        return True
+
+    def _end(self, reason: str) -> None:
+        self.stats.stop_reason = reason
+        self.stats.peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if self._on_end is not None:
+            self._on_end("".join(self._pieces))
+
+
+def _generate(
+    sequences: Sequences, tokenizer: Tokenizer, prompt: list[int], options: Options, stats: Stats
+) -> Generator[str, None, str]:
+    """Yields after each chunk of the prompt and each token, text or "" if none is complete;
+    returns the stop reason. The sequence is given back however this ends."""
+    started = perf_counter()
+    sequence = sequences.borrow(options.timeout_s)
+    if sequence is None:
+        return "timeout"
+    try:
+        text = _Text(tokenizer.text_stream(), options.stop)
+        for reason in _tokens(sequence, tokenizer, prompt, options, stats, started, text):
+            if reason is not None:
+                yield text.flush()
+                return "stop" if text.stopped else reason
+            yield text.take()
+            if text.stopped:
+                return "stop"
+    finally:
+        sequences.give_back(sequence)
+    raise AssertionError("_tokens ends with a reason")
+
+
+def _tokens(
+    sequence: Sequence,
+    tokenizer: Tokenizer,
+    prompt: list[int],
+    options: Options,
+    stats: Stats,
+    started: float,
+    text: _Text,
+) -> Iterator[str | None]:
+    """Runs the prompt and pushes the reply's tokens into `text`; yields None after each step,
+    and last the reason why there are no more."""
+    room = sequence.context - len(prompt)
+    limit = room if options.max_tokens is None else min(room, options.max_tokens)
+    sampler = Sampler(
+        sequence.vocab,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        min_p=options.min_p,
+        repeat_penalty=options.repeat_penalty,
+        seed=options.seed,
+    )
+
+    def is_late() -> bool:
+        return options.timeout_s is not None and perf_counter() - started >= options.timeout_s
+
+    prefill_started = perf_counter()
+    stats.cached_tokens = sequence.reuse(prompt)
+    while len(sequence.ids) < len(prompt):
+        if is_late():
+            yield "timeout"
+            return
+        done = len(sequence.ids)
+        end = done + sequence.next_chunk(len(prompt) - done)
+        sequence.feed(prompt[done:end], end == len(prompt))
+        yield None
+
+    first_at = None
+    while True:
+        token = sampler.next(sequence, stats.tokens)
+        now = perf_counter()
+        stats.total_s = now - started
+        if first_at is None:
+            first_at = now
+            stats.first_token_s = now - started
+            stats.prefill_tok_s = (len(prompt) - stats.cached_tokens) / (now - prefill_started)
+        if token in tokenizer.end_ids and not options.ignore_eos:
+            yield "end"
+            return
+        stats.tokens += 1
+        if stats.tokens > 1:
+            stats.decode_tok_s = (stats.tokens - 1) / (now - first_at)
+        text.push(token)
+        yield None
+        if stats.tokens == limit:
+            yield "length" if limit == options.max_tokens else "context"
+            return
+        if is_late():
+            yield "timeout"
+            return
+        sequence.feed([token], True)
+
+
+class _Text:
+    """From tokens to text that may be shown: whole characters, and nothing that may yet turn out
+    to be the beginning of a stop string."""
+
+    def __init__(self, stream: TextStream, stops: tuple[str, ...]) -> None:
+        self._stream = stream
+        self._stops = stops
+        self._held = ""
+        self.stopped = False
+
+    def push(self, token: int) -> None:
+        self._held += self._stream.push([token])
+
+    def take(self) -> str:
+        """What can be let go of; sets `stopped` when a stop string is complete."""
+        found = [at for at in map(self._held.find, self._stops) if at >= 0]
+        if found:
+            self.stopped = True
+            return self._held[: min(found)]
+        keep = max(map(self._begun, self._stops), default=0)
+        out = self._held[: len(self._held) - keep]
+        self._held = self._held[len(out) :]
+        return out
+
+    def flush(self) -> str:
+        """The rest, when no more tokens come."""
+        self._held += self._stream.flush()
+        out = self.take()
+        return out if self.stopped else out + self._held
+
+    def _begun(self, stop: str) -> int:
+        """How many characters at the end of what is held begin this stop string."""
+        for n in range(min(len(stop) - 1, len(self._held)), 0, -1):
+            if self._held.endswith(stop[:n]):
+                return n
+        return 0

@@ -1,0 +1,173 @@
+"""gemv, gemv16, gemm and embed: the reference against exact arithmetic, all rows against it."""
+
+import numpy as np
+import pytest
+
+from .contract import (
+    BLOCK,
+    FORMATS,
+    ROWS,
+    ROWS_BY_NAME,
+    TINY,
+    call,
+    exact_weights,
+    format_of,
+    guarded,
+    guarded_copy,
+    pack,
+    quantized,
+    random_blocks,
+    ref_of,
+    rows_of,
+    values,
+)
+
+SHAPES = [(8, 32), (16, 4096), (576, 1536), (200, 896), (24, 96)]
+IDS = [f"{n}x{k}" for n, k in SHAPES]
+
+
+def activations(rng, k, tokens=1, bits=8):
+    """Random activations with a block of zeros, a lone spike and both signs of the extreme."""
+    x = rng.standard_normal((tokens, k)).astype(np.float32)
+    x[:, :BLOCK] = 0
+    if k > BLOCK:
+        x[:, BLOCK + 3], x[:, BLOCK + 4] = 40, -40
+    return quantized(x, bits=bits)
+
+
+def gemv(name, w, x):
+    tiles, blocks = w.shape[:2]
+    y = guarded(tiles * ROWS, np.float32)
+    call(name, n_tiles=tiles, n_blocks=blocks, w=w, x=guarded_copy(x), y=y)
+    return y
+
+
+def bound(w, x, blocks):
+    """Of |y - exact|: the integer dots are exact; each block rounds t once and the sum twice, and
+    flushing moves a result by less than 2^-40."""
+    return (2 * blocks + 4) * 2.0**-24 * (np.abs(w) @ np.abs(x)) * 2 + 2.0**-40
+
+
+@pytest.mark.parametrize(("n", "k"), SHAPES, ids=IDS)
+@pytest.mark.parametrize("name", rows_of("gemv") + rows_of("gemv16"))
+def test_gemv_is_within_rounding_of_exact(name, n, k):
+    rng = np.random.default_rng([n, k])
+    blocks = random_blocks(rng, format_of(name), n, k)
+    x = activations(rng, k, bits=16 if name.startswith("gemv16") else 8)[0]
+    w, exact_x = exact_weights(format_of(name), blocks), values(x)
+    # s is rounded from d * sum, so a minimum meets a sum that is off by 2^-24 of it
+    limit = bound(w, exact_x, k // BLOCK) + 2.0**-22 * np.abs(w).max() * np.abs(exact_x).sum()
+    error = np.abs(gemv(name, pack(format_of(name), blocks), x)[:n] - w @ exact_x)
+    row = np.argmax(error / limit)
+    assert error[row] <= limit[row], f"row {row} of {n}: off by {error[row]}, bound {limit[row]}"
+
+
+@pytest.mark.parametrize("name", [r for r in ROWS_BY_NAME if r.startswith("gemv")])
+@pytest.mark.parametrize("mode", ["random", "largest", "smallest", "subnormal", "mixed signs"])
+def test_gemv_equals_the_reference(name, mode):
+    row = ROWS_BY_NAME[name]
+    if not row["runs"]:
+        pytest.skip(f"{name} needs another CPU")
+    rng = np.random.default_rng(len(mode))
+    k, n, format = 1024, 40, format_of(name)
+    blocks = random_blocks(rng, format, n, k)
+    view = blocks.reshape(n, -1, FORMATS[format][1])
+    scales = view[..., : 4 if format == "Q4_1" else 2].view(np.float16)
+    quants = view[..., scales.shape[-1] * 2 :]
+    x = rng.standard_normal((1, k)).astype(np.float32)
+    if mode == "largest":
+        scales[...], quants[...] = 65504, 0xFF
+        x[...] = np.where(rng.random(x.shape) < 0.5, 1e30, -1e30)
+    elif mode == "smallest":  # every activation is as small as a flushed one may be
+        x[...] = np.where(rng.random(x.shape) < 0.5, TINY, -TINY)
+    elif mode == "subnormal":
+        scales[...] = rng.integers(1, 1024, scales.shape, np.uint16).view(np.float16)
+        x *= np.float32(2.0**-38)
+        x[np.abs(x) < TINY] = 0
+    elif mode == "mixed signs":
+        scales[...] = np.where(rng.random(scales.shape) < 0.5, 0.01, -0.01)
+        quants[...] = np.where(rng.random(quants.shape) < 0.5, 0x80, 0x7F)
+    x = quantized(x, bits=16 if name.startswith("gemv16") else 8)[0]
+    w = pack(format, blocks)
+    got, expected = gemv(name, w, x), gemv(ref_of(name), w, x)
+    assert got.tobytes() == expected.tobytes()
+    tiny = expected[(expected != 0) & (np.abs(expected) < TINY)]
+    assert tiny.size == 0, f"not flushed: {tiny[:4]}"
+
+
+@pytest.mark.parametrize("name", rows_of("gemm"))
+@pytest.mark.parametrize("tokens", [*range(1, 18), 33])
+def test_gemm_equals_gemv_of_each_token(name, tokens):
+    rng = np.random.default_rng(tokens)
+    format, n, k = format_of(name), 40, 576
+    w = pack(format, random_blocks(rng, format, n, k))
+    x_stride, y_stride = k // BLOCK + 1, n + 8
+    x = np.zeros((tokens, x_stride), quantized(np.zeros(32)).dtype)
+    x[:, : k // BLOCK] = activations(rng, k, tokens)
+    y = guarded((tokens, y_stride), np.float32)
+    y[...] = 7
+    panel = guarded(k // BLOCK * ROWS_BY_NAME[name]["panel_bytes"], np.uint8)
+    call(
+        name,
+        n_tiles=n // ROWS,
+        n_blocks=k // BLOCK,
+        n_tokens=tokens,
+        w=w,
+        x=x,
+        x_stride=x_stride,
+        y=y,
+        y_stride=y_stride,
+        panel=panel,
+    )
+    reference = ref_of(name).replace("gemm", "gemv")
+    expected = np.stack([gemv(reference, w, x[t, : k // BLOCK].copy()) for t in range(tokens)])
+    assert y[:, :n].tobytes() == expected.tobytes()
+    assert (y[:, n:] == 7).all(), "it wrote beyond its rows"
+
+
+@pytest.mark.parametrize("name", rows_of("gemv") + rows_of("gemv16"))
+def test_gemv_of_nan_is_nan(name):
+    """A NaN must reach the logits, where it is an error, and not vanish on the way."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 64)).astype(np.float32)
+    x[0, 40] = np.nan
+    w = pack(format_of(name), random_blocks(rng, format_of(name), 8, 64))
+    x = quantized(x, bits=16 if name.startswith("gemv16") else 8)[0]
+    assert np.isnan(gemv(name, w, x)).all()
+
+
+@pytest.mark.parametrize("name", rows_of("embed"))
+def test_embed_is_the_row_rounded_once(name):
+    rng = np.random.default_rng(3)
+    format, n, k = format_of(name), 21, 96
+    blocks = random_blocks(rng, format, n, k)
+    w, exact = pack(format, blocks), exact_weights(format, blocks)
+    out = guarded(k, np.float32)
+    for row in range(n):
+        call(name, row=row, n_blocks=k // BLOCK, w=w, scale=1.0, out=out)
+        expected = exact[row].astype(np.float32)  # d * q + m fits float64 exactly
+        expected[np.abs(expected) < TINY] = 0
+        assert (out == expected).all()
+    call(name, row=0, n_blocks=k // BLOCK, w=w, scale=3.0, out=out)
+    assert (out == np.float32(3) * exact[0].astype(np.float32)).all()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_packing_pads_with_rows_of_zero(format):
+    rng = np.random.default_rng(5)
+    blocks = random_blocks(rng, format, 11, 64)
+    w = pack(format, blocks)
+    y = gemv(f"gemv_{format.lower()}_ref", w, activations(rng, 64)[0])
+    assert w.shape[0] == 2
+    assert (y[11:] == 0).all()
+    assert (y[:11] != 0).all()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("bad", [0x7C00, 0xFC00, 0x7E00, 0x7C01, 0xFFFF])
+def test_packing_refuses_scales_that_are_not_finite(format, bad):
+    blocks = random_blocks(np.random.default_rng(6), format, 11, 96)
+    at = FORMATS[format][1]  # the second block of row 9
+    blocks[9, at : at + 2] = np.frombuffer(np.uint16(bad).tobytes(), np.uint8)
+    with pytest.raises(ValueError, match="row 9, block 1"):
+        pack(format, blocks)
