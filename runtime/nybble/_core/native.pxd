@@ -31,3 +31,17 @@ cdef uint64_t sample_scratch(uint32_t vocab) noexcept nogil
 cdef int sample(const nyb_rows *rows, const float *logits, uint32_t vocab,
                 const nyb_sampling *sampling, const int32_t *recent, uint32_t n_recent,
                 uint64_t n_tokens, void *scratch, int32_t *token, nyb_error *error) noexcept nogil
+
+# -- nyb_gguf.h ----------------------------------------
+from nybble._core.engine cimport (
+    nyb_error, nyb_gguf_file, nyb_gguf_format, nyb_gguf_key, nyb_gguf_tensor,
+)
+
+cdef int gguf_scan(const uint8_t *data, uint64_t length, nyb_gguf_file *file,
+                   nyb_error *error) noexcept nogil
+cdef uint64_t gguf_scratch_bytes(const nyb_gguf_file *file) noexcept nogil
+cdef int gguf_index(const uint8_t *data, uint64_t length, nyb_gguf_file *file, nyb_gguf_key *keys,
+                    nyb_gguf_tensor *tensors, uint32_t *scratch, nyb_error *error) noexcept nogil
+cdef const char *gguf_type_name(uint32_t type) noexcept nogil
+cdef uint32_t gguf_type_bytes(uint32_t type) noexcept nogil
+cdef const nyb_gguf_format *gguf_format_of(uint32_t format) noexcept nogil

@@ -145,3 +145,35 @@ cdef int sample(const nyb_rows *rows, const float *logits, uint32_t vocab,
                 uint64_t n_tokens, void *scratch, int32_t *token, nyb_error *error) noexcept nogil:
     return nyb_sample(rows, logits, vocab, sampling, recent, n_recent, n_tokens, scratch, token,
                       error)
+
+# -- nyb_gguf.h ----------------------------------------
+from nybble._core.engine cimport (
+    nyb_gguf_format_of, nyb_gguf_index, nyb_gguf_scan, nyb_gguf_scratch_bytes,
+    nyb_gguf_type_bytes, nyb_gguf_type_name,
+)
+
+
+cdef int gguf_scan(const uint8_t *data, uint64_t length, nyb_gguf_file *file,
+                   nyb_error *error) noexcept nogil:
+    return nyb_gguf_scan(data, length, file, error)
+
+
+cdef uint64_t gguf_scratch_bytes(const nyb_gguf_file *file) noexcept nogil:
+    return nyb_gguf_scratch_bytes(file)
+
+
+cdef int gguf_index(const uint8_t *data, uint64_t length, nyb_gguf_file *file, nyb_gguf_key *keys,
+                    nyb_gguf_tensor *tensors, uint32_t *scratch, nyb_error *error) noexcept nogil:
+    return nyb_gguf_index(data, length, file, keys, tensors, scratch, error)
+
+
+cdef const char *gguf_type_name(uint32_t type) noexcept nogil:
+    return nyb_gguf_type_name(type)
+
+
+cdef uint32_t gguf_type_bytes(uint32_t type) noexcept nogil:
+    return nyb_gguf_type_bytes(type)
+
+
+cdef const nyb_gguf_format *gguf_format_of(uint32_t format) noexcept nogil:
+    return nyb_gguf_format_of(format)

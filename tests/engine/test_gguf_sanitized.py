@@ -1,0 +1,82 @@
+"""The GGUF scanner under AddressSanitizer and UBSan, with no Python in the process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "formats"))
+
+import gguf_bytes as gb
+
+ROOT = Path(__file__).parents[2]
+CC = os.environ.get("CC", "gcc")
+pytestmark = pytest.mark.skipif(
+    shutil.which(CC) is None, reason=f"no C compiler {CC!r}: install gcc, or set CC"
+)
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory):
+    """Runs scan_gguf, built with sanitizers that abort; returns its lines of output."""
+    program = tmp_path_factory.mktemp("scan_gguf") / "scan_gguf"
+    subprocess.run(
+        [CC, "-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror"]
+        + ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+        + ["-I", ROOT / "runtime/engine", "-o", program]
+        + [ROOT / "tests/engine/scan_gguf.c", ROOT / "runtime/engine/nyb_gguf.c"],
+        check=True,
+    )
+
+    def scan(*arguments):
+        done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    return scan
+
+
+def test_sound_files_are_read_to_the_last_byte(scan, tmp_path):
+    files = [gb.small(2), gb.small(3), gb.gguf()]
+    for i, raw in enumerate(files):
+        (tmp_path / str(i)).write_bytes(raw)
+    lines = scan(*(tmp_path / str(i) for i in range(len(files))))
+    assert [line.rpartition(" sum ")[0] for line in lines] == [
+        "keys 6 tensors 2",
+        "keys 6 tensors 2",
+        "keys 0 tensors 0",
+    ]
+
+
+def test_hostile_files_are_refused(scan, tmp_path):
+    cases = gb.hostile()
+    for i, (raw, _) in enumerate(cases.values()):
+        (tmp_path / str(i)).write_bytes(raw)
+    lines = scan(*(tmp_path / str(i) for i in range(len(cases))))
+    for (name, (_, complaint)), line in zip(cases.items(), lines, strict=True):
+        assert line.startswith("error: "), f"{name}: {line}"
+        assert complaint in line, f"{name}: {line}"
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_files_cut_anywhere_are_refused(scan, tmp_path, version):
+    raw = gb.small(version)
+    (tmp_path / "small").write_bytes(raw)
+    whole = len(raw) - gb.SMALL_PADDING
+    assert scan("--cut", tmp_path / "small") == [
+        f"accepted {gb.SMALL_PADDING + 1} of {len(raw) + 1}, the first of {whole} bytes"
+    ]
+
+
+def test_random_bytes_lead_nowhere(scan, tmp_path):
+    """Some flips hit text or weights and are accepted, most hit a field: both are exercised."""
+    (tmp_path / "small").write_bytes(gb.small())
+    (line,) = scan("--flip", 1, 20_000, tmp_path / "small")
+    accepted = int(line.split()[1])
+    assert line.endswith(" of 20000")
+    assert 0 < accepted < 20_000

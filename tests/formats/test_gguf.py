@@ -1,0 +1,457 @@
+"""GGUF files, sound and hostile, through the door that nybble.load uses."""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import struct
+import time
+import tracemalloc
+
+import gguf_bytes as gb
+import pytest
+from nybble._core.gguf import GgufArray, GgufIndex
+from nybble.errors import FormatError, ModelNotFoundError, NybbleError, UsageError
+from nybble.formats.gguf import GgufFile
+
+HOSTILE = gb.hostile()
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes bytes to a file and returns its path."""
+
+    def write(raw, name="model.gguf"):
+        path = tmp_path / name
+        path.write_bytes(raw)
+        return path
+
+    return write
+
+
+# --- metadata ---
+
+EDGES = {  # type number -> (name, values at its edges)
+    gb.UINT8: ("uint8", [0, 1, 255]),
+    gb.INT8: ("int8", [-128, -1, 127]),
+    gb.UINT16: ("uint16", [0, 65535]),
+    gb.INT16: ("int16", [-32768, -1, 32767]),
+    gb.UINT32: ("uint32", [0, 2**32 - 1]),
+    gb.INT32: ("int32", [-(2**31), -1, 2**31 - 1]),
+    gb.FLOAT32: ("float32", [0.0, -1.5, 2.0**-149, -math.inf]),
+    gb.BOOL: ("bool", [False, True]),
+    gb.STRING: ("string", ["", "plain", "Ġ日本🎉", "two\nlines\0"]),
+    gb.UINT64: ("uint64", [0, 2**64 - 1]),
+    gb.INT64: ("int64", [-(2**63), -1, 2**63 - 1]),
+    gb.FLOAT64: ("float64", [0.1, -(2.0**-1074), math.inf]),
+}
+BY_TYPE = pytest.mark.parametrize("type", EDGES, ids=[name for name, _ in EDGES.values()])
+BY_VERSION = pytest.mark.parametrize("version", [2, 3])
+
+
+@BY_VERSION
+@BY_TYPE
+def test_value_is_what_was_written(write, type, version):
+    _, values = EDGES[type]
+    keys = [gb.key(f"k.{i}", type, value) for i, value in enumerate(values)]
+    with GgufFile(write(gb.gguf(keys, version=version))) as file:
+        assert file.version == version
+        read = [file.metadata[f"k.{i}"] for i in range(len(values))]
+    assert read == values
+    assert [v.__class__ for v in read] == [v.__class__ for v in values]
+
+
+@BY_VERSION
+@BY_TYPE
+def test_array_is_what_was_written(write, type, version):
+    name, values = EDGES[type]
+    with GgufFile(write(gb.gguf([gb.array("a", type, values)], version=version))) as file:
+        array = file.metadata["a"]
+        assert isinstance(array, GgufArray)
+        assert array.element_type == name
+        assert len(array) == len(values)
+        assert list(array) == values
+        assert [array[i] for i in range(len(values))] == values
+        assert array[-1] == values[-1]
+        assert array[::-1] == values[::-1]
+        assert array.raw == b"".join(gb.scalar(type, v) for v in values)
+        assert array.raw.readonly
+        for outside in (len(values), -len(values) - 1):
+            with pytest.raises(IndexError):
+                array[outside]
+
+
+@BY_TYPE
+def test_empty_array_is_empty(write, type):
+    with GgufFile(
+        write(gb.gguf([gb.array("a", type, []), gb.key("b", type, EDGES[type][1][0])]))
+    ) as f:
+        array = f.metadata["a"]
+        assert (len(array), list(array), array[:], bytes(array.raw)) == (0, [], [], b"")
+        with pytest.raises(IndexError):
+            array[0]
+        assert f.metadata["b"] == EDGES[type][1][0]
+
+
+def test_float_nan_stays_one(write):
+    keys = [gb.key("f", gb.FLOAT32, math.nan), gb.key("d", gb.FLOAT64, math.nan)]
+    with GgufFile(write(gb.gguf(keys))) as file:
+        assert math.isnan(file.metadata["f"])
+        assert math.isnan(file.metadata["d"])
+
+
+def test_string_array_is_indexed_in_any_order(write):
+    """More strings than lie between two marks, of every length, read forwards and backwards."""
+    words = ["x" * (i % 7) + str(i) for i in range(1000)]
+    with GgufFile(write(gb.gguf([gb.array("words", gb.STRING, words)]))) as file:
+        array = file.metadata["words"]
+        assert [array[i] for i in reversed(range(1000))] == words[::-1]
+        assert [array[i] for i in (0, 63, 64, 65, 127, 128, 999, -1000)] == [
+            words[i] for i in (0, 63, 64, 65, 127, 128, 999, 0)
+        ]
+        assert array[60:70] == words[60:70]
+        assert list(array) == words
+
+
+def test_text_that_is_no_utf8_survives(write):
+    raw = b"\xff\xfea\x80"
+    keys = [gb.key("s", gb.STRING, raw), gb.array("a", gb.STRING, [b"ok", raw])]
+    with GgufFile(write(gb.gguf(keys))) as file:
+        for text in (file.metadata["s"], file.metadata["a"][1]):
+            assert text.encode("utf-8", "surrogateescape") == raw
+
+
+def test_metadata_is_a_mapping_in_file_order(write):
+    with GgufFile(write(gb.small())) as file:
+        metadata = file.metadata
+        assert list(metadata) == [
+            "general.architecture",
+            "llama.block_count",
+            "tokenizer.ggml.add_bos_token",
+            "tokenizer.ggml.tokens",
+            "tokenizer.ggml.scores",
+            "tokenizer.ggml.flags",
+        ]
+        assert len(metadata) == 6
+        assert "llama.block_count" in metadata
+        assert "llama.nothing" not in metadata
+        assert metadata.get("llama.nothing", 7) == 7
+        with pytest.raises(KeyError):
+            metadata["llama.nothing"]
+
+
+# --- tensors ---
+
+
+@BY_VERSION
+def test_tensors_are_where_the_file_says(write, version):
+    raw = gb.small(version)
+    with GgufFile(write(raw)) as file:
+        assert list(file.tensors) == ["token_embd.weight", "output_norm.weight"]
+        embedding, norm = file.tensors.values()
+        assert (embedding.shape, embedding.format, embedding.nbytes) == ((4, 32), "Q4_1", 80)
+        assert (norm.shape, norm.format, norm.nbytes) == ((5,), "F32", 20)
+        assert norm.offset - embedding.offset == 96
+        assert embedding.offset % file.alignment == 0
+        assert file.data("token_embd.weight") == bytes(range(80))
+        assert file.data("output_norm.weight") == raw[norm.offset : norm.offset + 20]
+        assert file.data("output_norm.weight").readonly
+        assert (file.nbytes, file.alignment) == (len(raw), 32)
+        with pytest.raises(KeyError):
+            file.data("nothing.weight")
+
+
+@pytest.mark.parametrize("alignment", [8, 64, 4096])
+def test_alignment_of_the_file_is_used(write, alignment):
+    raw = gb.gguf(
+        [gb.key("general.alignment", gb.UINT32, alignment)],
+        [gb.tensor("a", [1]), gb.tensor("b", [1], gb.F32, alignment)],
+        gb.pad(b"aaaa", alignment) + b"bbbb",
+        alignment=alignment,
+    )
+    with GgufFile(write(raw)) as file:
+        assert file.alignment == alignment
+        assert (file.data("a"), file.data("b")) == (b"aaaa", b"bbbb")
+
+
+def test_shape_has_as_many_dimensions_as_the_file(write):
+    dims = [[2], [2, 3], [2, 3, 4], [2, 3, 4, 5]]
+    listed = [gb.tensor(str(i), d, gb.F32, 512 * i) for i, d in enumerate(dims)]
+    with GgufFile(write(gb.gguf([], listed, bytes(2048)))) as file:
+        assert [t.shape for t in file.tensors.values()] == [(2,), (3, 2), (4, 3, 2), (5, 4, 3, 2)]
+        assert [t.nbytes for t in file.tensors.values()] == [8, 24, 96, 480]
+
+
+# ggml's number, name, weights a block, and the block's fields in bytes: scales, then quants.
+FORMATS = [
+    (0, "F32", 1, [4]),
+    (1, "F16", 1, [2]),
+    (2, "Q4_0", 32, [2, 32 / 2]),
+    (3, "Q4_1", 32, [2, 2, 32 / 2]),
+    (6, "Q5_0", 32, [2, 32 / 8, 32 / 2]),
+    (7, "Q5_1", 32, [2, 2, 32 / 8, 32 / 2]),
+    (8, "Q8_0", 32, [2, 32]),
+    (9, "Q8_1", 32, [2, 2, 32]),
+    (10, "Q2_K", 256, [2, 2, 256 / 16, 256 / 4]),
+    (11, "Q3_K", 256, [2, 12, 256 / 8, 256 / 4]),
+    (12, "Q4_K", 256, [2, 2, 12, 256 / 2]),
+    (13, "Q5_K", 256, [2, 2, 12, 256 / 8, 256 / 2]),
+    (14, "Q6_K", 256, [2, 256 / 16, 256 / 4, 256 / 2]),
+    (15, "Q8_K", 256, [4, 2 * 256 / 16, 256]),
+    (16, "IQ2_XXS", 256, [2, 2 * 256 / 8]),
+    (17, "IQ2_XS", 256, [2, 256 / 32, 2 * 256 / 8]),
+    (18, "IQ3_XXS", 256, [2, 3 * 256 / 8]),
+    (19, "IQ1_S", 256, [2, 256 / 16, 256 / 8]),
+    (20, "IQ4_NL", 32, [2, 32 / 2]),
+    (21, "IQ3_S", 256, [2, 256 / 64, 13 * 256 / 32]),
+    (22, "IQ2_S", 256, [2, 256 / 16, 256 / 4]),
+    (23, "IQ4_XS", 256, [2, 2, 256 / 64, 256 / 2]),
+    (24, "I8", 1, [1]),
+    (25, "I16", 1, [2]),
+    (26, "I32", 1, [4]),
+    (27, "I64", 1, [8]),
+    (28, "F64", 1, [8]),
+    (29, "IQ1_M", 256, [256 / 32, 256 / 16, 256 / 8]),
+    (30, "BF16", 1, [2]),
+    (34, "TQ1_0", 256, [2, 256 / 64, (256 - 16) / 5]),
+    (35, "TQ2_0", 256, [2, 256 / 4]),
+    (39, "MXFP4", 32, [1, 32 / 2]),
+    (40, "NVFP4", 64, [64 / 16, 64 / 2]),
+    (41, "Q1_0", 128, [2, 128 / 8]),
+    (42, "Q2_0", 64, [2, 64 / 4]),
+]
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "weights", "fields"), FORMATS, ids=[row[1] for row in FORMATS]
+)
+def test_format_has_name_and_size(number, name, weights, fields):
+    nbytes = int(sum(fields)) * 3 * 2
+    raw = gb.gguf([], [gb.tensor("a", [3 * weights, 2], number)], bytes(nbytes))
+    index = GgufIndex(raw, "a.gguf")
+    assert index.tensor(0)[:3] == ("a", (2, 3 * weights), name)
+    assert index.tensor(0)[4] == nbytes
+    if weights > 1:
+        halved = gb.gguf([], [gb.tensor("a", [weights // 2, 2], number)], bytes(nbytes))
+        with pytest.raises(FormatError, match="not whole blocks"):
+            GgufIndex(halved, "a.gguf")
+
+
+@pytest.mark.parametrize("number", [4, 5, 31, 32, 33, 36, 37, 38, 43])
+def test_formats_that_are_gone_or_unknown_are_refused(number):
+    raw = gb.gguf([], [gb.tensor("a", [256], number)], bytes(2048))
+    with pytest.raises(FormatError, match=rf"format is unknown or .* value {number}\)"):
+        GgufIndex(raw, "a.gguf")
+
+
+# --- hostile files ---
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_file_is_refused(case):
+    raw, complaint = HOSTILE[case]
+    with pytest.raises(FormatError, match=r"^a\.gguf: .* \(byte \d+, value \d+\)") as caught:
+        GgufIndex(raw, "a.gguf")
+    assert complaint in str(caught.value)
+
+
+@BY_VERSION
+def test_file_cut_anywhere_is_refused(version):
+    raw = gb.small(version)
+    opened = []
+    for length in range(len(raw) + 1):
+        try:
+            GgufIndex(raw[:length], "a.gguf")
+        except FormatError:
+            continue
+        opened.append(length)
+    assert opened == list(range(len(raw) - gb.SMALL_PADDING, len(raw) + 1))
+
+
+def test_cut_off_file_says_how_many_bytes_are_missing(write):
+    raw = gb.small()
+    whole = len(raw) - gb.SMALL_PADDING
+    with pytest.raises(FormatError) as caught:
+        GgufFile(write(raw[: whole - 100]))
+    assert f"{whole - 100} of {whole} bytes, 100 are missing: download it again" in str(
+        caught.value
+    )
+
+
+def test_error_points_at_the_field():
+    """Worked out by hand: 24 bytes of header, then a key of 1 byte, its type, its length."""
+    raw = gb.gguf([gb.string("s") + gb.u32(gb.STRING) + gb.string("short", 2**30)])
+    with pytest.raises(FormatError, match=r"byte 37, value 1073741824"):
+        GgufIndex(raw, "a.gguf")
+    raw = gb.gguf([gb.key("x", gb.UINT8, 1), gb.key("x", gb.UINT8, 1)])
+    with pytest.raises(FormatError, match=r"byte 46, value 32"):
+        GgufIndex(raw, "a.gguf")
+
+
+def test_tokenizer_only_file_may_end_before_the_data_offset(write):
+    raw = gb.gguf([gb.key("general.architecture", gb.STRING, "llama")])
+    assert len(raw) % 32 != 0
+    with GgufFile(write(raw)) as file:
+        assert dict(file.tensors) == {}
+        assert dict(file.metadata) == {"general.architecture": "llama"}
+
+
+def test_file_without_anything_opens(write):
+    with GgufFile(write(gb.gguf())) as file:
+        assert (len(file.metadata), len(file.tensors)) == (0, 0)
+
+
+def test_many_keys_and_tensors_are_checked_in_time():
+    """Long common prefixes, the worst order, one lie at the far end: seconds if quadratic."""
+    n = 60_000
+    keys = [gb.key(f"{'k' * 80}{n - i:08}", gb.UINT8, 0) for i in range(n)]
+    tensors = [gb.tensor(f"{'t' * 50}{i:08}", [8], gb.F32, 32 * (n - 1 - i)) for i in range(n)]
+    data = bytes(32 * n)
+    cases = [
+        (keys, tensors, None),
+        ([*keys, keys[0]], tensors, "key occurs twice"),
+        (keys, [*tensors[:-1], gb.tensor(f"{'t' * 50}{0:08}", [8])], "name occurs twice"),
+        (keys, [*tensors[:-1], gb.tensor("last", [9])], "overlap"),
+    ]
+    for some_keys, some_tensors, complaint in cases:
+        raw = gb.gguf(some_keys, some_tensors, data)
+        started = time.process_time()
+        if complaint is None:
+            assert GgufIndex(raw, "a.gguf").n_tensors == n
+        else:
+            with pytest.raises(FormatError, match=complaint):
+                GgufIndex(raw, "a.gguf")
+        assert time.process_time() - started < 5.0
+
+
+# --- the file itself ---
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ModelNotFoundError, match=r"nothing\.gguf: no such file"):
+        GgufFile(tmp_path / "nothing.gguf")
+
+
+def test_empty_file(write):
+    with pytest.raises(FormatError, match=r"model\.gguf is empty \(0 bytes\): download it again"):
+        GgufFile(write(b""))
+
+
+def test_directory(tmp_path):
+    with pytest.raises(FormatError, match="is a directory"):
+        GgufFile(tmp_path)
+
+
+def test_fifo_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "pipe.gguf")
+    with pytest.raises(FormatError, match="not a regular file"):
+        GgufFile(tmp_path / "pipe.gguf")
+
+
+def test_unreadable_file(tmp_path):
+    loop = tmp_path / "loop.gguf"
+    loop.symlink_to(loop)
+    with pytest.raises(NybbleError, match=r"loop\.gguf cannot be read: Too many levels"):
+        GgufFile(loop)
+    with pytest.raises(NybbleError, match="cannot be read"):
+        GgufFile(str(tmp_path) + "/a\0b.gguf")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_forbidden_file(write):
+    path = write(gb.small())
+    path.chmod(0)
+    with pytest.raises(NybbleError, match="cannot be read: Permission denied"):
+        GgufFile(path)
+
+
+@pytest.mark.parametrize(
+    ("raw", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+        (b"<!doctype html><html></html>", "web page"),
+        (b"PK\x03\x04" + bytes(40), "zip archive"),
+        (b"tjgg" + bytes(40), "before GGUF"),
+        (b"\x7fELF" + bytes(40), "not a GGUF file"),
+        (b"G", "not a GGUF file"),
+    ],
+    ids=["lfs", "html", "zip", "ggjt", "elf", "one byte"],
+)
+def test_another_kind_of_file_is_named(write, raw, what):
+    with pytest.raises(FormatError, match=what):
+        GgufFile(write(raw))
+
+
+def test_hostile_file_names_its_path(write):
+    path = write(HOSTILE["overlap"][0])
+    with pytest.raises(FormatError) as caught:
+        GgufFile(path)
+    assert str(caught.value).startswith(f"{path}: two tensors overlap")
+    assert caught.value.exit_code == 4
+
+
+def test_what_was_handed_out_outlives_close(write):
+    file = GgufFile(write(gb.small()))
+    data, tokens = file.data("token_embd.weight"), file.metadata["tokenizer.ggml.tokens"]
+    raw = tokens.raw
+    file.close()
+    file.close()
+    gc.collect()
+    assert data == bytes(range(80))
+    assert list(tokens) == ["a", "", "Ġb", "日本"]
+    assert raw[:9] == gb.string("a")
+    for use in (lambda: file.metadata, lambda: file.tensors, lambda: file.data("x")):
+        with pytest.raises(UsageError, match="has been closed"):
+            use()
+
+
+def test_mapping_goes_with_its_last_user(write):
+    path = write(gb.small())
+
+    def is_mapped():
+        with open("/proc/self/maps") as maps:
+            return str(path) in maps.read()
+
+    file = GgufFile(path)
+    data = file.data("token_embd.weight")
+    assert is_mapped()
+    file.close()
+    assert is_mapped()
+    del data
+    gc.collect()
+    assert not is_mapped()
+
+
+def test_file_that_changes_while_open_cannot_lead_outside(write):
+    raw = gb.small()
+    path = write(raw)
+    with GgufFile(path) as file:
+        tokens = file.metadata["tokenizer.ggml.tokens"]
+        at = raw.index(gb.string("a"))
+        for lie in (200, 2**63, 2**64 - 8):
+            with open(path, "r+b") as other:
+                other.seek(at)
+                other.write(struct.pack("<Q", lie))
+            with pytest.raises(FormatError, match="was changed while it was open"):
+                list(tokens)
+            with pytest.raises(FormatError, match="was changed while it was open"):
+                tokens[1]
+
+
+def test_opening_decodes_no_vocabulary(write):
+    path = write(gb.gguf([gb.array("words", gb.STRING, [f"word{i}" for i in range(50_000)])]))
+    tracemalloc.start()
+    try:
+        with GgufFile(path) as file:
+            words = file.metadata["words"]
+            assert words[49_999] == "word49999"
+            _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 50_000
+
+
+def test_array_made_by_hand_is_empty():
+    array = GgufArray()
+    assert (len(array), list(array), bytes(array.raw)) == (0, [], b"")
