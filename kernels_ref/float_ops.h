@@ -30,9 +30,10 @@ static inline nyb_v8 v8_exp(nyb_v8 x) {
     const nyb_v8 n = v8_sub(n_bits, magic);
     nyb_v8 r = v8_fma(n, v8_set(-0x1.62e4p-1f), y);
     r = v8_fma(n, v8_set(-0x1.7f7d1cp-20f), r);
-    nyb_v8 p = v8_fma(r, v8_set(0x1.106284p-7f), v8_set(0x1.5729f0p-5f));
-    p = v8_fma(r, p, v8_set(0x1.5557aep-3f));
-    p = v8_fma(r, p, v8_set(0x1.fffdfcp-2f));
+    nyb_v8 p = v8_fma(r, v8_set(0x1.6a244cp-10f), v8_set(0x1.1239d4p-7f));
+    p = v8_fma(r, p, v8_set(0x1.5558f2p-5f));
+    p = v8_fma(r, p, v8_set(0x1.555492p-3f));
+    p = v8_fma(r, p, v8_set(0x1.fffffcp-2f));
     p = v8_fma(v8_mul(r, r), p, r);
     p = v8_add(p, v8_set(1));
     return v8_select_less(x, v8_set(-54.0f), v8_set(0), v8_scale(p, n_bits));

@@ -1,6 +1,6 @@
 """Fits the polynomials of kernels_ref/float_ops.h: `python -m tools.fit_polynomials`.
 
-    exp(r) = 1 + r + r^2 P(r)      |r| <= ln(2)/2     P of degree 3
+    exp(r) = 1 + r + r^2 P(r)      |r| <= ln(2)/2     P of degree 4
     sin(x) = x + x^3 S(x^2)        |x| <= pi/4        S of degree 2
     cos(x) = 1 + x^2 C(x^2)        |x| <= pi/4        C of degree 3
 
@@ -49,7 +49,7 @@ def report(
 
 
 def main() -> None:
-    report("exp", np.log(2) / 2, 3, lambda x: (np.exp(x), 1 + x, x * x, x))
+    report("exp", np.log(2) / 2, 4, lambda x: (np.exp(x), 1 + x, x * x, x))
     report("sin", np.pi / 4, 2, lambda x: (np.sin(x), x, x**3, x * x))
     report("cos", np.pi / 4, 3, lambda x: (np.cos(x), np.ones_like(x), x * x, x * x))
 

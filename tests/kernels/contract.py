@@ -89,14 +89,14 @@ def format_of(name: str) -> str:
 
 def call(name: str, **args: object) -> None:
     struct = STRUCTS[op_of(name)]()
+    assert set(args) == {field for field, _ in struct._fields_}
     for field, kind in struct._fields_:
-        value = args.pop(field)
+        value = args[field]  # and args keeps it alive
         if kind is POINTER:
             assert isinstance(value, np.ndarray)
             assert value.flags.c_contiguous
             value = value.ctypes.data
         setattr(struct, field, value)
-    assert not args, f"{name} has no {', '.join(args)}"
     address = ROWS_BY_NAME[name]["address"]
     ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)(ctypes.addressof(struct))
 
