@@ -33,7 +33,7 @@ import llama_cpp
 import numpy as np
 
 from tools import fidelity, oracle
-from tools.gguf_reader import GgufFile
+from nybble.formats.gguf import GgufFile
 
 TOKENS = 600
 BATCH = 512  # of llama.cpp's prompt; its default

@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from tools.gguf_reader import GgufFile
+from nybble.formats.gguf import GgufFile
 from tools.gguf_writer import FORMATS, dequantize
 
 HEAD_ROWS = 8192  # of the head, dequantized at a time

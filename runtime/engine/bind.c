@@ -203,6 +203,8 @@ static int check_step(const nyb_program *program, const nyb_rows *rows, uint64_t
             check_buffer(program, s->out, floats(tiled(s->rows)), flags, at, error) ||
             check_units(s, at, error))
             return -1;
+        CHECK(program->buffers[s->in].row_bytes % sizeof(nyb_q8) == 0,
+              "a buffer's row is not of whole blocks", s->in);
         return check_matrix(program, rows, s, NYB_OP_gemv, at, error);
     case NYB_STEP_MATMUL16:
         if (check_buffer(program, s->in, blocks16(s->cols), flags, at, error) ||

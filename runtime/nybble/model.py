@@ -48,6 +48,7 @@ class Model:
 
     context      : positions in a sequence, prompt and reply together
     has_template : whether it can chat (`ask`, `chat`) or only `complete`
+    weights      : the packed weights and their program, for tools
     """
 
     def __init__(
@@ -68,8 +69,8 @@ class Model:
             self._tokenizer: Tokenizer = load_tokenizer(file.metadata)
             self._template_source = file.metadata.get("tokenizer.chat_template")
             self._recommended = recommended(file.metadata)
-            weights = Weights(program, file.data, on_progress)
-        engine = Engine(weights, context=self.context, threads=_threads(threads))
+            self.weights = Weights(program, file.data, on_progress)
+        engine = Engine(self.weights, context=self.context, threads=_threads(threads))
         self._sequences = Sequences([Sequence(engine)])
         self.vocab = tree.vocab
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tools import fidelity, gguf_writer, oracle, tiny_model
-from tools.gguf_reader import GgufFile
+from nybble.formats.gguf import GgufFile
 
 EPS32 = 2.0**-24  # half a unit in the last place of float32, relative
 EPS16 = 2.0**-11  # of float16

@@ -11,6 +11,9 @@ runner executes. A layer becomes five phases, which is what a small model's spee
 
 Weights are placed in the order in which a token reads them.
 """
+from cpython.buffer cimport PyBUF_READ
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from posix.mman cimport (
@@ -74,6 +77,10 @@ cdef class Arena:
         if self.data is not NULL:
             munmap(self.data, max(self.nbytes, 1))
 
+    def view(self):
+        """The memory as a read-only memoryview, to be used while the arena is alive."""
+        return PyMemoryView_FromMemory(<char *>self.data, self.nbytes, PyBUF_READ)
+
 
 class Placement:
     """Where a tensor goes: bytes `offset` .. `offset + nbytes` of the weights.
@@ -125,6 +132,10 @@ class _Lowering:
 
     def floats(self, n, **kind):
         return self.buffer(4 * _tiles(n) * NYB_TILE_ROWS, **kind)
+
+    def blocks(self, n, **kind):
+        """A buffer of nyb_q8: rows of whole blocks, so that a stride can be told in blocks."""
+        return self.buffer(_aligned(n // NYB_BLOCK, 4) * sizeof(nyb_q8), **kind)
 
     def step(self, op, **fields):
         self.steps.append({"op": op, "flags": 0, **fields})
@@ -206,12 +217,11 @@ def _lower(tree, formats):
     widest = max(b.attention.heads * b.attention.head_dim for b in tree.blocks)
     narrow = max(b.attention.kv_heads * b.attention.head_dim for b in tree.blocks)
     hidden = max(b.mlp.hidden for b in tree.blocks)
-    q8 = lambda n: n // NYB_BLOCK * sizeof(nyb_q8)
 
     x = low.floats(tree.dim)                                # the residual stream
     y = low.floats(tree.dim)                                # what a branch adds to it
     normed = low.floats(tree.dim, replicated=True)
-    quantized = low.buffer(q8(max(tree.dim, widest, hidden)), replicated=True)
+    quantized = low.blocks(max(tree.dim, widest, hidden), replicated=True)
     q, k, v = low.floats(widest), low.floats(narrow), low.floats(narrow)
     attended = low.floats(widest, replicated=True)
     gate, up, active = low.floats(hidden), low.floats(hidden), low.floats(hidden)
@@ -359,6 +369,29 @@ cdef class Program:
     def vocab(self):
         """Number of tokens that have logits."""
         return self.c.vocab
+
+    @property
+    def logits_buffer(self):
+        """Number of the buffer that the logits are in."""
+        return self.c.logits
+
+    def sections(self):
+        """The program's arrays as this machine lays out the structs of nyb_program.h: name ->
+        bytes. What `tools.replay` dumps."""
+        return {
+            "steps": PyBytes_FromStringAndSize(<char *>self.steps,
+                                               self.c.n_steps * sizeof(nyb_step)),
+            "buffers": PyBytes_FromStringAndSize(<char *>self.buffers,
+                                                 self.c.n_buffers * sizeof(nyb_buffer)),
+            "attentions": PyBytes_FromStringAndSize(<char *>self.attentions,
+                                                    self.c.n_attentions * sizeof(nyb_attention)),
+            "layers": PyBytes_FromStringAndSize(<char *>self.layers,
+                                                self.c.n_layers * sizeof(uint32_t)),
+            "ropes": PyBytes_FromStringAndSize(<char *>self.ropes,
+                                               self.c.n_ropes * sizeof(nyb_rope)),
+            "turns": PyBytes_FromStringAndSize(<char *>self.turns,
+                                               self.c.n_turns * sizeof(uint64_t)),
+        }
 
     @property
     def weights_bytes(self):

@@ -1,0 +1,91 @@
+"""The engine in a static C program without Python: the same bits, and clean under sanitizers."""
+
+import subprocess
+
+import pytest
+
+from nybble import archs
+from nybble._core.program import Program, Weights
+from nybble.formats.gguf import GgufFile
+from tools import replay
+from tools.tiny_model import tiny_model
+
+SANITIZED = ("cc", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+
+def weights_of(path):
+    with GgufFile(path) as file:
+        tree = archs.describe(file.metadata, file.tensors)
+        return Weights(Program(tree, {n: t.format for n, t in file.tensors.items()}), file.data)
+
+
+@pytest.fixture(scope="module")
+def dumped(tmp_path_factory):
+    """A tiny model's program with 300 tokens, so that attention crosses pages."""
+    folder = tmp_path_factory.mktemp("replay")
+    return dump(folder, 300, 50)
+
+
+def dump(folder, tokens, rows):
+    tiny_model(folder / "tiny.gguf", layers=2, dim=96, heads=6, kv_heads=2, vocab=323, seed=3)
+    ids = [(i * 31 + i // 7) % 323 for i in range(tokens)]
+    replay.dump(weights_of(folder / "tiny.gguf"), ids, rows, folder / "dumped")
+    return folder / "dumped"
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    out = tmp_path_factory.mktemp("static") / "replay"
+    replay.build(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory):
+    out = tmp_path_factory.mktemp("sanitized") / "replay"
+    replay.build(out, SANITIZED)
+    return out
+
+
+def run(program, *args):
+    return subprocess.run([str(program), *map(str, args)], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5, 64])
+@pytest.mark.parametrize("chunk", [1, 2, 7, 16, 300])
+def test_a_static_program_replays_the_same_bits(program, dumped, threads, chunk):
+    done = run(program, dumped, threads, "ref", chunk)
+    assert done.stdout == "equal: 0 of 16150 logits differ\n"
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(("threads", "chunk"), [(1, 16), (5, 7)])
+def test_the_engine_is_clean_under_sanitizers(sanitized, dumped, threads, chunk):
+    done = run(sanitized, dumped, threads, "ref", chunk)
+    assert done.stderr == ""
+    assert done.returncode == 0
+
+
+def test_one_flipped_bit_is_seen(program, dumped, tmp_path):
+    data = bytearray(dumped.read_bytes())
+    data[len(data) // 2] ^= 1  # in the weights
+    (tmp_path / "flipped").write_bytes(data)
+    done = run(program, tmp_path / "flipped")
+    assert done.stdout.startswith("DIFFERENT")
+    assert done.returncode == 1
+
+
+def test_a_damaged_program_never_leaves_its_arenas(sanitized, tmp_path):
+    """Steps with one field overwritten: refused, or run within bounds."""
+    data = dump(tmp_path, 5, 2).read_bytes()
+    length = int.from_bytes(data[64:72], "little")
+    refused = 0
+    for at in range(128, 128 + length, 52):
+        for value in (0xFFFFFFFF, 0x7FFFFFF0, 0):
+            broken = bytearray(data)
+            broken[at : at + 4] = value.to_bytes(4, "little")
+            (tmp_path / "broken").write_bytes(broken)
+            done = run(sanitized, tmp_path / "broken", 3)
+            assert done.returncode in (0, 1, 2), f"byte {at}: {done.stderr}"
+            refused += done.returncode == 2
+    assert refused > 20

@@ -1,0 +1,69 @@
+"""Dumps a bound model's program so that a C program without Python replays it elsewhere.
+
+    python -m tools.replay dump MODEL FILE [--tokens N] [--rows N]
+    python -m tools.replay build OUT [-- compiler and flags]
+
+`dump` writes program, packed weights, the tokens of a text and the logits that this machine made
+of them. `build` compiles replay.c with the engine and the kernels (static, with `cc`, by default;
+give a cross compiler for a board). What the compiled program says and takes: replay.c.
+"""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+from collections.abc import Sequence as Ids
+from pathlib import Path
+
+from nybble._core.program import Weights
+from nybble._core.sequence import Engine, Sequence
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = ("kernels_ref", "targets", "runtime/engine")
+SECTIONS = ("steps", "buffers", "attentions", "layers", "ropes", "turns")
+PAGE = 128
+
+
+def sources() -> list[str]:
+    """Every C file of the engine and the kernels."""
+    return [str(p) for room in ROOMS for p in sorted((ROOT / room).glob("*.c"))]
+
+
+def build(out: Path, command: Ids[str] = ("cc", "-O2", "-static")) -> None:
+    """Compiles replay.c. `command` is a compiler and its flags; contraction is always off."""
+    includes = [f"-I{ROOT / room}" for room in ROOMS]
+    flags = ["-std=c11", "-D_GNU_SOURCE", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
+    replay = str(Path(__file__).with_name("replay.c"))
+    subprocess.run(
+        [*command, *flags, *includes, replay, *sources(), "-o", str(out), "-lm"], check=True
+    )
+
+
+def dump(weights: Weights, ids: list[int], rows: int, path: Path) -> None:
+    """Writes a program with its weights, these tokens and the logits of the last `rows`."""
+    pages = -(-len(ids) // PAGE)
+    sequence = Sequence(Engine(weights, context=pages * PAGE))
+    vocab = weights.program.vocab
+    expected = memoryview(bytearray(4 * vocab * rows)).cast("f", (rows, vocab))
+    plain = ids[: len(ids) - rows]
+    while len(sequence.ids) < len(plain):
+        done = len(sequence.ids)
+        end = done + sequence.next_chunk(len(plain) - done)
+        sequence.feed(plain[done:end], False)
+    sequence.logits_of(ids[len(plain) :], expected)
+
+    sections = weights.program.sections()
+    header = struct.pack(
+        "<8s6I32x", b"NYBRPLAY", 1, pages, vocab, weights.program.logits_buffer, len(ids), rows
+    )
+    with path.open("wb") as file:
+        file.write(header)
+        for data in (
+            *(sections[name] for name in SECTIONS),
+            weights.arena.view(),
+            struct.pack(f"<{len(ids)}i", *ids),
+            expected.cast("B"),
+        ):
+            file.write(struct.pack("<Q56x", len(data)))
+            file.write(data)
+            file.write(bytes(-len(data) % 64))
