@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):  # a character the terminal lacks is no error
                 stream.reconfigure(errors="replace")
-        args = _parser().parse_args(argv)
+        args = _parse(sys.argv[1:] if argv is None else argv)
         code: int = args.run(args)
         sys.stdout.flush()
         return code
@@ -86,6 +86,23 @@ class _Version(argparse.Action):
 
         print(f"nybble {importlib.metadata.version('nybble')}")
         sys.exit(0)
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; what follows `--` is never a flag.
+
+    argparse forgets `--` when flags may stand anywhere, so the words after it carry a NUL, which
+    no real argument can contain, until it is done.
+    """
+    words = list(argv)
+    if "--" in words:
+        end = words.index("--")
+        words[end:] = [f"\0{word}" for word in words[end + 1 :]]
+    args = _parser().parse_args(words)
+    for name, value in vars(args).items():
+        if isinstance(value, str):
+            setattr(args, name, value.removeprefix("\0"))
+    return args
 
 
 def _parser() -> argparse.ArgumentParser:
