@@ -103,7 +103,9 @@ def index(tmp_path, monkeypatch):
     with zipfile.ZipFile(path, "w") as wheel:
         info = "tiny_model-1.0.dist-info"
         wheel.writestr(MEMBER, CONTENT)
-        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n")
+        wheel.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n"
+        )
         wheel.writestr(
             f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
@@ -243,7 +245,10 @@ def test_pull_replaces_a_file_of_the_wrong_size(home, index, tiny):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"sha256": "0" * 64}, f"sha256 {hashlib.sha256(CONTENT).hexdigest()} instead of {'0' * 64}"),
+        (
+            {"sha256": "0" * 64},
+            f"sha256 {hashlib.sha256(CONTENT).hexdigest()} instead of {'0' * 64}",
+        ),
         ({"nbytes": len(CONTENT) - 1}, "is not the known file"),
         ({"nbytes": len(CONTENT) + 1}, "is not the known file"),
         ({"member": "tiny_model/other.gguf"}, "came damaged"),

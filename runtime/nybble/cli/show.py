@@ -43,9 +43,11 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `nybble show`."""
-    from nybble.formats.gguf import GgufFile  # the scanner is an extension module
+    path = hub.resolve(args.model)
 
-    with GgufFile(hub.resolve(args.model)) as file:
+    from nybble.formats.gguf import GgufFile  # loads the scanner, an extension module
+
+    with GgufFile(path) as file:
         if args.json:
             print(json.dumps(_as_json(file), allow_nan=False))
         else:
