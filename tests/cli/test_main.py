@@ -3,11 +3,15 @@
 import os
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import fake_model
 import pytest
 from nybble import errors
 from nybble.cli import main
+
+ROOT = Path(__file__).parents[2]
 
 
 def failing(error):
@@ -81,7 +85,8 @@ def test_version_is_printed(capsys):
     with pytest.raises(SystemExit) as exit_:
         main(["--version"])
     assert exit_.value.code == 0
-    assert capsys.readouterr().out == "nybble 0.1.0\n"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert capsys.readouterr().out == f"nybble {project['version']}\n"
 
 
 def test_python_m_nybble_is_the_command_line(home):
