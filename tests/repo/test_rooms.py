@@ -19,21 +19,28 @@ MACHINES = {
     "kernels_rvv": ("riscv64", ["-march=rv64gcv"]),
 }
 
+# Headers that are source for others to compile, and what these say before they include one.
+PRELUDES = {FLOAT_OPERATIONS: '#include "lanes.h"\n#define NYB_LEVEL ref\n'}
+
 # A tree that keeps every rule; each case below changes or adds one file of it.
 GOOD = {
     "kernels_ref/nyb_kernels.h": "#include <stdint.h>\n",
     "kernels_ref/lanes.h": '#include "nyb_kernels.h"\n',
-    FLOAT_OPERATIONS[0]: '#include "lanes.h"\n',
+    FLOAT_OPERATIONS: '#include "lanes.h"\n',
     "kernels_ref/gemv.c": '#include "lanes.h"\n#include <math.h>\n',
     "kernels_x86/lanes.h": "#include <immintrin.h>\n",
-    "kernels_x86/float_avx2.c": f'#include "../{FLOAT_OPERATIONS[0]}"\n',
+    "kernels_x86/float_avx2.c": f'#include "../{FLOAT_OPERATIONS}"\n',
     "targets/registry.h": '#include "nyb_kernels.h"\n',
-    "runtime/engine/nyb_run.h": '#include "registry.h"\n#include <pthread.h>\n',
+    "runtime/engine/nyb_run.h": (
+        '#include "registry.h"\n#include <pthread.h>\n'
+        "static inline int nyb_steps(const nyb_program *program) {\n"
+    ),
     "runtime/nybble/_core/engine.pxd": (
         'cdef extern from "nyb_run.h" nogil:\n'
         "    ctypedef struct nyb_program:\n"
         "        int n_steps\n"
         "    int nyb_run(const nyb_program *program) noexcept\n"
+        "    int nyb_steps(const nyb_program *program) noexcept\n"
     ),
     "runtime/nybble/_core/native.pyx": (
         "from nybble._core.engine cimport nyb_program, nyb_run\n"
@@ -44,7 +51,7 @@ GOOD = {
         '"""Runs what nyb_run(program) runs."""\n'
         "from libc.stdint cimport uint8_t\n"
         "from nybble._core cimport native  # nyb_run's door\n"
-        "from nybble._core.engine cimport nyb_program\n"
+        "from nybble._core.engine cimport nyb_program, nyb_steps\n"
         "from nybble.errors import FormatError\n"
     ),
     "runtime/nybble/errors.py": "",
@@ -176,7 +183,18 @@ def test_header_compiles_alone(header):
     includes = [f"-I{room}" for room in C_ROOMS if room in (header.parent, *C_ROOMS[:2])]
     includes.append(f"-I{ROOT / 'kernels_ref'}")
     warnings = ["-Wall", "-Wextra", "-Werror"]
-    command = [compiler, "-std=c11", "-fsyntax-only", *warnings, *flags, *includes, "-xc", "-"]
-    source = f'#include "{header.name}"\nextern int nyb_not_empty;\n'
+    command = [
+        compiler,
+        "-std=c11",
+        "-D_GNU_SOURCE",
+        "-fsyntax-only",
+        *warnings,
+        *flags,
+        *includes,
+        "-xc",
+        "-",
+    ]
+    before = PRELUDES.get(header.relative_to(ROOT).as_posix(), "")
+    source = f'{before}#include "{header.name}"\nextern int nyb_not_empty;\n'
     result = subprocess.run(command, input=source, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
