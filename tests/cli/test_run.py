@@ -169,11 +169,29 @@ class Terminal:
     def until(self, text):
         """Read until `text` was printed; return what came before it since the last call."""
         while text not in self.seen:
-            ready, _, _ = select.select([self.controller], [], [], 30)
-            assert ready, f"waited for {text!r}, saw {self.seen!r}"
-            self.seen += os.read(self.controller, 4096).decode()
+            assert self.read(30), f"waited for {text!r}, saw {self.seen!r}"
         before, self.seen = self.seen.split(text, 1)
         return before
+
+    def read(self, timeout_s):
+        """Read what is there, waiting for it if need be; whether there was anything."""
+        ready, _, _ = select.select([self.controller], [], [], timeout_s)
+        if ready:
+            self.seen += os.read(self.controller, 4096).decode()
+        return bool(ready)
+
+    def interrupt_until(self, text):
+        """Press Ctrl-C until `text` is printed.
+
+        Between printing the prompt and waiting for a key Python's input() does not hear it, and
+        a test is quick enough to press it then.
+        """
+        for _ in range(30):
+            self.type("\x03")
+            while self.read(1):
+                if text in self.seen:
+                    return self.until(text)
+        raise AssertionError(f"interrupted in vain for {text!r}, saw {self.seen!r}")
 
     def type(self, text):
         os.write(self.controller, text.encode())
@@ -252,8 +270,7 @@ def test_chat_goes_on_after_an_interrupt_and_an_error(calls, open_terminal):
         terminal.type("hello\n")
         terminal.until(answer)
     terminal.until("> ")
-    terminal.type("\x03")
-    terminal.until("/exit or Ctrl-D leaves")
+    terminal.interrupt_until("/exit or Ctrl-D leaves")
     terminal.until("> ")
     terminal.type("\x04")
     assert terminal.end() == 0

