@@ -41,7 +41,7 @@ lint: $(DEV)/.lint
 	$(DEV)/bin/ruff check .
 	$(DEV)/bin/ruff format --check .
 	$(DEV)/bin/mypy
-	$(DEV)/bin/cython-lint $(CYTHON_FILES)
+	PATH="$(abspath $(DEV))/bin:$$PATH" cython-lint $(CYTHON_FILES)
 	$(DEV)/bin/clang-format --dry-run --Werror $(C_FILES)
 	$(DEV)/bin/codespell
 

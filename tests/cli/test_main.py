@@ -61,7 +61,7 @@ def test_interrupt_is_130_and_closes_the_reply(calls, capsys, monkeypatch):
         (["run", "--see", "3"], "unrecognized arguments: --see"),
         (["pull"], "required: NAME; see nybble pull --help"),
         (["show", "no.gguf"], "there is no model 'no.gguf'"),
-        (["run", "modle.gguf"], "there is no model 'modle.gguf'"),
+        (["run", "smollm.gguf"], "there is no model 'smollm.gguf'"),
     ],
 )
 def test_usage_error_is_one_line_and_2(home, capsys, argv, text):

@@ -44,13 +44,13 @@ def chat(model: Model, system: str | None, ask_options: dict[str, Any], verbose:
         if line == "/help":
             say(_HELP)
         elif line == "/stats":
-            say("no reply yet" if reply is None else figures(reply.stats))
+            say("no reply yet" if reply is None else figures(reply))
         elif line.startswith("/") and " " not in line:
             say(f"there is no command {printable(line)}; /help lists them")
         elif line:
             reply = _answer(talk, line, ask_options)
             if verbose and reply is not None:
-                say(figures(reply.stats))
+                say(figures(reply))
 
 
 def _answer(talk: Chat, line: str, ask_options: dict[str, Any]) -> Reply | None:

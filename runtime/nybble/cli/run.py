@@ -100,7 +100,7 @@ def _model_and_prompt(first: str | None, second: str | None) -> tuple[str, str |
 
 
 def _looks_like_file(text: str) -> bool:
-    """A mistyped `modle.gguf` should be told so, not be answered by the default model."""
+    """A mistyped `smollm.gguf` should be told so, not be answered by the default model."""
     return text.endswith((hub.SUFFIX, ".nyb")) and not any(c.isspace() for c in text)
 
 
@@ -145,7 +145,7 @@ def _answer(model: Model, prompt: str, args: argparse.Namespace) -> None:
     finally:
         reply.close()
     if args.verbose:
-        say(figures(reply.stats))
+        say(figures(reply))
 
 
 def _print_json(reply: Reply) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nybble.reply import Stats
+    from nybble.reply import Reply
 
 _BAR = 24  # characters
 
@@ -59,8 +59,9 @@ def print_words(pieces: Iterable[str]) -> None:
         print(flush=True)
 
 
-def figures(stats: Stats) -> str:
-    """A reply's figures on one line."""
+def figures(reply: Reply) -> str:
+    """The figures of a finished reply on one line."""
+    stats = reply.stats
     return (
         f"prompt {stats.prompt_tokens} tokens ({stats.cached_tokens} cached)"
         f" at {stats.prefill_tok_s:.1f} tokens/s, first token after {stats.first_token_s:.2f} s;"
