@@ -1,0 +1,83 @@
+# Needs Python 3.11 or newer with its headers and venv module, a C compiler and make; all else
+# goes into .venv/: demo holds a plain install, dev an editable one with the tests' needs.
+
+PYTHON ?= python3
+MODEL := smollm2-135m
+DEMO := .venv/demo
+DEV := .venv/dev
+
+ROOMS := $(wildcard runtime targets kernels_* tests)
+# What a build depends on; the C files beside a .pyx are Cython's output.
+SOURCES := setup.py pyproject.toml $(shell find runtime $(wildcard targets kernels_*) -type f \
+	\( -name '*.h' -o -name '*.def' -o -name '*.py*' -o -name '*.c' \) \
+	-not -path 'runtime/nybble/_core/*.c' -not -path '*/__pycache__/*')
+C_FILES := $(shell find $(ROOMS) -type f \( -name '*.c' -o -name '*.h' -o -name '*.def' \) \
+	-not -path 'runtime/nybble/_core/*.c')
+CYTHON_FILES := $(wildcard runtime/nybble/_core/*.pyx runtime/nybble/_core/*.pxd)
+BUILD := setup.py -q build_clib build_ext --inplace
+
+.PHONY: help demo test lint format bench debug clean
+
+help:
+	@echo "make demo     install nybble in $(DEMO), pull $(MODEL) (98 MB), ask it a question"
+	@echo "make test     build for development in $(DEV) and run the tests"
+	@echo "make lint     ruff, mypy, cython-lint, clang-format, codespell"
+	@echo "make format   let ruff and clang-format rewrite what they would complain about"
+	@echo "make bench    the benchmarks"
+	@echo "make debug    rebuild $(DEV) with checked indexing, -O1 -g (the next test build is plain)"
+	@echo "make clean    remove what was built; models stay"
+
+demo: $(DEMO)/.installed
+	$(DEMO)/bin/nybble pull $(MODEL)
+	$(DEMO)/bin/nybble run $(MODEL) "What is the capital of France?"
+
+test: $(DEV)/.built
+	$(DEV)/bin/python -m pytest
+
+bench: $(DEV)/.built
+	$(DEV)/bin/python -m pytest tests -o python_files='bench_*.py' --benchmark-enable --benchmark-only
+
+lint: $(DEV)/.lint
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/ruff format --check .
+	$(DEV)/bin/mypy
+	PATH="$(abspath $(DEV))/bin:$$PATH" cython-lint $(CYTHON_FILES)
+	$(DEV)/bin/clang-format --dry-run --Werror $(C_FILES)
+	$(DEV)/bin/codespell
+
+format: $(DEV)/.lint
+	$(DEV)/bin/ruff check --fix .
+	$(DEV)/bin/ruff format .
+	$(DEV)/bin/clang-format -i $(C_FILES)
+
+debug: $(DEV)/.installed
+	touch $(DEV)/.debug
+	rm -f $(DEV)/.built
+	NYBBLE_DEBUG=1 $(DEV)/bin/python $(BUILD) --force
+
+clean:
+	rm -rf .venv build dist runtime/*.egg-info
+	rm -f runtime/nybble/_core/*.c runtime/nybble/_core/*.so
+
+$(DEMO)/.installed: $(SOURCES)
+	test -x $(DEMO)/bin/python || $(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/python -m pip install -q --disable-pip-version-check --force-reinstall --no-deps .
+	$(DEMO)/bin/python -m pip install -q --disable-pip-version-check .
+	touch $@
+
+# The build's own needs are installed too, so that a changed source is compiled by itself.
+$(DEV)/.installed: setup.py pyproject.toml
+	test -x $(DEV)/bin/python || $(PYTHON) -m venv $(DEV)
+	$(DEV)/bin/python -m pip install -q --disable-pip-version-check 'setuptools>=77' 'cython>=3.3.1,<3.4'
+	$(DEV)/bin/python -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[test]'
+	touch $@
+
+# After `make debug` everything is compiled anew.
+$(DEV)/.built: $(DEV)/.installed $(SOURCES)
+	$(DEV)/bin/python $(BUILD) $(if $(wildcard $(DEV)/.debug),--force)
+	rm -f $(DEV)/.debug
+	touch $@
+
+$(DEV)/.lint: $(DEV)/.installed
+	$(DEV)/bin/python -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[lint]'
+	touch $@

@@ -1,0 +1,166 @@
+"""nybble run: one answer on stdout, or a chat."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from nybble import hub
+from nybble.cli.chat import chat
+from nybble.cli.pull import pull
+from nybble.cli.terminal import figures, megabytes, print_words, say, valid
+from nybble.errors import ModelNotFoundError, UsageError
+from nybble.known import DEFAULT, KNOWN
+
+if TYPE_CHECKING:
+    from nybble.model import Model
+    from nybble.reply import Reply
+
+_DESCRIPTION = f"""\
+Answer PROMPT, or chat if there is none. One argument alone is MODEL if it is a known name or an
+existing file, else PROMPT; the default model is {DEFAULT}. What is piped in is appended to the
+prompt. stdout carries the model's words and nothing else."""
+_EXAMPLES = """\
+examples:
+  nybble run "Why do geese fly in a V?"
+  nybble run smollm2-135m "Name three birds." --max-tokens 60 --verbose
+  dmesg | nybble run "What is failing?"
+  nybble run ./model.gguf --temperature 0.7 --seed 3 "Tell me a story."
+  nybble run --system "Answer in one word." "Is the sky blue?"
+  nybble run                                 chat; /help says what it understands
+
+Without options the file's own sampling values count, else the likeliest token is taken.
+"""
+# Flags that go to the model as keywords of the same name, if they are given.
+_ASK_OPTIONS: dict[str, tuple[type, str]] = {
+    "max_tokens": (int, "end the reply after this many tokens"),
+    "temperature": (float, "0 takes the likeliest token, 1 draws as the model has learnt"),
+    "top_k": (int, "draw among the K likeliest tokens"),
+    "top_p": (float, "draw among the likeliest tokens that add up to this probability"),
+    "min_p": (float, "leave out tokens less likely than this times the likeliest"),
+    "repeat_penalty": (float, "above 1, make the last 64 tokens less likely"),
+    "seed": (int, "the same seed draws the same tokens"),
+}
+
+
+def add_parser(verbs: Any) -> None:
+    """Describe `nybble run` to argparse."""
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        "run", help="answer a prompt, or chat", description=_DESCRIPTION, epilog=_EXAMPLES
+    )
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="a known name or a .gguf file")
+    parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="what to answer")
+    for name, (kind, text) in _ASK_OPTIONS.items():
+        metavar = "N" if kind is int else "X"
+        parser.add_argument(_flag(name), type=kind, metavar=metavar, help=text)
+    parser.add_argument(
+        "--stop", action="append", metavar="TEXT", help="end the reply before TEXT; repeatable"
+    )
+    parser.add_argument("--system", metavar="TEXT", help="how the model should behave")
+    parser.add_argument("--context", type=int, metavar="N", help="tokens the model can look back")
+    parser.add_argument("--threads", type=int, metavar="N", help="processor cores to use")
+    parser.add_argument(
+        "--json", action="store_true", help='an object a line: {"text": ...}, then {"stats": ...}'
+    )
+    parser.add_argument("--verbose", action="store_true", help="print figures on stderr at the end")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out `nybble run`."""
+    name, prompt = _model_and_prompt(args.model, args.prompt)
+    _offer_pull(name)
+    prompt = _with_piped(prompt)
+    if prompt is None and args.json:
+        raise UsageError("--json needs a prompt")
+
+    import nybble  # after the cheap checks
+
+    load_options = {key: getattr(args, key) for key in ("threads", "context")}
+    with nybble.load(name, **_given(load_options)) as model:
+        if prompt is None:
+            system = None if args.system is None else valid(args.system)
+            chat(model, system, _ask_options(args), args.verbose)
+        else:
+            _answer(model, prompt, args)
+    return 0
+
+
+def _model_and_prompt(first: str | None, second: str | None) -> tuple[str, str | None]:
+    if first is None:
+        return DEFAULT, None
+    if second is not None:
+        return first, valid(second)
+    if hub.is_name(first) or os.path.exists(first) or _looks_like_file(first):
+        return first, None
+    return DEFAULT, valid(first)
+
+
+def _looks_like_file(text: str) -> bool:
+    """A mistyped `smollm.gguf` should be told so, not be answered by the default model."""
+    return text.endswith((hub.SUFFIX, ".nyb")) and not any(c.isspace() for c in text)
+
+
+def _offer_pull(name: str) -> None:
+    """Make sure that `name` stands for a file; ask on a terminal whether to pull it if not."""
+    try:
+        hub.resolve(name)
+    except ModelNotFoundError:
+        if name not in KNOWN or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise
+        question = f"{name} is not here; pull it ({megabytes(KNOWN[name].nbytes)})? [Y/n] "
+        print(question, end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in ("", "y", "yes"):
+            raise
+        pull(name)
+
+
+def _with_piped(prompt: str | None) -> str | None:
+    """The prompt followed by what is piped in; None if there is neither, which means a chat."""
+    if sys.stdin is None or sys.stdin.isatty():
+        return prompt
+    piped = sys.stdin.buffer.read().decode("utf-8", "replace").rstrip("\n")
+    parts = [part for part in (prompt, piped) if part]
+    if not parts:
+        raise UsageError("there is no prompt: none was given and nothing was piped in")
+    return "\n\n".join(parts)
+
+
+def _answer(model: Model, prompt: str, args: argparse.Namespace) -> None:
+    if model.has_template:
+        messages = [{"role": "user", "content": prompt}]
+        if args.system is not None:
+            messages.insert(0, {"role": "system", "content": valid(args.system)})
+        reply = model.ask(messages, **_ask_options(args))
+    elif args.system is not None:
+        raise UsageError("this model has no chat template, so --system means nothing to it")
+    else:
+        say("nybble: this model has no chat template: it continues the prompt as it stands")
+        reply = model.complete(prompt, **_ask_options(args))
+    try:
+        (_print_json if args.json else print_words)(reply)
+    finally:
+        reply.close()
+    if args.verbose:
+        say(figures(reply))
+
+
+def _print_json(reply: Reply) -> None:
+    for text in reply:
+        print(json.dumps({"text": text}), flush=True)
+    print(json.dumps({"stats": reply.stats.asdict()}), flush=True)
+
+
+def _ask_options(args: argparse.Namespace) -> dict[str, Any]:
+    return _given({key: getattr(args, key) for key in (*_ASK_OPTIONS, "stop")})
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,80 @@
+"""A model that answers with what it was asked, for tests of the command line alone."""
+
+import nybble
+
+
+class Stats:
+    prompt_tokens = 5
+    cached_tokens = 0
+    tokens = 3
+    prefill_tok_s = 50.0
+    decode_tok_s = 25.0
+    first_token_s = 0.1
+    total_s = 0.25
+    peak_bytes = 182_000_000
+    seed = 0
+    stop_reason = "end"
+
+    def asdict(self):
+        return {"tokens": self.tokens, "stop_reason": self.stop_reason}
+
+
+class Reply:
+    def __init__(self, pieces):
+        self.pieces = pieces
+        self.stats = Stats()
+
+    def __iter__(self):
+        for piece in self.pieces:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+
+    def close(self):
+        calls.append(("close",))
+
+
+class Chat:
+    def ask(self, text, **options):
+        calls.append(("chat.ask", text, options))
+        return Reply(speak(text))
+
+
+class Model:
+    has_template = True
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        calls.append(("exit",))
+
+    def ask(self, messages, **options):
+        calls.append(("ask", messages, options))
+        return Reply(speak(messages[-1]["content"]))
+
+    def complete(self, text, **options):
+        calls.append(("complete", text, options))
+        return Reply(speak(text))
+
+    def chat(self, system=None):
+        calls.append(("chat", system))
+        return Chat()
+
+
+calls = []  # what the command line asked of the model, in order
+
+
+def speak(text):
+    """The pieces of the answer; a test replaces this to let the model say something else."""
+    return ["You said ", f"<{text}>"]
+
+
+def load(name, **options):
+    calls.append(("load", name, options))
+    return Model()
+
+
+def install():
+    """Put the fake in the place of `nybble.load`, for a child process."""
+    nybble.load = load

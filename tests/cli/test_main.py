@@ -1,0 +1,109 @@
+"""What all verbs share: exit codes, one-line errors, help, quiet ends."""
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import fake_model
+import pytest
+from nybble import errors
+from nybble.cli import main
+
+ROOT = Path(__file__).parents[2]
+
+
+def failing(error):
+    def speak(text):
+        return ["some words", error]
+
+    return speak
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.NybbleError, 1),
+        (errors.DownloadError, 1),
+        (errors.NumericError, 1),
+        (errors.UsageError, 2),
+        (errors.ModelNotFoundError, 2),
+        (errors.BusyError, 2),
+        (errors.ContextError, 3),
+        (errors.BudgetError, 3),
+        (errors.FormatError, 4),
+        (errors.TemplateError, 4),
+        (errors.CpuError, 5),
+        (OSError, 1),
+    ],
+)
+def test_error_is_one_line_and_its_exit_code(calls, capsys, monkeypatch, error, code):
+    monkeypatch.setattr(fake_model, "speak", failing(error("it went\nwrong \x1b[31m")))
+    assert main(["run", "hello"]) == code
+    assert capsys.readouterr().err == "nybble: it went\\nwrong \\x1b[31m\n"
+
+
+def test_interrupt_is_130_and_closes_the_reply(calls, capsys, monkeypatch):
+    monkeypatch.setattr(fake_model, "speak", failing(KeyboardInterrupt()))
+    assert main(["run", "hello"]) == 130
+    assert calls[-2:] == [("close",), ("exit",)]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        ([], "the following arguments are required: VERB; see nybble --help"),
+        (["sing"], "invalid choice: 'sing'"),
+        (["run", "a", "b", "c"], "unrecognized arguments: c; see nybble --help"),
+        (["run", "--seed", "x"], "argument --seed: invalid int value: 'x'; see nybble run --help"),
+        (["run", "--see", "3"], "unrecognized arguments: --see"),
+        (["pull"], "required: NAME; see nybble pull --help"),
+        (["show", "no.gguf"], "there is no model 'no.gguf'"),
+        (["run", "smollm.gguf"], "there is no model 'smollm.gguf'"),
+    ],
+)
+def test_usage_error_is_one_line_and_2(home, capsys, argv, text):
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("nybble: ")
+    assert text in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", ["run", "pull", "show", "ls"])
+def test_help_has_examples(verb, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([verb, "--help"])
+    assert exit_.value.code == 0
+    assert f"examples:\n  nybble {verb}" in capsys.readouterr().out
+
+
+def test_version_is_printed(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--version"])
+    assert exit_.value.code == 0
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert capsys.readouterr().out == f"nybble {project['version']}\n"
+
+
+def test_python_m_nybble_is_the_command_line(home):
+    ls = subprocess.run(
+        [sys.executable, "-m", "nybble", "ls", "--known"], capture_output=True, text=True
+    )
+    assert ls.returncode == 0
+    assert ls.stderr == ""
+    assert ls.stdout.startswith("smollm2-135m   98 MB")
+
+
+def test_closed_pipe_is_quiet(home):
+    reader, writer = os.pipe()
+    os.close(reader)
+    ls = subprocess.run(
+        [sys.executable, "-m", "nybble", "ls", "--known"], stdout=writer, stderr=subprocess.PIPE
+    )
+    os.close(writer)
+    assert ls.stderr == b""
+    assert ls.returncode == 0

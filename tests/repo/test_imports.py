@@ -1,0 +1,71 @@
+"""`import nybble` is cheap: it loads few modules, and none of the slow ones."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nybble
+
+# What every interpreter loads at its start (its site module does), though this test's does not.
+SITE = {
+    "__future__",
+    "_abc",
+    "_collections_abc",
+    "_stat",
+    "abc",
+    "errno",
+    "genericpath",
+    "os",
+    "os.path",
+    "posixpath",
+    "stat",
+}
+# What `import nybble` may load beyond that. A board pays for each of them at every start, so an
+# addition needs a reason.
+ALLOWED = {
+    "_collections",
+    "_functools",
+    "_weakref",
+    "_weakrefset",
+    "collections",
+    "collections.abc",
+    "contextlib",
+    "functools",
+    "itertools",
+    "keyword",
+    "math",
+    "mmap",
+    "operator",
+    "_operator",
+    "reprlib",
+    "types",
+    "weakref",
+}
+SLOW = {"argparse", "dataclasses", "importlib.metadata", "jinja2", "numpy", "re", "typing"}
+
+# Without site (-S), so that what an environment's .pth files load is not taken for granted.
+PROGRAM = """
+import sys
+sys.path.insert(0, {folder!r})
+bare = set(sys.modules)
+import nybble
+print(*sorted(set(sys.modules) - bare))
+"""
+
+
+def loaded():
+    folder = str(Path(nybble.__file__).parents[1])
+    program = PROGRAM.format(folder=folder)
+    command = [sys.executable, "-I", "-S", "-c", program]
+    result = subprocess.run(command, capture_output=True, check=True, text=True)
+    return set(result.stdout.split())
+
+
+def test_import_loads_only_what_is_listed():
+    own = ("nybble", "_cython_")  # Cython keeps its shared types in a module of its version
+    others = {name for name in loaded() if not name.startswith(own)}
+    assert sorted(others - SITE - ALLOWED) == []
+
+
+def test_import_loads_nothing_slow():
+    assert sorted(loaded() & SLOW) == []
