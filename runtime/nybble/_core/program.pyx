@@ -66,7 +66,7 @@ cdef class Arena:
 
     def __cinit__(self, uint64_t nbytes):
         self.data = NULL
-        cdef void *p = mmap(NULL, max(nbytes, 1), PROT_READ | PROT_WRITE,
+        cdef void *p = mmap(NULL, nbytes or 1, PROT_READ | PROT_WRITE,
                             MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         if p is MAP_FAILED:
             raise MemoryError(f"cannot reserve {nbytes / 2**20:.1f} MiB")
@@ -75,7 +75,7 @@ cdef class Arena:
 
     def __dealloc__(self):
         if self.data is not NULL:
-            munmap(self.data, max(self.nbytes, 1))
+            munmap(self.data, self.nbytes or 1)
 
     def view(self):
         """The memory as a read-only memoryview, to be used while the arena is alive."""
@@ -299,7 +299,7 @@ def _lower(tree, formats):
 
 
 cdef void *_array(size_t n, size_t size) except NULL:
-    cdef void *p = calloc(max(n, 1), size)
+    cdef void *p = calloc(n or 1, size)
     if p is NULL:
         raise MemoryError()
     return p
@@ -416,7 +416,7 @@ cdef size_t _pack_matrix(const nyb_layout *layout, const uint8_t *src, size_t ro
     cdef const uint8_t *pointers[NYB_TILE_ROWS]
     cdef size_t tile, i, row, bad
     for tile in range((rows + NYB_TILE_ROWS - 1) // NYB_TILE_ROWS):
-        for i in range(NYB_TILE_ROWS):
+        for i in range(<size_t>NYB_TILE_ROWS):
             row = tile * NYB_TILE_ROWS + i
             if row < rows:
                 pointers[i] = src + _source_row(row, head_dim, rope_dims) * row_bytes

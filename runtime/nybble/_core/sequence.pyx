@@ -73,6 +73,16 @@ cdef class Sequence:
     def __dealloc__(self):
         PyMem_Free(self.pages)
 
+    @property
+    def context(self):
+        """Positions there is room for."""
+        return self.engine.context
+
+    @property
+    def vocab(self):
+        """Number of logits of a token."""
+        return self.engine.bound.program.vocab
+
     def rewind(self, size_t n):
         """Forgets all but the first n tokens."""
         del self.ids[n:]
@@ -89,7 +99,8 @@ cdef class Sequence:
     def next_chunk(self, size_t n):
         """How many of the n next tokens to feed in one call: up to the next position that is a
         multiple of the chunk."""
-        return min(n, self.engine.chunk - len(self.ids) % self.engine.chunk)
+        cdef size_t room = self.engine.chunk - <size_t>len(self.ids) % self.engine.chunk
+        return min(n, room)
 
     def feed(self, list ids, bint want_logits):
         """Runs these tokens, at most the engine's chunk of them, after those in the cache.

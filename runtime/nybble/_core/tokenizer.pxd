@@ -1,0 +1,12 @@
+from nybble._core.engine cimport nyb_bpe
+
+
+cdef class Bpe:
+    cdef nyb_bpe bpe                # its pointers are into `tokens` and `memory`
+    cdef void *memory               # owned: the tables
+    cdef const unsigned char[::1] tokens    # holds the vocabulary's strings where they are
+    cdef readonly unsigned int n_tokens
+    cdef readonly size_t nbytes     # of the tables
+    cdef readonly bint in_order
+    cdef readonly size_t n_specials
+    cdef int check_id(self, object id) except -1
