@@ -17,6 +17,7 @@ ROOMS = {  # library -> (directory, C standard)
     "nyb_targets": ("targets", "c99"),
     "nyb_kernels_ref": ("kernels_ref", "c99"),
 }
+CORE = Path("runtime/nybble/_core")
 INCLUDES = [directory for directory, _ in ROOMS.values()]
 DEBUG = os.environ.get("NYBBLE_DEBUG") == "1"
 
@@ -65,8 +66,14 @@ def extension(path):
         py_limited_api=True,
         libraries=["m"],
         # A changed room means a new link.
-        depends=[str(p) for d in INCLUDES for p in sorted(Path(d).glob("*"))],
-        extra_compile_args=["-fvisibility=hidden", "-O1" if DEBUG else "-O2"],
+        depends=[str(p) for d in [*INCLUDES, str(CORE)] for p in sorted(Path(d).glob("*.[chd]*"))],
+        extra_compile_args=[
+            "-fvisibility=hidden",
+            "-O1" if DEBUG else "-O2",
+            "-include",
+            str(CORE / "limited_api.h"),
+            "-Wno-unused-function",
+        ],
     )
 
 
@@ -80,10 +87,10 @@ setup(
         "nybble.formats",
         "nybble.tokenizer",
     ],
-    package_data={"nybble": ["py.typed"], "nybble._core": ["*.pyi", "*.pxd"]},
+    package_data={"nybble": ["py.typed"], "nybble._core": ["*.pyi", "*.pxd", "*.h"]},
     libraries=[room(name) for name in ROOMS],
     ext_modules=cythonize(
-        [extension(p) for p in sorted(Path("runtime/nybble/_core").glob("*.pyx"))],
+        [extension(p) for p in sorted(CORE.glob("*.pyx"))],
         compiler_directives=DIRECTIVES,
         include_path=["runtime"],
     ),
