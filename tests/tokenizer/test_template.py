@@ -1,4 +1,4 @@
-"""Chat templates: the text that jinja2 makes, control tokens that nobody can forge, bounded cost."""
+"""Chat templates: the text that jinja2 makes, no forged control tokens, bounded cost."""
 
 from __future__ import annotations
 
@@ -313,7 +313,7 @@ def test_messages_too_deep_are_usage_errors():
         ("{% include 'x' %}", "line 1"),
         ("{{ ''.__class__.__mro__ }}", "__class__"),
         ("{{ messages.append(1) }}", "append"),
-        ("{{ cycler.__init__ }}", "'cycler' is undefined"),
+        ("{{ cycler.next() }}", "'cycler' is undefined"),
     ],
 )
 def test_broken_templates_say_where(source, complaint):
@@ -324,7 +324,8 @@ def test_broken_templates_say_where(source, complaint):
 
 BOMBS = {
     "a long range": "{% for i in range(10**9) %}x{% endfor %}",
-    "a loop in a loop": "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
+    "a loop in a loop": "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}"
+    "{% endfor %}",
     "a long product": "{{ 'a' * 10**9 }}",
     "a product from the left": "{{ 10**9 * 'a' }}",
     "doubling by ~": "{% set n = namespace(s='ab') %}{% for i in range(99) %}"

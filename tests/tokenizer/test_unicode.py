@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import re
 import sys
 import unicodedata
@@ -13,8 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "runtime/engine/nyb_unicode_data.c"
 sys.path.append(str(ROOT / "tools"))
-
-import make_unicode_tables as tool
+tool = importlib.import_module("make_unicode_tables")
 
 SHA256 = "19c859de7478a3bdf56e3ec8dbad0c1b96db02fcb9a0b00ad39093589bf33830"
 
