@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from pathlib import Path
 
-import peers
 import pytest
 import vocabulary
 from nybble import tokenizer
 from nybble._core import tokenizer as core
 from nybble.errors import FormatError, UsageError
 from nybble.formats.gguf import GgufFile
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+import peers
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "smollm2_tokens.json"
 # Suites whose pre-tokenizers are known here; the others are refused by name.

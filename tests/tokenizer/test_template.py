@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 import time
+from pathlib import Path
 
 import jinja2.sandbox
-import peers
 import pytest
 import vocabulary
 from nybble import tokenizer
 from nybble.errors import TemplateError, UsageError
 from nybble.formats.gguf import GgufFile
 from nybble.tokenizer.template import ChatTemplate
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+import peers
 
 CONVERSATION = [
     {"role": "system", "content": "Be brief."},
