@@ -52,7 +52,7 @@ CODE = [
     "for (int i = 0; i < n; i++) {\n\t\tsum += a[i]*b[i];\n}\r\n",
     '<div class="a b">&nbsp;</div>\n<!-- don\'t -->',
     "SELECT * FROM t WHERE x >= 10 AND y != 'it''s';",
-    "$ grep -rn 'foo|bar' ./src | sort -u > /tmp/out.txt 2>&1",
+    "$ grep -rn 'foo|bar' ./src | sort -u > ../out.txt 2>&1",
     '{"key": [1, 2.5e-3, null], "k2": "\\u00e9"}',
 ]
 

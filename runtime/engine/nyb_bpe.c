@@ -387,8 +387,7 @@ static int build_tokens(const nyb_bpe_vocab *vocab, nyb_bpe_tables *t, const nyb
         }
         const string nothing = {s.at, 0};
         uint32_t slot;
-        const uint32_t other =
-            find_token(bpe, hash_more(HASH_START, s.at, s.n), s, nothing, &slot);
+        const uint32_t other = find_token(bpe, hash_more(HASH_START, s.at, s.n), s, nothing, &slot);
         if (other != NYB_BPE_NONE) {
             return nyb_fail(error, "two tokens have the same spelling", id, other);
         }

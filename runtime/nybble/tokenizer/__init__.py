@@ -93,8 +93,8 @@ class Tokenizer:
             self.bpe.token_bytes(id) for id in ids if special or not self.is_control(id)
         )
 
-    def stream(self, *, special: bool = False) -> TextStream:
-        """A decoder for ids that come one at a time."""
+    def text_stream(self, *, special: bool = False) -> TextStream:
+        """A decoder for ids that come a few at a time."""
         return TextStream(self, special=special)
 
     def token_bytes(self, id: int) -> bytes:
@@ -123,9 +123,9 @@ class TextStream:
         self._special = special
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def push(self, id: int) -> str:
-        """The characters that this id completes; often one word, sometimes none."""
-        return self._decoder.decode(self._tokenizer.decode((id,), special=self._special))
+    def push(self, ids: Iterable[int]) -> str:
+        """The characters that these ids complete; for one id often a word, sometimes nothing."""
+        return self._decoder.decode(self._tokenizer.decode(ids, special=self._special))
 
     def flush(self) -> str:
         """What is left when no more ids come: U+FFFD for a character that was cut off, or none."""

@@ -4,7 +4,7 @@ A template comes with the model and is as hostile as the rest of the file. jinja
 from Python's internals; what is added here keeps it from taking the machine's time and memory:
 
   * a budget of steps for one rendering: a round of a loop and a call cost one, and whatever makes a
-    string or a list costs one more for every 16 characters or elements of it
+    string or a list costs one more for every 64 characters or elements of it
   * only filters, methods and globals that chat templates need, none that pads to a width
   * no string formatting by `%`, and by `.format` only without widths
 
@@ -29,8 +29,8 @@ from jinja2.exceptions import SecurityError
 
 MAX_SOURCE = 1 << 18  # characters of a template; the longest known has 30,000
 MAX_OUTPUT = 1 << 23  # characters of a rendering
-MAX_STEPS = 1_000_000
-ELEMENTS_A_STEP = 16
+MAX_STEPS = 250_000
+ELEMENTS_A_STEP = 64
 MAX_INDENT = 16
 MAX_INT_BITS = 1 << 10
 

@@ -104,7 +104,7 @@ class ChatTemplate:
         if role in ROLES or (role.isidentifier() and _is_quoted(role, self.source)):
             protected["role"] = role  # templates compare it, and write <|role|>
         elif guard.is_inside(role):
-            protected["role"] = mark + role
+            protected["role"] = mark + protected["role"]
         return protected
 
     def _run(self, context: dict[str, Any]) -> str:

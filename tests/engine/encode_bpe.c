@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: MIT
+ * Builds vocabularies and encodes with them without Python in the way, to be built with sanitizers.
+ *
+ *   encode_bpe FILE...                  one line a file: ids, or what is wrong
+ *   encode_bpe --cut FILE               every region cut at every length; how many are accepted
+ *   encode_bpe --flip SEED ROUNDS FILE  ROUNDS copies with 1 to 4 bytes replaced at random
+ *
+ * A file is eight uint64: n_tokens, the bytes of the tokens, n_merges, the bytes of the merges,
+ * n_types, pre-tokenizer, whole words, the bytes of the text; then tokens, merges, types, text.
+ * Each lies in a block of its exact size, and so do tables, scratch and ids, so that
+ * AddressSanitizer sees any step outside.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "nyb_bpe.h"
+
+enum { TOKENS, MERGES, TYPES, TEXT, REGIONS };
+
+typedef struct {
+    uint8_t *bytes[REGIONS];
+    uint64_t sizes[REGIONS];
+    uint64_t n_tokens, n_merges, n_types;
+    uint32_t pre, whole_words;
+} sample;
+
+static void *allocate(uint64_t nbytes) {
+    void *block = malloc(nbytes);
+    if (block == NULL && nbytes > 0) {
+        fprintf(stderr, "no memory for %" PRIu64 " bytes\n", nbytes);
+        exit(2);
+    }
+    return block;
+}
+
+static void load(const char *path, sample *s) {
+    uint64_t head[8];
+    FILE *file = fopen(path, "rb");
+    if (file == NULL || fread(head, sizeof head, 1, file) != 1) {
+        fprintf(stderr, "cannot read %s\n", path);
+        exit(2);
+    }
+    s->n_tokens = head[0], s->sizes[TOKENS] = head[1];
+    s->n_merges = head[2], s->sizes[MERGES] = head[3];
+    s->n_types = head[4], s->pre = (uint32_t)head[5], s->whole_words = (uint32_t)head[6];
+    s->sizes[TEXT] = head[7];
+    s->sizes[TYPES] = 4 * s->n_types;
+    for (int i = 0; i < REGIONS; i++) {
+        s->bytes[i] = allocate(s->sizes[i]);
+        if (fread(s->bytes[i], 1, s->sizes[i], file) != s->sizes[i]) {
+            fprintf(stderr, "%s is too short\n", path);
+            exit(2);
+        }
+    }
+    fclose(file);
+}
+
+static void unload(sample *s) {
+    for (int i = 0; i < REGIONS; i++) {
+        free(s->bytes[i]);
+    }
+}
+
+/* Encodes the text and decodes the ids; aborts if an id is none or more comes out than went in. */
+static void encode(const nyb_bpe *bpe, const sample *s, int special, int verbose) {
+    const size_t n = s->sizes[TEXT];
+    const uint32_t breaks[] = {1, (uint32_t)(n / 2), (uint32_t)n};
+    uint32_t *ids = allocate(n * sizeof *ids);
+    void *scratch = allocate(nyb_bpe_scratch_bytes(bpe, n));
+    nyb_bpe_stats stats;
+    const size_t n_breaks = special == 2 ? sizeof breaks / sizeof breaks[0] : 0;
+    const size_t n_ids = nyb_bpe_encode(bpe, s->bytes[TEXT], n, special != 0, breaks, n_breaks,
+                                        scratch, ids, &stats);
+    size_t total = 0;
+    for (size_t i = 0; i < n_ids; i++) {
+        const uint8_t *spelling;
+        if (ids[i] >= bpe->tables->n_tokens) {
+            fprintf(stderr, "id %" PRIu32 " is none\n", ids[i]);
+            abort();
+        }
+        const size_t length = nyb_bpe_spelling(bpe, ids[i], &spelling);
+        uint8_t *bytes = allocate(length);
+        total += nyb_bpe_bytes(bpe, ids[i], bytes);
+        free(bytes);
+        if (verbose) {
+            printf(" %" PRIu32, ids[i]);
+        }
+    }
+    if (n_ids > n || total > n) {
+        fprintf(stderr, "%zu ids of %zu bytes for a text of %zu\n", n_ids, total, n);
+        abort();
+    }
+    free(scratch);
+    free(ids);
+}
+
+/* Returns whether the vocabulary was accepted. */
+static int run(const sample *s, int verbose) {
+    const nyb_bpe_vocab vocab = {
+        s->bytes[TOKENS], s->sizes[TOKENS], s->n_tokens, s->bytes[MERGES], s->sizes[MERGES],
+        s->n_merges,      s->bytes[TYPES],  s->n_types,  s->pre,           s->whole_words};
+    nyb_error error;
+    nyb_bpe bpe;
+    uint64_t nbytes;
+    void *tables = NULL;
+    int accepted = nyb_bpe_measure(&vocab, &nbytes, &error) == 0;
+    if (accepted) {
+        tables = allocate(nbytes);
+        accepted = nyb_bpe_build(&vocab, tables, &bpe, &error) == 0;
+    }
+    if (accepted) {
+        if (verbose) {
+            printf("ids");
+        }
+        for (int special = 0; special < 3; special++) {
+            encode(&bpe, s, special, verbose && special == 0);
+        }
+        uint64_t ends = 0;
+        for (uint32_t id = 0; id < bpe.tables->n_tokens; id++) {
+            ends += (uint64_t)nyb_bpe_is_end(&bpe, id);
+        }
+        if (verbose) {
+            printf(" ends %" PRIu64 "\n", ends);
+        }
+    } else if (verbose) {
+        printf("error: %s (%" PRIu64 ", %" PRIu64 ")\n", error.what, error.at, error.value);
+    }
+    free(tables);
+    return accepted;
+}
+
+static sample copy(const sample *from) {
+    sample s = *from;
+    for (int i = 0; i < REGIONS; i++) {
+        s.bytes[i] = allocate(s.sizes[i]);
+        if (s.sizes[i] > 0) {
+            memcpy(s.bytes[i], from->bytes[i], s.sizes[i]);
+        }
+    }
+    return s;
+}
+
+static void cut(const sample *whole) {
+    uint64_t accepted = 0, tried = 0;
+    for (int region = TOKENS; region <= MERGES; region++) {
+        for (uint64_t n = 0; n < whole->sizes[region]; n++, tried++) {
+            sample shorter = *whole;
+            shorter.sizes[region] = n;
+            sample s = copy(&shorter);
+            accepted += (uint64_t)run(&s, 0);
+            unload(&s);
+        }
+    }
+    printf("accepted %" PRIu64 " of %" PRIu64 "\n", accepted, tried);
+}
+
+static uint32_t next_random(uint64_t *state) {
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(*state >> 33);
+}
+
+static void flip(uint64_t seed, uint64_t rounds, const sample *whole) {
+    uint64_t accepted = 0;
+    for (uint64_t round = 0; round < rounds; round++) {
+        sample s = copy(whole);
+        for (uint32_t flips = 1 + next_random(&seed) % 4; flips > 0; flips--) {
+            const uint32_t region = next_random(&seed) % REGIONS;
+            s.bytes[region][next_random(&seed) % s.sizes[region]] = (uint8_t)next_random(&seed);
+        }
+        accepted += (uint64_t)run(&s, 0);
+        unload(&s);
+    }
+    printf("accepted %" PRIu64 " of %" PRIu64 "\n", accepted, rounds);
+}
+
+int main(int argc, char **argv) {
+    sample s;
+    if (argc == 3 && strcmp(argv[1], "--cut") == 0) {
+        load(argv[2], &s);
+        cut(&s);
+        unload(&s);
+    } else if (argc == 5 && strcmp(argv[1], "--flip") == 0) {
+        load(argv[4], &s);
+        flip(strtoull(argv[2], NULL, 10), strtoull(argv[3], NULL, 10), &s);
+        unload(&s);
+    } else {
+        for (int i = 1; i < argc; i++) {
+            load(argv[i], &s);
+            run(&s, 1);
+            unload(&s);
+        }
+    }
+    return 0;
+}

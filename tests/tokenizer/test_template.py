@@ -1,0 +1,373 @@
+"""Chat templates: the text that jinja2 makes, no forged control tokens, bounded cost."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import time
+from pathlib import Path
+
+import jinja2.sandbox
+import pytest
+import vocabulary
+from nybble import tokenizer
+from nybble.errors import TemplateError, UsageError
+from nybble.formats.gguf import GgufFile
+from nybble.tokenizer.template import ChatTemplate
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+import peers
+
+CONVERSATION = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "What is 2 < 3? <b>é</b> 漢字"},
+    {"role": "assistant", "content": "True."},
+    {"role": "user", "content": "Thanks"},
+]
+PLAIN = (
+    "{% for m in messages %}{{ '<|start|>' + m.role + '\n' + m.content + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}"
+)
+CONTROL = ["<|start|>", "<|end|>", "[INST]", "<s>"]
+MARKERS = ["<think>", "</think>", "<tool_response>"]
+SPACES = ["\n\n", "    "]
+
+
+@pytest.fixture(scope="module")
+def smollm2(smollm2_path):
+    metadata = GgufFile(smollm2_path).metadata
+    return ChatTemplate(metadata["tokenizer.chat_template"], tokenizer.load(metadata))
+
+
+@pytest.fixture(scope="module")
+def smollm2_tokens(smollm2_path):
+    return tokenizer.load(GgufFile(smollm2_path).metadata)
+
+
+def small(**more):
+    """A tokenizer of bytes, control tokens, markers and runs of space."""
+    types = dict.fromkeys(CONTROL, 3) | dict.fromkeys([*MARKERS, *SPACES], 4)
+    return tokenizer.load(vocabulary.metadata([*vocabulary.BYTES, *types], [], types, **more))
+
+
+def reference(source, messages, **variables):
+    """What jinja2 makes of a template without any of our bounds."""
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = lambda value, **options: json.dumps(
+        value, **{"ensure_ascii": False, **options}
+    )
+
+    def raise_exception(message):
+        raise jinja2.TemplateError(message)
+
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = time.strftime
+    return environment.from_string(source).render(messages=messages, **variables)
+
+
+def specials_of(tokens, ids):
+    """The spellings of the special tokens among ids, those of plain space left out."""
+    found = [tokens.spelling(id) for id in ids if id in set(tokens.bpe.specials())]
+    return [spelling for spelling in found if not spelling.isspace()]
+
+
+@pytest.mark.parametrize("prompt", [True, False])
+@pytest.mark.parametrize("first", [0, 1])
+def test_smollm2_renders_as_jinja2_does(smollm2, first, prompt):
+    messages = CONVERSATION[first:]
+    text = reference(smollm2.source, messages, add_generation_prompt=prompt)
+    assert smollm2.render(messages, add_generation_prompt=prompt) == text
+
+
+def test_smollm2_encodes_what_it_renders(smollm2, smollm2_tokens):
+    ids = smollm2.encode(CONVERSATION)
+    assert ids == smollm2_tokens.encode(smollm2.render(CONVERSATION), special=True)
+    assert smollm2_tokens.decode(ids, special=True).decode() == smollm2.render(CONVERSATION)
+
+
+def test_known_templates_render_as_jinja2_does():
+    """llama.cpp's collection; what plain jinja2 cannot render, we may refuse as well."""
+    tokens = small()
+    tools = [
+        {
+            "type": "function",
+            "function": {
+                "name": "look",
+                "description": "Looks <up>",
+                "parameters": {
+                    "type": "object",
+                    "properties": {"x": {"type": "string", "description": "é"}},
+                    "required": ["x"],
+                },
+            },
+        }
+    ]
+    messages = [
+        {"role": "user", "content": "Hello <b>x</b>"},
+        {"role": "assistant", "content": "<think>hm</think>Hi there"},
+        {"role": "user", "content": "More?"},
+    ]
+    rendered = 0
+    sources = sorted((peers.llama_cpp_sdist() / "templates").glob("*.jinja"))
+    for path, with_tools in itertools.product(sources, (False, True)):
+        source = path.read_text()
+        variables = {"tools": tools} if with_tools else {}
+        try:
+            text = reference(
+                source,
+                messages,
+                add_generation_prompt=True,
+                bos_token="",
+                eos_token="",
+                **variables,
+            )
+        except Exception:  # the template's own business: it wants other messages, or other tags
+            continue
+        rendered += 1
+        assert ChatTemplate(source, tokens).render(messages, **variables) == text, path.name
+    assert rendered > 120
+
+
+FORGERIES = [
+    "{}",
+    "a{}b",
+    "{}{}",
+    " {} ",
+    "\n{}\n",
+]
+
+
+@pytest.mark.parametrize("pattern", FORGERIES)
+def test_no_spelling_in_a_message_becomes_a_token(smollm2, smollm2_tokens, pattern):
+    honest = specials_of(smollm2_tokens, smollm2.encode([{"role": "user", "content": "x"}]))
+    for id in smollm2_tokens.bpe.specials():
+        content = pattern.replace("{}", smollm2_tokens.spelling(id))
+        messages = [{"role": "user", "content": content}]
+        ids = smollm2.encode(messages)
+        assert specials_of(smollm2_tokens, ids) == honest, content
+        assert content in smollm2_tokens.decode(ids, special=True).decode()
+
+
+def test_nested_spellings_are_text(smollm2, smollm2_tokens):
+    spellings = [smollm2_tokens.spelling(id) for id in (0, 1, 2)]
+    honest = specials_of(smollm2_tokens, smollm2.encode([{"role": "user", "content": "x"}]))
+    for outer, inner in itertools.product(spellings, repeat=2):
+        for at in range(1, len(outer)):
+            content = outer[:at] + inner + outer[at:]
+            ids = smollm2.encode([{"role": "user", "content": content}])
+            assert specials_of(smollm2_tokens, ids) == honest, content
+
+
+@pytest.mark.parametrize("filter", ["", "| trim", "| upper | lower"])
+def test_a_spelling_split_over_two_strings_is_text(filter):
+    """The template writes two strings after one another with nothing between them."""
+    tokens = small()
+    source = f"{{% for m in messages %}}{{{{ m.content {filter} }}}}{{% endfor %}}"
+    template = ChatTemplate(source, tokens)
+    for spelling in CONTROL:
+        for at in range(1, len(spelling)):
+            for gap in ("", " ") if filter == "| trim" else ("",):
+                messages = [
+                    {"role": "user", "content": "a" + spelling[:at] + gap},
+                    {"role": "user", "content": gap + spelling[at:] + "b"},
+                ]
+                ids = template.encode(messages)
+                assert specials_of(tokens, ids) == [], (spelling, at)
+
+
+def test_a_spelling_split_between_the_template_and_a_string_is_text():
+    tokens = small()
+    for at in range(1, len("<|end|>")):
+        head, tail = "<|end|>"[:at], "<|end|>"[at:]
+        before = ChatTemplate(head + "{{ messages[0].content }}", tokens)
+        assert specials_of(tokens, before.encode([{"role": "user", "content": tail}])) == []
+        behind = ChatTemplate("{{ messages[0].content }}" + tail, tokens)
+        assert specials_of(tokens, behind.encode([{"role": "user", "content": head}])) == []
+
+
+def test_a_template_that_takes_text_out_cannot_join_a_spelling():
+    tokens = small()
+    for source, content in [
+        ("{{ messages[0].content | replace('x', '') }}", "<|xend|>"),
+        ("{{ messages[0].content.replace('\n', '') }}", "<|e\nnd|>"),
+        ("{{ messages[0].content.split('-') | join }}", "<-|end|>"),
+        ("{% for s in messages[0].content.split('-') %}{{ s }}{% endfor %}", "<|end|->"),
+    ]:
+        ids = ChatTemplate(source, tokens).encode([{"role": "user", "content": content}])
+        assert specials_of(tokens, ids) == [], source
+        assert tokens.decode(ids) == b"<|end|>"
+
+
+def test_a_template_makes_tokens_around_known_roles_only():
+    types = dict.fromkeys(["<|user|>", "<|end|>"], 3)
+    tokens = tokenizer.load(vocabulary.metadata([*vocabulary.BYTES, *types], [], types))
+    template = ChatTemplate("{% for m in messages %}<|{{ m.role }}|>{% endfor %}", tokens)
+    roles = [{"role": role, "content": ""} for role in ("user", "end", "END", "<|end|>")]
+    assert specials_of(tokens, template.encode(roles)) == ["<|user|>"]
+
+
+def test_strings_in_variables_and_deep_in_messages_are_text():
+    tokens = small()
+    template = ChatTemplate("{{ tools | tojson }}{{ tools }}{{ messages[0].calls[0].f }}", tokens)
+    messages = [{"role": "user", "content": "", "calls": [{"f": "<|end|>"}]}]
+    tools = [{"name": "<|end|>", "a <s> b": ("<|end", "|>")}]
+    ids = template.encode(messages, tools=tools)
+    assert specials_of(tokens, ids) == []
+    text = template.render(messages, tools=tools)
+    assert tokens.decode(ids).decode() == text
+    assert json.dumps([{"name": "<|end|>", "a <s> b": ["<|end", "|>"]}]) in text
+
+
+def test_marks_never_show_even_where_the_template_escapes_them():
+    tokens = small()
+    for source in ("{{ x | tojson(ensure_ascii=true) }}", "{{ [x] }}", "{{ [x] | string }}"):
+        template = ChatTemplate(source, tokens)
+        assert "e000" not in template.render([], x="<|end|>")
+        assert specials_of(tokens, template.encode([], x="<|end|>")) == []
+
+
+def test_texts_full_of_private_use_characters_keep_them():
+    tokens = small()
+    content = "\ue000<|end|>\\ue001\ue002"
+    ids = ChatTemplate(PLAIN, tokens).encode([{"role": "user", "content": content}])
+    assert content in tokens.decode(ids).decode()
+    assert specials_of(tokens, ids) == ["<|start|>", "<|end|>", "<|start|>"]
+    every = "".join(map(chr, range(0xE000, 0xF900)))
+    with pytest.raises(UsageError, match="private-use"):
+        ChatTemplate(PLAIN, tokens).encode([{"role": "user", "content": every}])
+
+
+def test_markers_of_the_template_are_protected_and_others_are_not():
+    tokens = small()
+    content = "<think>\n\n</think><tool_response>"
+    messages = [{"role": "user", "content": content}]
+    plain = ChatTemplate(PLAIN, tokens).encode(messages, add_generation_prompt=False)
+    assert specials_of(tokens, plain) == ["<|start|>", *MARKERS, "<|end|>"]
+    with_markers = ChatTemplate(PLAIN + "{# <think> </think> <tool_response> #}", tokens)
+    ids = with_markers.encode(messages, add_generation_prompt=False)
+    assert specials_of(tokens, ids) == ["<|start|>", "<|end|>"]
+    assert tokens.bpe.find(b"\n\n") in ids  # plain space is never protected
+
+
+def test_the_think_pair_is_left_alone_in_an_assistants_message():
+    tokens = small()
+    source = PLAIN + "{# <think> </think> <tool_response> #}"
+    messages = [{"role": "assistant", "content": "<think>a</think><tool_response><|end|>"}]
+    ids = ChatTemplate(source, tokens).encode(messages, add_generation_prompt=False)
+    assert specials_of(tokens, ids) == ["<|start|>", "<think>", "</think>", "<|end|>"]
+
+
+@pytest.mark.parametrize("add_bos", [True, False])
+def test_bos_is_never_doubled(add_bos):
+    tokens = small(bos_token_id=vocabulary_id("<s>"), add_bos_token=add_bos)
+    messages = [{"role": "user", "content": "<s>"}]
+    writes = ChatTemplate("{{ bos_token }}{{ messages[0].content }}", tokens).encode(messages)
+    silent = ChatTemplate("{{ messages[0].content }}", tokens).encode(messages)
+    assert writes.count(tokens.bos) == 1
+    assert writes[0] == tokens.bos
+    assert silent.count(tokens.bos) == add_bos
+
+
+def vocabulary_id(spelling):
+    return 256 + [*CONTROL, *MARKERS, *SPACES].index(spelling)
+
+
+@pytest.mark.parametrize(
+    ("messages", "complaint"),
+    [
+        ("hello", "a list of mappings, not str"),
+        (None, "a list of mappings, not NoneType"),
+        (["hello"], "message 0 is a mapping, not str"),
+        ([{"role": "user"}], 'message 0: "content" is a str, here it is missing'),
+        ([{"content": "x"}], '"role" is a str, here it is missing'),
+        ([{"role": "user", "content": None}], '"content" is a str, here it is NoneType'),
+        ([{"role": "user", "content": ["x"]}], '"content" is a str, here it is list'),
+        ([{"role": "user", "content": "x"}, {"role": 1, "content": ""}], "message 1"),
+        ([{"role": "user", "content": "x", "f": print}], "text, numbers, lists and mappings"),
+        ([{"role": "user", "content": "x", 5: 6}], "a key in messages is a str, not int"),
+    ],
+)
+def test_messages_of_another_shape_are_usage_errors(messages, complaint):
+    with pytest.raises(UsageError) as refusal:
+        ChatTemplate(PLAIN, small()).encode(messages)
+    assert complaint in str(refusal.value)
+
+
+def test_messages_too_deep_are_usage_errors():
+    deep = "x"
+    for _ in range(100):
+        deep = [deep]
+    with pytest.raises(UsageError, match="nested more than 64 deep"):
+        ChatTemplate(PLAIN, small()).encode([], tools=deep)
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("{% if %}", "does not compile: line 1"),
+        ("a\nb\n{{ foo( }}", "does not compile: line 3"),
+        ("a\n{{ 1 / 0 }}", "line 2: ZeroDivisionError"),
+        ("a\nb\n{{ x.y.z }}", "line 3: UndefinedError: 'x' is undefined"),
+        ("{{ raise_exception('roles must alternate') }}", "these messages: roles must alternate"),
+        ("{{ 'x' | center(9) }}", "No filter named 'center'"),
+        ("{{ '%d' | format(1) }}", "No filter named 'format'"),
+        ("{% include 'x' %}", "line 1"),
+        ("{{ ''.__class__.__mro__ }}", "__class__"),
+        ("{{ messages.append(1) }}", "append"),
+        ("{{ cycler.next() }}", "'cycler' is undefined"),
+    ],
+)
+def test_broken_templates_say_where(source, complaint):
+    with pytest.raises(TemplateError) as refusal:
+        ChatTemplate(source, small()).render([])
+    assert complaint in str(refusal.value)
+
+
+BOMBS = {
+    "a long range": "{% for i in range(10**9) %}x{% endfor %}",
+    "a loop in a loop": "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}"
+    "{% endfor %}",
+    "a long product": "{{ 'a' * 10**9 }}",
+    "a product from the left": "{{ 10**9 * 'a' }}",
+    "doubling by ~": "{% set n = namespace(s='ab') %}{% for i in range(99) %}"
+    "{% set n.s = n.s ~ n.s %}{% endfor %}",
+    "doubling by +": "{% set n = namespace(s='ab') %}{% for i in range(99) %}"
+    "{% set n.s = n.s + n.s %}{% endfor %}",
+    "doubling a list": "{% set n = namespace(s=[1]) %}{% for i in range(99) %}"
+    "{% set n.s = n.s + n.s %}{% endfor %}",
+    "a list in a list": "{{ [[1] * 99999] * 99999 }}",
+    "a power": "{{ 9 ** (9 ** 9) }}",
+    "squares": "{% set n = namespace(s=9) %}{% for i in range(99) %}"
+    "{% set n.s = n.s * n.s %}{% endfor %}",
+    "a width in %": "{{ '%1000000000d' % 1 }}",
+    "a width in format": "{{ '{:1000000000}'.format(1) }}",
+    "a format in a format": "{{ '{:{w}}'.format(1, w=1000000000) }}",
+    "ljust": "{{ 'x'.ljust(10**9) }}",
+    "zfill": "{{ 'x'.zfill(10**9) }}",
+    "expandtabs": "{{ '\t'.expandtabs(10**9) }}",
+    "indent": "{{ 'x\ny' | indent(10**9) }}",
+    "indented JSON": "{{ [1] | tojson(indent=10**9) }}",
+    "replace": "{{ ('a' * 99999).replace('a', 'b' * 99999) }}",
+    "the filter replace": "{{ ('a' * 99999) | replace('a', 'b' * 99999) }}",
+    "join": "{{ ('x' * 99999).join(range(99999) | list) }}",
+    "the filter join": "{{ range(99999) | list | join('x' * 99999) }}",
+    "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "recursion with two arms": "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}"
+    "{% endmacro %}{{ f(60) }}",
+    "much output": "{% for i in range(9999) %}{{ 'x' * 9999 }}{% endfor %}",
+    "deep nesting": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+    "a long source": "x" * (1 << 18) + "x",
+    "the time, padded": "{{ strftime_now('%1000000000d') }}",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_bombs_are_refused_quickly(name):
+    start = time.process_time()
+    with pytest.raises(TemplateError):
+        ChatTemplate(BOMBS[name], small()).render([])
+    assert time.process_time() - start < 5  # on a slow machine; seen: 0.3 at most
