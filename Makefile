@@ -29,7 +29,7 @@ help:
 
 demo: $(DEMO)/.installed
 	$(DEMO)/bin/nybble pull $(MODEL)
-	$(DEMO)/bin/nybble run $(MODEL) "What is the capital of France?"
+	$(DEMO)/bin/nybble run $(MODEL) --system "Answer in one sentence." "What is the capital of France?"
 
 test: $(DEV)/.built
 	$(DEV)/bin/python -m pytest

@@ -5,7 +5,7 @@ import sys
 import nybble
 
 model = nybble.load("smollm2-135m")  # get it once: nybble pull smollm2-135m
-reply = model.ask(" ".join(sys.argv[1:]) or "What is the capital of France?", max_tokens=100)
+reply = model.ask(" ".join(sys.argv[1:]) or "Why is the sky blue?", max_tokens=60)
 for text in reply:
     print(text, end="", flush=True)
 print()

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+
 from nybble import hub
 from nybble.errors import DownloadError
 

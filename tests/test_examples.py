@@ -11,7 +11,7 @@ LINES = 40
 
 # Words typed at an example, and words that its output must hold.
 SCRIPTS = {
-    "ask.py": ("", "Paris"),
+    "ask.py": ("", "light"),
     "chat.py": ("What is the capital of France?\nWhat is 2 + 2?\n", "Paris"),
     "complete.py": ("", "The three primary colours are red,"),
 }

@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
 from nybble import hub
 from nybble.errors import DownloadError, ModelNotFoundError, UsageError
 from nybble.known import DEFAULT, KNOWN, KnownModel

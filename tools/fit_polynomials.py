@@ -32,9 +32,10 @@ def fit(target: Array, basis: Array, scale: Array, rounds: int = 400) -> Array:
     return coefficients
 
 
-def report(
-    name: str, limit: float, degree: int, split: Callable[[Array], tuple[Array, Array, Array, Array]]
-) -> None:
+Split = Callable[[Array], tuple[Array, Array, Array, Array]]
+
+
+def report(name: str, limit: float, degree: int, split: Split) -> None:
     """Fits and prints one function; `split` gives its truth, its known part, the factor of the
     polynomial and the polynomial's variable at the sample points."""
     x = limit * np.cos(np.linspace(0, np.pi, 4001))

@@ -32,8 +32,8 @@ from pathlib import Path
 import llama_cpp
 import numpy as np
 
-from tools import fidelity, oracle
 from nybble.formats.gguf import GgufFile
+from tools import fidelity, oracle
 
 TOKENS = 600
 BATCH = 512  # of llama.cpp's prompt; its default

@@ -1,9 +1,9 @@
 """Small language models, quantized to about four bits, on small computers.
 
-    import nybble
-    model = nybble.load("smollm2-135m")
-    for text in model.ask("Why do geese fly in a V?", max_tokens=200):
-        print(text, end="", flush=True)
+import nybble
+model = nybble.load("smollm2-135m")
+for text in model.ask("Why do geese fly in a V?", max_tokens=200):
+    print(text, end="", flush=True)
 """
 
 from nybble.chat import Chat

@@ -17,6 +17,10 @@ from nybble.sequences import Sequences
 from nybble.tokenizer import Tokenizer
 from nybble.tokenizer import load as load_tokenizer
 
+TYPE_CHECKING = False  # typing's own costs its import
+if TYPE_CHECKING:
+    from nybble.tokenizer.template import ChatTemplate
+
 DEFAULT_CONTEXT = 2048
 
 
@@ -67,6 +71,7 @@ class Model:
             self.context = _context(context, tree.context)
             program = Program(tree, _formats(tree.tensors(), file))
             self._tokenizer: Tokenizer = load_tokenizer(file.metadata)
+            self._compiled: ChatTemplate | None = None
             self._template_source = file.metadata.get("tokenizer.chat_template")
             self._recommended = recommended(file.metadata)
             self.weights = Weights(program, file.data, on_progress)
@@ -125,7 +130,7 @@ class Model:
         """Text of ids, control tokens spelled out; bytes that are not UTF-8 become U+FFFD."""
         return self._tokenizer.decode(list(ids), special=True).decode("utf-8", "replace")
 
-    def logits(self, ids: Iterable[int], *, all: bool = False) -> memoryview:
+    def logits(self, ids: Iterable[int], *, all: bool = False) -> memoryview[float]:
         """Logits after these ids: a memoryview of float32, shape (vocab,); with all=True one row
         for each id, shape (len(ids), vocab), which is 4 * vocab bytes a token (200 KB for
         SmolLM2, 1 MB for Gemma)."""
@@ -193,9 +198,9 @@ class Model:
                 f"reply included; shorten it or load the model with a larger context"
             )
 
-    def _template(self):  # type: ignore[no-untyped-def]
+    def _template(self) -> ChatTemplate:
         """The chat template, compiled when it is first used: its engine is slow to import."""
-        if not hasattr(self, "_compiled"):
+        if self._compiled is None:
             from nybble.tokenizer.template import ChatTemplate
 
             if not isinstance(self._template_source, str):

@@ -72,7 +72,7 @@ class Options:
 
 def recommended(metadata: Mapping[str, object]) -> dict[str, object]:
     """The defaults that a file recommends, as keywords of Options; others are left out."""
-    found = {}
+    found: dict[str, object] = {}
     for option, key in FILE_KEYS.items():
         value = metadata.get(f"general.sampling.{key}")
         if isinstance(value, int | float) and not isinstance(value, bool):

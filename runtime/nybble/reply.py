@@ -151,7 +151,7 @@ def _generate(
     if sequence is None:
         return "timeout"
     try:
-        text = _Text(tokenizer.stream(), options.stop)
+        text = _Text(tokenizer.text_stream(), options.stop)
         for reason in _tokens(sequence, tokenizer, prompt, options, stats, started, text):
             if reason is not None:
                 yield text.flush()
@@ -238,7 +238,7 @@ class _Text:
         self.stopped = False
 
     def push(self, token: int) -> None:
-        self._held += self._stream.push(token)
+        self._held += self._stream.push([token])
 
     def take(self) -> str:
         """What can be let go of; sets `stopped` when a stop string is complete."""

@@ -5,8 +5,9 @@ import os
 import sys
 
 import fake_model
-import nybble
 import pytest
+
+import nybble
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import os
 import select
 
 import pytest
+
 from nybble import hub
 from nybble.cli import main
 from nybble.cli.terminal import harmless, megabytes, printable

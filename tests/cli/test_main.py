@@ -8,6 +8,7 @@ from pathlib import Path
 
 import fake_model
 import pytest
+
 from nybble import errors
 from nybble.cli import main
 

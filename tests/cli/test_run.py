@@ -10,6 +10,7 @@ from pathlib import Path
 
 import fake_model
 import pytest
+
 from nybble.cli import main
 
 MODEL = "smollm2-135m"

@@ -5,6 +5,7 @@ import struct
 from types import SimpleNamespace
 
 import pytest
+
 from nybble.cli import main, show
 
 

@@ -11,6 +11,7 @@ import tracemalloc
 
 import gguf_bytes as gb
 import pytest
+
 from nybble._core.gguf import GgufArray, GgufIndex
 from nybble.errors import FormatError, ModelNotFoundError, NybbleError, UsageError
 from nybble.formats.gguf import GgufFile

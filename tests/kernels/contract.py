@@ -31,7 +31,9 @@ FIELDS = {
         *[("w", POINTER), ("x", POINTER), ("x_stride", SIZE), ("y", POINTER), ("y_stride", SIZE)],
         ("panel", POINTER),
     ],
-    "embed": [("row", SIZE), ("n_blocks", SIZE), ("w", POINTER), ("scale", FLOAT), ("out", POINTER)],
+    "embed": [
+        *[("row", SIZE), ("n_blocks", SIZE), ("w", POINTER), ("scale", FLOAT), ("out", POINTER)],
+    ],
     "rmsnorm": [("n", SIZE), ("eps", FLOAT), ("x", POINTER), ("w", POINTER), ("out", POINTER)],
     "quantize": [("n_blocks", SIZE), ("x", POINTER), ("out", POINTER)],
     "add": [("n", SIZE), ("x", POINTER), ("y", POINTER)],
@@ -58,9 +60,7 @@ FIELDS = {
 }
 FIELDS["gemv16"] = FIELDS["gemv"]
 FIELDS["quantize16"] = FIELDS["quantize"]
-STRUCTS = {
-    op: type(op, (ctypes.Structure,), {"_fields_": fields}) for op, fields in FIELDS.items()
-}
+STRUCTS = {op: type(op, (ctypes.Structure,), {"_fields_": fields}) for op, fields in FIELDS.items()}
 
 ROWS_BY_NAME = {row["name"]: row for row in native.rows()}
 FORMATS = native.formats()

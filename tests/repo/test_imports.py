@@ -30,6 +30,7 @@ ALLOWED = {
     "collections",
     "collections.abc",
     "contextlib",
+    "cython_runtime",
     "functools",
     "itertools",
     "keyword",
@@ -38,6 +39,7 @@ ALLOWED = {
     "operator",
     "_operator",
     "reprlib",
+    "resource",
     "types",
     "weakref",
 }

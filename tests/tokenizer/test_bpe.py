@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import vocabulary
+
 from nybble import tokenizer
 from nybble._core import tokenizer as core
 from nybble.errors import FormatError, UsageError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import vocabulary
+
 from nybble import tokenizer
 from nybble.errors import FormatError, UsageError
 from nybble.formats.gguf import GgufFile

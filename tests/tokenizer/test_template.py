@@ -11,6 +11,7 @@ from pathlib import Path
 import jinja2.sandbox
 import pytest
 import vocabulary
+
 from nybble import tokenizer
 from nybble.errors import TemplateError, UsageError
 from nybble.formats.gguf import GgufFile

@@ -8,8 +8,8 @@ import struct
 import numpy as np
 import pytest
 
-from tools import fidelity, gguf_writer, oracle, tiny_model
 from nybble.formats.gguf import GgufFile
+from tools import fidelity, gguf_writer, oracle, tiny_model
 
 EPS32 = 2.0**-24  # half a unit in the last place of float32, relative
 EPS16 = 2.0**-11  # of float16

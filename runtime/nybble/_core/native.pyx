@@ -66,8 +66,8 @@ def formats():
     for number in range(48):
         layout = nyb_layout_of(number)
         if layout is not NULL:
-            out[layout.name.decode()] = (number, layout.block_bytes, layout.tile_bytes,
-                                            <size_t>layout.pack)
+            pack = <size_t>layout.pack
+            out[layout.name.decode()] = (number, layout.block_bytes, layout.tile_bytes, pack)
     return out
 
 

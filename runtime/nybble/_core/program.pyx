@@ -161,8 +161,8 @@ class _Lowering:
             raise FormatError(f"{name} has {cols} columns, which is not a multiple of {NYB_BLOCK}")
         number, _, tile_bytes, _ = packable()[format]
         rope_dims = rope.dims if rope is not None and rope.layout == "pairs" else 0
-        offset = self.place(name, number, rows, cols, _tiles(rows) * (cols // NYB_BLOCK) * tile_bytes,
-                            head_dim, rope_dims)
+        nbytes = _tiles(rows) * (cols // NYB_BLOCK) * tile_bytes
+        offset = self.place(name, number, rows, cols, nbytes, head_dim, rope_dims)
         return {"format": number, "rows": rows, "cols": cols, "weights": offset}
 
     def vector(self, name, n):

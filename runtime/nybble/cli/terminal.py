@@ -60,14 +60,19 @@ def print_words(pieces: Iterable[str]) -> None:
 
 
 def figures(reply: Reply) -> str:
-    """The figures of a finished reply on one line."""
+    """The figures of a finished reply on one line; "-" for what there was nothing to measure of."""
     stats = reply.stats
+
+    def shown(value: float | None, digits: int) -> str:
+        return "-" if value is None else f"{value:.{digits}f}"
+
     return (
         f"prompt {stats.prompt_tokens} tokens ({stats.cached_tokens} cached)"
-        f" at {stats.prefill_tok_s:.1f} tokens/s, first token after {stats.first_token_s:.2f} s;"
-        f" reply {stats.tokens} tokens at {stats.decode_tok_s:.1f} tokens/s;"
-        f" {stats.total_s:.2f} s, peak {megabytes(stats.peak_bytes)}, seed {stats.seed},"
-        f" ended by {stats.stop_reason}"
+        f" at {shown(stats.prefill_tok_s, 1)} tokens/s,"
+        f" first token after {shown(stats.first_token_s, 2)} s;"
+        f" reply {stats.tokens} tokens at {shown(stats.decode_tok_s, 1)} tokens/s;"
+        f" {shown(stats.total_s, 2)} s, peak {megabytes(stats.peak_bytes or 0)},"
+        f" seed {stats.seed}, ended by {stats.stop_reason}"
     )
 
 

@@ -1,0 +1,38 @@
+from typing import Any
+
+from nybble._core.program import Arena, Weights
+from nybble.errors import NumericError
+
+CHUNK: int
+LOGITS_ROWS: int
+
+class Engine:
+    weights: Weights
+    kv: Arena
+    work: Arena
+    context: int
+    chunk: int
+    threads: int
+    max_logits: int
+    def __init__(
+        self,
+        weights: Weights,
+        context: int,
+        threads: int = 1,
+        sequences: int = 1,
+        chunk: int = ...,
+    ) -> None: ...
+
+class Sequence:
+    engine: Engine
+    ids: list[int]
+    context: int
+    vocab: int
+    def __init__(self, engine: Engine, slot: int = 0) -> None: ...
+    def rewind(self, n: int) -> None: ...
+    def reuse(self, ids: list[int]) -> int: ...
+    def next_chunk(self, n: int) -> int: ...
+    def feed(self, ids: list[int], want_logits: bool) -> None: ...
+    def logits_of(self, ids: list[int], out: Any) -> None: ...
+    def last_logits(self, out: Any) -> None: ...
+    def damaged(self, what: str) -> NumericError: ...
