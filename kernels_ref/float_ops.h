@@ -10,17 +10,6 @@
 #define NYB_JOIN(a, b, c)  NYB_JOIN_(a, b, c)
 #define NYB_KERNEL(name)   NYB_JOIN(nyb_, name, NYB_LEVEL)
 
-/* Whatever enters a product is 0 or at least this in magnitude (docs/arithmetic.md, "Flush"). */
-#define NYB_TINY 0x1p-40f
-
-static inline nyb_v8 v8_flush(nyb_v8 x) {
-    return v8_select_less(v8_abs(x), v8_set(NYB_TINY), v8_set(0), x);
-}
-
-static inline float flush1(float x) {
-    return x < NYB_TINY && x > -NYB_TINY ? 0.0f : x;
-}
-
 /* exp(x), relative error below 1.2e-7; 0 for x < -54, exp(88) for x > 88, NaN for NaN.
  * x = n ln 2 + r, |r| <= ln(2) / 2, exp(x) = 2^n exp(r); tools/fit_polynomials.py. */
 static inline nyb_v8 v8_exp(nyb_v8 x) {
@@ -71,16 +60,11 @@ void NYB_KERNEL(quantize)(const nyb_quantize_args *a) {
         const float amax = block_amax(x);
         const int usable = amax > 0; /* neither 0 nor NaN */
         const nyb_v8 inverse = v8_set(usable ? 127.0f / amax : 0);
-        int32_t q[NYB_LANES];
-        out->sum = 0;
+        nyb_v8 scaled[4];
+        for (int i = 0; i < 4; i++)
+            scaled[i] = usable ? v8_mul(v8_load(x + NYB_LANES * i), inverse) : v8_set(0);
+        out->sum = v8_store_bytes(out->q, scaled);
         out->unused = 0;
-        for (int i = 0; i < NYB_BLOCK; i += NYB_LANES) {
-            v8_store_int(q, usable ? v8_mul(v8_load(x + i), inverse) : v8_set(0));
-            for (int j = 0; j < NYB_LANES; j++) {
-                out->q[i + j] = (int8_t)q[j];
-                out->sum += q[j];
-            }
-        }
         out->d = amax / 127.0f;
         out->s = out->d * (float)out->sum;
     }
@@ -222,6 +206,27 @@ attend_scores(int n, size_t head_dim, const float *q, const uint16_t *k, nyb_v8 
         scores[j] = v8_add(v8_add(part[j][0], part[j][1]), v8_add(part[j][2], part[j][3]));
 }
 
+/* 8 * `width` dimensions, from d on, of the values that `n` queries sum: one chain of
+ * multiply-adds for each query and 8 dimensions, several of which hide each other's latency. */
+static inline __attribute__((always_inline)) void
+attend_values(int n, int width, const nyb_attend_args *a, size_t d, const float *p, float *out) {
+    nyb_v8 sum[NYB_QUERIES][4];
+    for (int j = 0; j < n; j++)
+        for (int b = 0; b < width; b++)
+            sum[j][b] = v8_set(0);
+    for (size_t i = a->first; i < a->end; i++)
+        for (int b = 0; b < width; b++) {
+            const size_t at = i * a->head_dim + d + (size_t)(NYB_LANES * b);
+            const nyb_v8 value = v8_load_half(a->v + at);
+            for (int j = 0; j < n; j++)
+                sum[j][b] = v8_fma(v8_set(p[(size_t)j * NYB_PAGE + i]), value, sum[j][b]);
+        }
+    for (int j = 0; j < n; j++)
+        for (int b = 0; b < width; b++)
+            v8_store(out + (size_t)j * a->out_stride + d + (size_t)(NYB_LANES * b),
+                     v8_flush(sum[j][b]));
+}
+
 static inline __attribute__((always_inline)) void attend_group(int n, const nyb_attend_args *a,
                                                                size_t query) {
     const float *q = a->q + query * a->head_dim;
@@ -250,18 +255,11 @@ static inline __attribute__((always_inline)) void attend_group(int n, const nyb_
                                           &stats[1]};
         NYB_KERNEL(softmax)(&softmax);
     }
-    for (size_t d = 0; d < a->head_dim; d += NYB_LANES) {
-        nyb_v8 sum[NYB_QUERIES];
-        for (int j = 0; j < n; j++)
-            sum[j] = v8_set(0);
-        for (size_t i = a->first; i < a->end; i++) {
-            const nyb_v8 value = v8_load_half(a->v + i * a->head_dim + d);
-            for (int j = 0; j < n; j++)
-                sum[j] = v8_fma(v8_set(scores[(size_t)j * NYB_PAGE + i]), value, sum[j]);
-        }
-        for (int j = 0; j < n; j++)
-            v8_store(out + (size_t)j * a->out_stride + d, v8_flush(sum[j]));
-    }
+    size_t d = 0;
+    for (; d + 4 * NYB_LANES <= a->head_dim; d += 4 * NYB_LANES)
+        attend_values(n, 4, a, d, scores, out);
+    for (; d < a->head_dim; d += NYB_LANES)
+        attend_values(n, 1, a, d, scores, out);
 }
 
 void NYB_KERNEL(attend_f16)(const nyb_attend_args *a) {

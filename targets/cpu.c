@@ -71,14 +71,21 @@ uint32_t nyb_cpu_bits(void) {
 
 #else
 
-uint32_t nyb_cpu_bits(void) {
-    return 0;
-}
+uint32_t nyb_cpu_bits(void) { return 0; }
 
 #endif
 
 const nyb_level nyb_levels[] = {
     {"ref", 0},
+#if NYB_HAVE_AVX2
+    {"avx2", NYB_CPU_AVX2},
+#endif
+#if NYB_HAVE_AVXVNNI
+    {"avxvnni", NYB_CPU_AVX2 | NYB_CPU_AVXVNNI},
+#endif
+#if NYB_HAVE_AVX512VNNI
+    {"avx512vnni", NYB_CPU_AVX2 | NYB_CPU_AVX512VNNI},
+#endif
     {NULL, 0},
 };
 

@@ -21,9 +21,7 @@ static void *take(allocator *a, uint64_t bytes) {
     return p;
 }
 
-static uint64_t max64(uint64_t a, uint64_t b) {
-    return a > b ? a : b;
-}
+static uint64_t max64(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
 static void lay_out(const nyb_program *program, nyb_bound *bound, allocator *work) {
     const nyb_limits *limits = &bound->limits;
@@ -102,18 +100,10 @@ static int has_row(const nyb_rows *rows, nyb_op op, uint32_t format) {
 }
 
 /* The bytes of an activation vector of n numbers, as each kind of row holds them. */
-static uint64_t floats(uint64_t n) {
-    return n * sizeof(float);
-}
-static uint64_t blocks(uint64_t n) {
-    return n / NYB_BLOCK * sizeof(nyb_q8);
-}
-static uint64_t blocks16(uint64_t n) {
-    return n / NYB_BLOCK * sizeof(nyb_q16);
-}
-static uint64_t tiled(uint64_t rows) {
-    return nyb_tiles((uint32_t)rows) * NYB_TILE_ROWS;
-}
+static uint64_t floats(uint64_t n) { return n * sizeof(float); }
+static uint64_t blocks(uint64_t n) { return n / NYB_BLOCK * sizeof(nyb_q8); }
+static uint64_t blocks16(uint64_t n) { return n / NYB_BLOCK * sizeof(nyb_q16); }
+static uint64_t tiled(uint64_t rows) { return nyb_tiles((uint32_t)rows) * NYB_TILE_ROWS; }
 
 static int check_matrix(const nyb_program *program, const nyb_rows *rows, const nyb_step *step,
                         nyb_op op, uint64_t at, nyb_error *error) {

@@ -328,9 +328,7 @@ static void run_split_step(const worker *w, const nyb_step *step) {
 
 /* -- Phases --------------------------------------------------------------------------------- */
 
-static int is_split(const nyb_step *step) {
-    return step->op >= NYB_STEP_EMBED;
-}
+static int is_split(const nyb_step *step) { return step->op >= NYB_STEP_EMBED; }
 
 static void run_row_part(const worker *w, const nyb_step *step, const nyb_step *end) {
     const range rows = w->row_is_repeated ? (range){0, 1} : share(w, w->rows);

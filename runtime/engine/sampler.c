@@ -12,9 +12,7 @@ typedef struct candidate {
 } candidate;
 
 /* Room to fill the probabilities up to a multiple of 8. */
-static uint64_t padded(uint32_t vocab) {
-    return ((uint64_t)vocab + NYB_LANES - 1) / NYB_LANES * 8;
-}
+static uint64_t padded(uint32_t vocab) { return ((uint64_t)vocab + NYB_LANES - 1) / NYB_LANES * 8; }
 
 uint64_t nyb_sample_scratch(uint32_t vocab) {
     return padded(vocab) * (sizeof(candidate) + 2 * sizeof(float));
