@@ -5,6 +5,7 @@
  * come from a file.
  */
 #include "layout.h"
+#include "nyb_pool.h"
 
 /* The largest number that a shape may hold; keeps every product below within 64 bits. */
 enum { MAX_SHAPE = 1 << 24 };
@@ -245,7 +246,7 @@ static int check_phases(const nyb_program *program, nyb_error *error) {
 static int check(const nyb_program *program, const nyb_limits *limits, const nyb_rows *rows,
                  nyb_error *error) {
     uint64_t at = 0;
-    CHECK(limits->threads >= 1 && limits->threads <= 1024, "threads must be 1 to 1,024",
+    CHECK(limits->threads >= 1 && limits->threads <= NYB_MAX_THREADS, "threads must be 1 to 64",
           limits->threads);
     CHECK(limits->max_tokens >= 1 && limits->max_tokens <= 1 << 20,
           "tokens in a batch must be 1 to 1,048,576", limits->max_tokens);

@@ -218,8 +218,8 @@ class Model:
 def _threads(threads: int | None) -> int:
     if threads is None:
         return 1
-    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
-        raise UsageError(f"threads must be 1 to 1,024, not {threads!r:.60}")
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 64:
+        raise UsageError(f"threads must be 1 to 64, not {threads!r:.60}")
     return threads
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from nybble._core.program import Weights
 from nybble._core.sequence import Engine, Sequence
-from targets.build import INCLUDES, ROOT, Library, libraries
+from targets.build import CFLAGS, INCLUDES, ROOT, Library, libraries
 
 SECTIONS = ("steps", "buffers", "attentions", "layers", "ropes", "turns")
 PAGE = 128
@@ -28,7 +28,7 @@ def build(out: Path, command: Ids[str] = ("cc", "-O2", "-static")) -> None:
     """Compiles replay.c with the engine and every kernel. `command`: a compiler and its flags."""
     with tempfile.TemporaryDirectory() as folder:
         objects = []
-        replay = Library("replay", ["tools/replay/replay.c"], list(INCLUDES), ["-std=c11"])
+        replay = Library("replay", ["tools/replay/replay.c"], list(INCLUDES), ["-std=c11", *CFLAGS])
         for library in [replay, *libraries(command, ["-Werror"])]:
             includes = [f"-I{ROOT / room}" for room in library.include_dirs]
             for source in library.sources:
