@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 
-from nybble import hub
+from nybble import hub, machine
 from nybble._core.program import Program, Weights
 from nybble._core.sequence import Engine, Sequence
 from nybble.chat import Chat
@@ -33,7 +33,8 @@ def load(
 ) -> Model:
     """Loads a model: a known name that has been pulled, or the path of a .gguf file.
 
-    threads     : threads of the engine, 1 by default; the tokens do not depend on it
+    threads     : threads of the engine; by default the CPUs of the strongest cluster, within the
+                  process's affinity and quota. The tokens do not depend on it
     context     : positions in a sequence; the lesser of the model's and 2,048 by default
     on_progress : called with (bytes of weights packed, bytes in all)
 
@@ -52,7 +53,9 @@ class Model:
 
     context      : positions in a sequence, prompt and reply together
     has_template : whether it can chat (`ask`, `chat`) or only `complete`
+    threads      : threads of the engine
     weights      : the packed weights and their program, for tools
+    engine       : the program bound to this machine, for tools
     """
 
     def __init__(
@@ -75,8 +78,9 @@ class Model:
             self._template_source = file.metadata.get("tokenizer.chat_template")
             self._recommended = recommended(file.metadata)
             self.weights = Weights(program, file.data, on_progress)
-        engine = Engine(self.weights, context=self.context, threads=_threads(threads))
-        self._sequences = Sequences([Sequence(engine)])
+        self.threads = machine.default_threads() if threads is None else _checked(threads)
+        self.engine = Engine(self.weights, context=self.context, threads=self.threads)
+        self._sequences = Sequences([Sequence(self.engine)])
         self.vocab = tree.vocab
 
     # -- replies
@@ -155,6 +159,13 @@ class Model:
             self._sequences.give_back(sequence)
         return out
 
+    def forget(self) -> None:
+        """Empties the cache of what has been read: the next prompt runs whole."""
+        sequence = self._sequences.borrow()
+        assert sequence is not None  # without a timeout
+        sequence.rewind(0)
+        self._sequences.give_back(sequence)
+
     # -- a model may be used in `with`; it never has to be
 
     def __enter__(self) -> Model:
@@ -215,9 +226,7 @@ class Model:
         )
 
 
-def _threads(threads: int | None) -> int:
-    if threads is None:
-        return 1
+def _checked(threads: int) -> int:
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 64:
         raise UsageError(f"threads must be 1 to 64, not {threads!r:.60}")
     return threads

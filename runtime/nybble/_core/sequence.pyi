@@ -23,6 +23,8 @@ class Engine:
         chunk: int = ...,
     ) -> None: ...
 
+    def read_seconds(self, streams: int) -> float: ...
+
 class Sequence:
     engine: Engine
     ids: list[int]
