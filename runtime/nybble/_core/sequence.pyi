@@ -22,7 +22,6 @@ class Engine:
         sequences: int = 1,
         chunk: int = ...,
     ) -> None: ...
-
     def read_seconds(self, streams: int) -> float: ...
 
 class Sequence:
