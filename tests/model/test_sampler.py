@@ -6,6 +6,7 @@ import pytest
 import nybble
 from nybble._core import native
 from nybble._core.sampler import Sampler
+from nybble._core.sequence import Engine, Sequence
 from nybble.errors import NumericError, UsageError
 
 from .models import POISON, POISON_ID, with_poison
@@ -189,7 +190,6 @@ def test_frequencies_are_the_probabilities():
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 1.0}], ids=["greedy", "drawn"])
 def test_after_nan_the_model_works(options, tmp_path):
-    """The NaN's keys and values must not stay: masked positions are multiplied by 0, not left."""
     model = nybble.load(with_poison(tmp_path))
     assert model.tokenize(POISON) == [POISON_ID]
     options |= {"max_tokens": 12, "ignore_eos": True}
@@ -202,6 +202,17 @@ def test_after_nan_the_model_works(options, tmp_path):
         reply = model.complete("the cat and", **options)
         assert reply.text == expected
         assert reply.stats.cached_tokens == 0
+
+
+def test_nan_does_not_stay_in_the_cache(tmp_path):
+    engine = Engine(nybble.load(with_poison(tmp_path)).weights, 256)
+    sequence = Sequence(engine)
+    sequence.feed([10, POISON_ID, 11], True)
+    assert any(engine.kv.view())
+    with pytest.raises(NumericError):
+        Sampler(sequence.vocab).next(sequence, 0)
+    assert not any(engine.kv.view())
+    assert sequence.ids == []
 
 
 def test_logits_that_are_nan_are_an_error(tmp_path):
