@@ -91,7 +91,8 @@ class Reply:
 
     def __iter__(self) -> Iterator[str]:
         i = 0
-        while i < len(self._pieces) or self._step():
+        # Again at the end: while _step waited, another reader may have brought the reply there.
+        while i < len(self._pieces) or self._step() or i < len(self._pieces):
             if i < len(self._pieces):
                 yield self._pieces[i]
                 i += 1

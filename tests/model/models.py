@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
+import nybble
 from nybble.formats.gguf import GgufArray, GgufFile
 from tools.gguf_writer import Array, Tensor, dequantize, tensor, write_gguf
 from tools.tiny_model import tiny_model
 
 # A token that makes the logits NaN in the model of `with_poison`, and how it is written.
 POISON_ID, POISON = 3 + ord("~"), "~"  # bytes come after three control tokens
+END_ID = 2  # <|im_end|>
+EXACT = dict.fromkeys(("embed", "attention", "mlp", "head"), "Q8_0")
 _DIM = 5  # of the residual stream: only that token has something there
 
 
@@ -53,6 +56,40 @@ def replaced(name: str, values: Callable[[np.ndarray], np.ndarray]) -> Callable:
         return [*tensors[:at], tensor(name, new, old.format), *tensors[at + 1 :]]
 
     return edit
+
+
+def speaking(folder: Path, text: str, *, loops: bool = False, **tiny: object) -> Path:
+    """A model that after a line's end says `text`, a byte a token, and then ends, or with `loops`
+    begins again. The bytes must differ from each other and from the line's end.
+
+    Both branches of its layers are zero, so the next token depends on the last alone: the head's
+    row of a token is the embedding of the one before.
+    """
+    ids = [3 + byte for byte in ("\n" + text).encode()]
+    assert len(set(ids)) == len(ids), "a byte comes twice"
+    followers = {**dict(zip(ids, ids[1:], strict=False)), ids[-1]: ids[1] if loops else END_ID}
+    tiny_model(folder / "plain.gguf", **{"layers": 1, "tied": False, "formats": EXACT, **tiny})
+    signs = np.random.default_rng(1).choice([-1.0, 1.0], (323, 96)).astype(np.float32)
+
+    def head(w: np.ndarray) -> np.ndarray:
+        w[:] = 0
+        for last, follower in followers.items():
+            w[follower] += signs[last] / 4  # a logit of 24, where others' are below 10
+        return w
+
+    def edit(tensors: list[Tensor]) -> list[Tensor]:
+        tensors = replaced("token_embd.weight", lambda _: signs)(tensors)
+        tensors = replaced("output_norm.weight", np.ones_like)(tensors)
+        tensors = replaced("blk.0.attn_output.weight", np.zeros_like)(tensors)
+        tensors = replaced("blk.0.ffn_down.weight", np.zeros_like)(tensors)
+        return replaced("output.weight", head)(tensors)
+
+    return edited(folder / "plain.gguf", folder / "speaking.gguf", tensors=edit)
+
+
+def cached(model: nybble.Model) -> list[int]:
+    """The tokens that the model's sequence holds: [] as long as nothing has run."""
+    return model._sequences._sequences[0].ids
 
 
 def with_poison(folder: Path) -> Path:
