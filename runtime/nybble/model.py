@@ -40,6 +40,8 @@ def load(
 
     ModelNotFoundError says how to get the model, FormatError what is wrong with its file.
     """
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise UsageError(f"load() takes a name or a path, not {type(name_or_path).__name__}")
     return Model(
         hub.resolve(os.fspath(name_or_path)),
         threads=threads,
@@ -132,7 +134,9 @@ class Model:
 
     def detokenize(self, ids: Iterable[int]) -> str:
         """Text of ids, control tokens spelled out; bytes that are not UTF-8 become U+FFFD."""
-        return self._tokenizer.decode(_ids(ids, self.vocab), special=True).decode("utf-8", "replace")
+        return self._tokenizer.decode(_ids(ids, self.vocab), special=True).decode(
+            "utf-8", "replace"
+        )
 
     def logits(self, ids: Iterable[int], *, all: bool = False) -> memoryview[float]:
         """Logits after these ids: a memoryview of float32, shape (vocab,); with all=True one row

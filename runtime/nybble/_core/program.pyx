@@ -213,7 +213,7 @@ def _check(tree):
                               "nybble needs multiples of 8 and 16")
         for what, n in (("attention heads", a.heads * a.head_dim), ("MLP", block.mlp.hidden)):
             if n % NYB_BLOCK:
-                raise FormatError(f"the {what} have {n} columns, not a multiple of {NYB_BLOCK}")
+                raise FormatError(f"{what}: {n} columns, not a multiple of {NYB_BLOCK}")
 
 
 def _lower(tree, formats):
@@ -476,6 +476,6 @@ cdef class Weights:
             else:
                 bad = _pack_matrix(layout, &src[0], rows, cols, head_dim, rope_dims, dst)
         if bad:
-            where = f"row {bad - 1}" if layout is not NULL else f"element {bad - 1}"
-            raise FormatError(f"{placement.name}: a scale that is not finite in {where}; the file "
-                              "is damaged, get it again")
+            what = f"a scale in row {bad - 1}" if layout is not NULL else f"element {bad - 1}"
+            raise FormatError(f"{placement.name}: {what} is not finite; the file is damaged, get "
+                              "it again")

@@ -35,8 +35,11 @@ cdef class Sampler:
     def next(self, Sequence sequence not None, uint64_t n_tokens):
         """The token that follows those in the sequence, as number n_tokens of the reply.
         NumericError if a logit is NaN."""
-        cdef int32_t token = self.choose(&sequence.engine.bound.rows, sequence.row(0),
-                                         sequence.engine.bound.program.vocab, sequence.ids, n_tokens)
+        cdef uint32_t vocab = sequence.engine.bound.program.vocab
+        if vocab > self.vocab:
+            raise UsageError(f"this sampler takes {self.vocab} logits, not {vocab}")
+        cdef int32_t token = self.choose(&sequence.engine.bound.rows, sequence.row(0), vocab,
+                                         sequence.ids, n_tokens)
         if token < 0:
             raise sequence.damaged(-1 - token)
         return token

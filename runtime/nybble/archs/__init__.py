@@ -109,7 +109,11 @@ class Metadata:
     ) -> float:
         """A number from `least` to `most`."""
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not least <= value <= most
+        ):
             raise self._bad(key, value, f"a number from {least:g} to {most:g}")
         return float(value)
 
