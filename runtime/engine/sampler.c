@@ -156,6 +156,10 @@ int nyb_sample(const nyb_rows *rows, const float *logits, uint32_t vocab,
 
     uint32_t n = sampling->top_k && sampling->top_k < vocab ? sampling->top_k : vocab;
     sort_best(c, vocab, n);
+    if (c[0].logit - c[0].logit != 0) { /* infinite: there are no probabilities */
+        *token = c[0].id;
+        return 0;
+    }
     if (sampling->top_p < 1 || sampling->min_p > 0) {
         exponentials(rows, c, n, 1, x, p);
         if (sampling->top_p < 1)

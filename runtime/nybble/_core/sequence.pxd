@@ -24,3 +24,4 @@ cdef class Sequence:
 
     cdef _run(self, list ids, nyb_want want)
     cdef const float *row(self, uint32_t i) except NULL
+    cdef int copy_row(self, uint32_t i, float *out) except -1

@@ -1,7 +1,6 @@
 """The engine with its memory, and sequences: slots of its KV cache."""
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int32_t
-from libc.string cimport memcpy
 
 from nybble._core.engine cimport (
     NYB_WANT_ALL,
@@ -64,7 +63,8 @@ cdef class Engine:
         if measure(&weights.program.c, &limits, bits, &sizes, &error):
             raise UsageError(f"this model cannot be run so: {said(&error)}")
         self.weights = weights
-        self.kv, self.work = Arena(sizes.kv_bytes), Arena(sizes.work_bytes)
+        self.kv = Arena(sizes.kv_bytes, f"keys and values of a context of {context:,} tokens")
+        self.work = Arena(sizes.work_bytes, "working memory")
         self.context, self.chunk, self.threads = context, chunk, threads
         self.max_logits = limits.max_logits
         if bind(&self.bound, &weights.program.c, &limits, bits, weights.arena.data, self.kv.data,
@@ -135,7 +135,8 @@ cdef class Sequence:
         self._run(ids, NYB_WANT_LAST if want_logits else NYB_WANT_NONE)
 
     def logits_of(self, list ids, float[:, ::1] out):
-        """Runs these tokens and writes the logits of each: out (len(ids), vocab)."""
+        """Runs these tokens and writes the logits of each: out (len(ids), vocab). NumericError if
+        one is NaN."""
         cdef size_t vocab = self.engine.bound.program.vocab, done = 0, n, i
         if <size_t>out.shape[0] != <size_t>len(ids) or <size_t>out.shape[1] != vocab:
             raise UsageError(f"out must have the shape ({len(ids)}, {vocab})")
@@ -143,23 +144,33 @@ cdef class Sequence:
             n = min(self.engine.max_logits, self.next_chunk(len(ids) - done))
             self._run(ids[done:done + n], NYB_WANT_ALL)
             for i in range(n):
-                memcpy(&out[done + i, 0], self.row(i), vocab * sizeof(float))
+                self.copy_row(i, &out[done + i, 0])
             done += n
 
     def last_logits(self, float[::1] out):
-        """Writes the logits of the token fed last: out (vocab,)."""
+        """Writes the logits of the token fed last: out (vocab,). NumericError if one is NaN."""
         if <size_t>out.shape[0] != self.engine.bound.program.vocab:
             raise UsageError(f"out must have {self.engine.bound.program.vocab} floats")
-        memcpy(&out[0], self.row(0), out.shape[0] * sizeof(float))
+        self.copy_row(0, &out[0])
 
-    def damaged(self, str what):
-        """The error for NaN; the cache it has been in is cleared first, because a masked lane of
-        attention multiplies it by zero, which is NaN again."""
+    cdef int copy_row(self, uint32_t i, float *out) except -1:
+        cdef const float *row = self.row(i)
+        cdef size_t id
+        for id in range(self.engine.bound.program.vocab):
+            if row[id] != row[id]:
+                raise self.damaged(id)
+            out[id] = row[id]
+        return 0
+
+    def damaged(self, size_t id):
+        """The error for a token whose logit is NaN; the cache is cleared first, because a masked
+        lane of attention multiplies what is in it by zero, which for NaN is NaN again."""
         for i in range(self.n_pages):
             clear_page(&self.engine.bound, self.pages[i])
         self.ids.clear()
-        return NumericError(f"{what}; the weights are damaged or nybble has a bug: get the model "
-                            "again, and if that does not help, report it")
+        return NumericError(f"the logit of token {id} is not a number; the weights are damaged or "
+                            "nybble has a bug: get the model again, and if that does not help, "
+                            "report it")
 
     cdef _run(self, list ids, nyb_want want):
         cdef uint32_t n = len(ids)
