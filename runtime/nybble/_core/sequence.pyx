@@ -1,7 +1,6 @@
 """The engine with its memory, and sequences: slots of its KV cache."""
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int32_t
-from libc.string cimport memcpy
 
 from nybble._core.engine cimport (
     NYB_WANT_ALL,
@@ -111,7 +110,8 @@ cdef class Sequence:
         self._run(ids, NYB_WANT_LAST if want_logits else NYB_WANT_NONE)
 
     def logits_of(self, list ids, float[:, ::1] out):
-        """Runs these tokens and writes the logits of each: out (len(ids), vocab)."""
+        """Runs these tokens and writes the logits of each: out (len(ids), vocab).
+        NumericError if one is NaN."""
         cdef size_t vocab = self.engine.bound.program.vocab, done = 0, n, i
         if <size_t>out.shape[0] != <size_t>len(ids) or <size_t>out.shape[1] != vocab:
             raise UsageError(f"out must have the shape ({len(ids)}, {vocab})")
@@ -119,14 +119,14 @@ cdef class Sequence:
             n = min(self.engine.max_logits, self.next_chunk(len(ids) - done))
             self._run(ids[done:done + n], NYB_WANT_ALL)
             for i in range(n):
-                memcpy(&out[done + i, 0], self.row(i), vocab * sizeof(float))
+                self._copy_row(i, &out[done + i, 0])
             done += n
 
     def last_logits(self, float[::1] out):
-        """Writes the logits of the token fed last: out (vocab,)."""
+        """Writes the logits of the token fed last: out (vocab,). NumericError if one is NaN."""
         if <size_t>out.shape[0] != self.engine.bound.program.vocab:
             raise UsageError(f"out must have {self.engine.bound.program.vocab} floats")
-        memcpy(&out[0], self.row(0), out.shape[0] * sizeof(float))
+        self._copy_row(0, &out[0])
 
     def damaged(self, str what):
         """The error for NaN; the cache it has been in is cleared first, because a masked lane of
@@ -163,6 +163,14 @@ cdef class Sequence:
         if failed:
             raise UsageError(f"these tokens cannot be run: {said(&error)}")
         self.ids.extend(ids)
+
+    cdef _copy_row(self, uint32_t i, float *out):
+        cdef const float *row = self.row(i)
+        cdef uint32_t id
+        for id in range(self.engine.bound.program.vocab):
+            if row[id] != row[id]:
+                raise self.damaged(f"the logit of token {id} is not a number")
+            out[id] = row[id]
 
     cdef const float *row(self, uint32_t i) except NULL:
         if i >= self.engine.bound.n_logits:
