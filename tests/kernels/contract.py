@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Callable
 
 import numpy as np
 
@@ -90,7 +91,9 @@ def format_of(name: str) -> str:
     return next(f for f, (n, *_) in FORMATS.items() if n == number)
 
 
-def call(name: str, **args: object) -> None:
+def call(name: str, caller: Callable[[int, int], object] | None = None, **args: object) -> None:
+    """Calls a row. `caller`, if given, is called in its place with the addresses of the function
+    and of its arguments."""
     struct = STRUCTS[op_of(name)]()
     if op_of(name) in ("gemv", "gemv16"):
         args.setdefault("next", args["w"])
@@ -103,7 +106,10 @@ def call(name: str, **args: object) -> None:
             value = value.ctypes.data
         setattr(struct, field, value)
     address = ROWS_BY_NAME[name]["address"]
-    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)(ctypes.addressof(struct))
+    if caller is not None:
+        caller(address, ctypes.addressof(struct))
+    else:
+        ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)(ctypes.addressof(struct))
 
 
 def guarded(shape: int | tuple[int, ...], dtype: object) -> np.ndarray:
