@@ -40,7 +40,8 @@ def compiler():
 
 def headers():
     rooms = [*build.INCLUDES, str(CORE)]
-    return sorted(str(p) for room in rooms for p in Path(room).glob("*") if p.suffix != ".c")
+    kinds = (".h", ".def", ".pxd")
+    return sorted(str(p) for room in rooms for p in Path(room).glob("*") if p.suffix in kinds)
 
 
 def library(lib):

@@ -185,25 +185,56 @@ void NYB_KERNEL(softmax)(const nyb_softmax_args *a) {
 /* The attention of up to four query heads at once, so that a key or value is read and converted
  * once for all of them. `n` is a constant wherever this is inlined: the loops over it unroll. */
 #define NYB_QUERIES 4
+#define NYB_TILES   4
 
-/* Scores of `n` queries with the 8 positions of one tile of keys. Four partial sums by dimension
- * modulo 4, so that no chain of multiply-adds is longer than D / 4. */
+/* The dimensions that are m modulo 4 of the scores of `n` queries with `tiles` tiles of 8 keys. */
 static inline __attribute__((always_inline)) void
-attend_scores(int n, size_t head_dim, const float *q, const uint16_t *k, nyb_v8 *scores) {
-    nyb_v8 part[NYB_QUERIES][4];
+attend_partial(int n, int tiles, size_t m, size_t head_dim, const float *q, const uint16_t *k,
+               nyb_v8 sum[NYB_QUERIES][NYB_TILES]) {
     for (int j = 0; j < n; j++)
-        for (int p = 0; p < 4; p++)
-            part[j][p] = v8_set(0);
-    for (size_t d = 0; d < head_dim; d += 4)
-        for (int p = 0; p < 4; p++) {
-            const nyb_v8 key = v8_load_half(k + (d + (size_t)p) * NYB_LANES);
-            for (int j = 0; j < n; j++) {
-                const float x = q[(size_t)j * head_dim + d + (size_t)p];
-                part[j][p] = v8_fma(v8_set(x), key, part[j][p]);
-            }
+        for (int t = 0; t < tiles; t++)
+            sum[j][t] = v8_set(0);
+    for (size_t d = m; d < head_dim; d += 4)
+        for (int t = 0; t < tiles; t++) {
+            const nyb_v8 key = v8_load_half(k + ((size_t)t * head_dim + d) * NYB_LANES);
+            for (int j = 0; j < n; j++)
+                sum[j][t] = v8_fma(v8_set(q[(size_t)j * head_dim + d]), key, sum[j][t]);
         }
+}
+
+/* score = (s0 + s1) + (s2 + s3), where s_m sums over the dimensions that are m modulo 4. So no
+ * chain of multiply-adds is longer than D / 4; and one m after another leaves room for the sums
+ * of several tiles in registers, enough of them to hide each other's latency. */
+static inline __attribute__((always_inline)) void
+attend_scores(int n, int tiles, size_t head_dim, const float *q, const uint16_t *k,
+              nyb_v8 scores[NYB_QUERIES][NYB_TILES]) {
+    nyb_v8 s0[NYB_QUERIES][NYB_TILES], s1[NYB_QUERIES][NYB_TILES];
+    attend_partial(n, tiles, 0, head_dim, q, k, s0);
+    attend_partial(n, tiles, 1, head_dim, q, k, s1);
     for (int j = 0; j < n; j++)
-        scores[j] = v8_add(v8_add(part[j][0], part[j][1]), v8_add(part[j][2], part[j][3]));
+        for (int t = 0; t < tiles; t++)
+            scores[j][t] = v8_add(s0[j][t], s1[j][t]);
+    attend_partial(n, tiles, 2, head_dim, q, k, s0);
+    attend_partial(n, tiles, 3, head_dim, q, k, s1);
+    for (int j = 0; j < n; j++)
+        for (int t = 0; t < tiles; t++)
+            scores[j][t] = v8_add(scores[j][t], v8_add(s0[j][t], s1[j][t]));
+}
+
+/* Scores of `tiles` tiles from tile `t` on, kept in scratch, and their maxima. */
+static inline __attribute__((always_inline)) void
+attend_tiles(int n, int tiles, const nyb_attend_args *a, const float *q, size_t t, float *scores,
+             nyb_v8 max[NYB_QUERIES]) {
+    nyb_v8 found[NYB_QUERIES][NYB_TILES];
+    attend_scores(n, tiles, a->head_dim, q, a->k + t * NYB_LANES * a->head_dim, found);
+    for (int i = 0; i < tiles; i++) {
+        const int at = (int)((t + (size_t)i) * NYB_LANES);
+        for (int j = 0; j < n; j++) {
+            const nyb_v8 s = v8_keep(found[j][i], (int)a->first - at, (int)a->end - at, -INFINITY);
+            v8_store(scores + (size_t)j * NYB_PAGE + at, s);
+            max[j] = v8_max(s, max[j]);
+        }
+    }
 }
 
 /* 8 * `width` dimensions, from d on, of the values that `n` queries sum: one chain of
@@ -234,19 +265,14 @@ static inline __attribute__((always_inline)) void attend_group(int n, const nyb_
     float *out = a->out + query * a->out_stride;
     const size_t first_tile = a->first / NYB_LANES, end_tile = (a->end + NYB_LANES - 1) / NYB_LANES;
 
-    nyb_v8 max[NYB_QUERIES], tile_scores[NYB_QUERIES];
+    nyb_v8 max[NYB_QUERIES];
     for (int j = 0; j < n; j++)
         max[j] = v8_set(-INFINITY);
-    for (size_t t = first_tile; t < end_tile; t++) {
-        const int first = (int)a->first - (int)(t * NYB_LANES);
-        const int end = (int)a->end - (int)(t * NYB_LANES);
-        attend_scores(n, a->head_dim, q, a->k + t * NYB_LANES * a->head_dim, tile_scores);
-        for (int j = 0; j < n; j++) {
-            const nyb_v8 s = v8_keep(tile_scores[j], first, end, -INFINITY);
-            v8_store(scores + (size_t)j * NYB_PAGE + t * NYB_LANES, s);
-            max[j] = v8_max(s, max[j]);
-        }
-    }
+    size_t t = first_tile;
+    for (; t + NYB_TILES <= end_tile; t += NYB_TILES)
+        attend_tiles(n, NYB_TILES, a, q, t, scores, max);
+    for (; t < end_tile; t++)
+        attend_tiles(n, 1, a, q, t, scores, max);
     for (int j = 0; j < n; j++) {
         float *mine = scores + (size_t)j * NYB_PAGE + first_tile * NYB_LANES;
         float *stats = out + (size_t)j * a->out_stride + a->head_dim;

@@ -12,6 +12,7 @@
 #define NYB_DOT_H
 
 #include <immintrin.h>
+#include <stdint.h>
 
 /* By how much the 8-bit weights that dot_add takes are too large: not at all. */
 enum { NYB_DOT8_OFFSET = 0 };

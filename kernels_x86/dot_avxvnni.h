@@ -6,6 +6,7 @@
 #define NYB_DOT_H
 
 #include <immintrin.h>
+#include <stdint.h>
 
 /* 8-bit weights are made unsigned, 128 larger, and the sum begins that much lower. */
 enum { NYB_DOT8_OFFSET = -128 };

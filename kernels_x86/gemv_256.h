@@ -9,7 +9,7 @@
 #include "tiles.h"
 
 /* Measured on Zen 3 to 5 at 8 to 16 KB; longer than a memory access takes to read past. */
-enum { PREFETCH = 12 * 1024 };
+enum { PREFETCH = 8 * 1024 };
 
 ALWAYS_INLINE void prefetch_tile(const uint8_t *p, size_t bytes) {
     for (size_t i = 0; i < bytes; i += 64)

@@ -9,6 +9,10 @@
 
 #include "lanes.h"
 
+#ifndef NYB_DOT_H /* a level with other dot products includes its own first */
+#include "dot_avx2.h"
+#endif
+
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 /* What a loop over tiles must know of a format; constant wherever it is inlined. */

@@ -21,6 +21,7 @@ enum {
     STACK_BYTES = 256 * 1024,
     SPINS = 2000,              /* some 20 to 50 us of looking before the clock is asked */
     IDLE_NS = 200 * 1000,      /* awake between calls for so long, then asleep */
+    OFFER_NS = 1000000,        /* how often a waiting thread offers its core to others */
     LATE_NS = 200 * 1000,      /* a barrier that takes longer is late: a thread lost its core */
     LATE_WINDOW_NS = 20000000, /* late barriers count together within 20 ms */
     SOLO_NS = 75000000,        /* and then one thread goes on alone for 75 ms */
@@ -64,32 +65,33 @@ static void relax(void) {
 #endif
 }
 
-/* Another thread may need this core to get on: after a moment of spinning, offer it. */
-static void wait_a_little(uint32_t turn) {
-    if (turn < SPINS)
+/* Spins until `*counter` is at least `goal`; says whether that took so long that a thread must
+ * have lost its core. Spins on even then: to give this core away could cost a whole time slice,
+ * which is longer than a token. Only now and then it is offered, in case the other thread is
+ * queued behind this one. */
+static int wait_until(atomic_uint *counter, uint32_t goal) {
+    int64_t since = 0, offered = 0;
+    for (uint32_t turn = 0; atomic_load_explicit(counter, memory_order_acquire) < goal; turn++) {
         relax();
-    else
-        sched_yield();
+        if (turn < SPINS || turn % 64)
+            continue;
+        const int64_t now = now_ns();
+        since = since ? since : now;
+        offered = offered ? offered : now;
+        if (now - offered > OFFER_NS) {
+            sched_yield();
+            offered = now_ns();
+        }
+    }
+    return since && now_ns() - since > LATE_NS;
 }
 
 void nyb_barrier(nyb_team *team, uint32_t threads) {
     /* everyone arrives once at each barrier, so the next multiple of the team is this one's end */
     const uint32_t mine = atomic_fetch_add_explicit(&team->arrived, 1, memory_order_acq_rel);
     const uint32_t goal = (mine / threads + 1) * threads;
-    int64_t since = 0;
-    int is_late = 0;
-    for (uint32_t turn = 0; atomic_load_explicit(&team->arrived, memory_order_acquire) < goal;
-         turn++) {
-        wait_a_little(turn);
-        if (turn < SPINS || is_late)
-            continue;
-        const int64_t now = now_ns();
-        since = since ? since : now;
-        if (now - since > LATE_NS) {
-            is_late = 1;
-            atomic_fetch_add_explicit(&team->late, 1, memory_order_relaxed);
-        }
-    }
+    if (wait_until(&team->arrived, goal))
+        atomic_fetch_add_explicit(&team->late, 1, memory_order_relaxed);
 }
 
 /* Waits for another ticket than `seen`, awake for IDLE_NS. */
@@ -99,8 +101,8 @@ static uint32_t next_ticket(uint32_t seen) {
         const uint32_t ticket = atomic_load_explicit(&pool.ticket, memory_order_acquire);
         if (ticket != seen)
             return ticket;
-        wait_a_little(turn);
-        if (turn < SPINS)
+        relax();
+        if (turn < SPINS || turn % 64)
             continue;
         const int64_t now = now_ns();
         since = since ? since : now;
@@ -134,13 +136,6 @@ static void *live(void *argument) {
     }
 }
 
-/* Every started thread counts itself done once for each ticket, whether it worked or not. */
-static void wait_for(uint32_t threads) {
-    for (uint32_t turn = 0; atomic_load_explicit(&pool.done, memory_order_acquire) < threads;
-         turn++)
-        wait_a_little(turn);
-}
-
 /* Starts threads until there are `wanted`, or no more can be had. */
 static void start(uint32_t wanted) {
     pthread_attr_t attributes;
@@ -156,7 +151,7 @@ static void start(uint32_t wanted) {
         if (pthread_create(&pool.thread[pool.started], &attributes, live, number))
             break;
         pool.started++;
-        wait_for(1); /* until it has read the ticket */
+        wait_until(&pool.done, 1); /* until it has read the ticket */
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
@@ -195,7 +190,8 @@ void nyb_pool_run(uint32_t threads, nyb_work_fn *work, void *context) {
     }
     work(context, &pool.team, 0, threads);
     if (threads > 1) {
-        wait_for(pool.started - 1);
+        /* every started thread counts itself done once for each ticket, at work or not */
+        wait_until(&pool.done, pool.started - 1);
         notice_late();
     }
 }

@@ -6,7 +6,7 @@ import os
 from _operator import index
 from collections.abc import Callable, Iterable
 
-from nybble import hub
+from nybble import hub, machine
 from nybble._core.program import Program, Weights
 from nybble._core.sequence import Engine, Sequence
 from nybble.chat import Chat
@@ -34,7 +34,8 @@ def load(
 ) -> Model:
     """Loads a model: a known name that has been pulled, or the path of a .gguf file.
 
-    threads     : threads of the engine, 1 by default; the tokens do not depend on it
+    threads     : threads of the engine; by default the CPUs of the strongest cluster, within the
+                  process's affinity and quota. The tokens do not depend on it
     context     : positions in a sequence; the lesser of the model's and 2,048 by default
     on_progress : called with (bytes of weights packed, bytes in all)
 
@@ -55,7 +56,9 @@ class Model:
 
     context      : positions in a sequence, prompt and reply together
     has_template : whether it can chat (`ask`, `chat`) or only `complete`
+    threads      : threads of the engine
     weights      : the packed weights and their program, for tools
+    engine       : the program bound to this machine, for tools
     """
 
     def __init__(
@@ -81,8 +84,12 @@ class Model:
                 self.weights = Weights(program, file.data, on_progress)
             except FormatError as error:
                 raise FormatError(f"{path}: {error}") from None
-        engine = Engine(self.weights, context=self.context, threads=_threads(threads))
-        self._sequences = Sequences([Sequence(engine)])
+        if threads is None:
+            self.threads = machine.default_threads()
+        else:
+            self.threads = whole("threads", threads, 1, machine.MAX_THREADS)
+        self.engine = Engine(self.weights, context=self.context, threads=self.threads)
+        self._sequences = Sequences([Sequence(self.engine)])
         self.vocab = tree.vocab
 
     # -- replies
@@ -162,6 +169,12 @@ class Model:
             loan.end()
         return out
 
+    def forget(self) -> None:
+        """Empties the cache of what has been read: the next prompt runs whole."""
+        loan = self._sequences.wait()
+        loan.sequence.rewind(0)
+        loan.end()
+
     # -- a model may be used in `with`; it never has to be
 
     def __enter__(self) -> Model:
@@ -228,10 +241,6 @@ def _ids(ids: Iterable[int], vocab: int) -> list[int]:
             raise UsageError(f"{id!r:.60} is not a token: ids are 0 to {vocab - 1:,}")
         checked.append(number)
     return checked
-
-
-def _threads(threads: int | None) -> int:
-    return 1 if threads is None else whole("threads", threads, 1, 64)
 
 
 def _context(context: int | None, trained: int) -> int:

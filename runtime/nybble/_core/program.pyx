@@ -402,6 +402,14 @@ cdef class Program:
         """Bytes of packed weights."""
         return self.c.weights_bytes
 
+    @property
+    def read_bytes(self):
+        """Bytes of weights that one token of decode reads: all but an embedding that is not the
+        head too, of which it reads a row."""
+        is_tied = "output.weight" not in [p.name for p in self.placements]
+        return sum(p.nbytes for p in self.placements
+                   if is_tied or p.name != "token_embd.weight")
+
 
 cdef size_t _source_row(size_t row, size_t head_dim, size_t rope_dims) noexcept nogil:
     """The row in the file that is packed as `row`: pairs become halves within each head."""

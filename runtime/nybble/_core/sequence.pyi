@@ -22,6 +22,7 @@ class Engine:
         sequences: int = 1,
         chunk: int = ...,
     ) -> None: ...
+    def read_seconds(self, streams: int) -> float: ...
 
 class Sequence:
     engine: Engine

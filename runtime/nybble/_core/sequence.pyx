@@ -13,15 +13,30 @@ from nybble._core.engine cimport (
     nyb_span,
 )
 from nybble._core.kernels cimport NYB_PAGE
-from nybble._core.native cimport bind, clear_page, logits, measure, run, said
+from nybble._core.native cimport bind, clear_page, logits, measure, read, run, said
 
+import os
 from _thread import allocate_lock
+from time import perf_counter
 
-from nybble._core.native import cpu_bits
+from nybble._core.native import cpu_bits, pool_stop
 from nybble.errors import ContextError, NumericError, UsageError
 
-# One engine call at a time in a process: they share the cores.
+# One engine call at a time in a process: they share the cores, and the pool.
 _engine_lock = allocate_lock()
+
+
+def _before_fork():
+    """A fork would copy the pool without its threads: they end first, and start on demand."""
+    _engine_lock.acquire()
+    pool_stop()
+
+
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=_engine_lock.release,
+    after_in_child=_engine_lock.release,
+)
 
 CHUNK = 128
 LOGITS_ROWS = 16
@@ -55,6 +70,15 @@ cdef class Engine:
         if bind(&self.bound, &weights.program.c, &limits, bits, weights.arena.data, self.kv.data,
                 self.work.data, &error):
             raise UsageError(f"this model cannot be run so: {said(&error)}")
+
+    def read_seconds(self, uint32_t streams):
+        """How long the engine's threads take to read all weights once, as `streams` streams each:
+        what decoding is limited by."""
+        with _engine_lock:
+            start = perf_counter()
+            with nogil:
+                read(self.weights.arena.data, self.weights.arena.nbytes, streams, self.threads)
+            return perf_counter() - start
 
 
 cdef class Sequence:
