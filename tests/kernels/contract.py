@@ -8,7 +8,9 @@ are not checked for size, that is the caller's business (guarded() helps).
 from __future__ import annotations
 
 import ctypes
+import functools
 import mmap
+from collections.abc import Callable
 
 import numpy as np
 
@@ -90,20 +92,27 @@ def format_of(name: str) -> str:
     return next(f for f, (n, *_) in FORMATS.items() if n == number)
 
 
-def call(name: str, **args: object) -> None:
+def prepared(name: str, **args: object) -> Callable[[], None]:
+    """The call with these arguments, to be made as often as one likes: a benchmark's inner loop."""
     struct = STRUCTS[op_of(name)]()
     if op_of(name) in ("gemv", "gemv16"):
         args.setdefault("next", args["w"])
     assert set(args) == {field for field, _ in struct._fields_}
     for field, kind in struct._fields_:
-        value = args[field]  # and args keeps it alive
+        value = args[field]
         if kind is POINTER:
             assert isinstance(value, np.ndarray)
             assert value.flags.c_contiguous
             value = value.ctypes.data
         setattr(struct, field, value)
-    address = ROWS_BY_NAME[name]["address"]
-    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)(ctypes.addressof(struct))
+    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(ROWS_BY_NAME[name]["address"])
+    call = functools.partial(function, ctypes.addressof(struct))
+    call.keeps_alive = (struct, args)
+    return call
+
+
+def call(name: str, **args: object) -> None:
+    prepared(name, **args)()
 
 
 def guarded(shape: int | tuple[int, ...], dtype: object) -> np.ndarray:
