@@ -467,6 +467,28 @@ for _ in range(400):
 print(stopped)
 """
 
+FORKED = """
+import os, sys, threading, nybble
+model = nybble.load(sys.argv[1], context=60_000, threads=2)
+mine = sys.argv[2] == "mine"
+reply = model.ask("Hello")
+if mine:
+    text = "".join(next(iter(reply)) for _ in range(3))
+else:
+    reader = threading.Thread(target=lambda: reply.text)
+    reader.start()
+while reply.stats.tokens < 1:
+    pass
+child = os.fork()
+if mine:
+    reply.close()
+said = model.ask("Hello", max_tokens=3).text if mine or not child else ""
+if not child:
+    os._exit(0 if said == "abc" else 1)
+reply.close()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
 DROPPED = """
 import sys, nybble
 def anonymous():
@@ -484,8 +506,8 @@ print(held, *sizes)
 """
 
 
-def start(program, path):
-    command = [sys.executable, "-c", program, str(path)]
+def start(program, *args):
+    command = [sys.executable, "-c", program, *map(str, args)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -503,6 +525,16 @@ def test_no_interrupt_loses_the_sequence(path):
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert int(out) > 300
+
+
+@pytest.mark.parametrize("whose", ["mine", "another thread's"])
+def test_a_forked_child_may_ask_while_a_reply_is_read(endless_path, whose):
+    with start(FORKED, endless_path, whose) as process:
+        try:
+            out, err = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert out == "0\n", err
 
 
 def test_dropping_a_model_frees_its_memory(smollm2_path):
