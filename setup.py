@@ -1,36 +1,29 @@
 """Builds the C rooms as static libraries and the Cython modules of `nybble._core` over them.
 
-Each room is one library; a room of kernels will be one library per ISA level. Only
-`nybble._core.native` refers to the C symbols; the other modules reach it by `cimport`.
-Set NYBBLE_WERROR=1 to make warnings errors and NYBBLE_DEBUG=1 for -O1 -g (`make debug`).
+targets/build.py says what is compiled, and how. Only `nybble._core.native` refers to the C
+symbols; the other modules reach it by `cimport`. Set NYBBLE_WERROR=1 to make warnings errors and
+NYBBLE_DEBUG=1 for -O1 -g (`make debug`).
 """
 
 import os
+import shlex
+import sys
+import sysconfig
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 
-ROOMS = {  # library -> (directory, C standard)
-    "nyb_engine": ("runtime/engine", "c11"),
-    "nyb_targets": ("targets", "c99"),
-    "nyb_kernels_ref": ("kernels_ref", "c99"),
-}
-CORE = Path("runtime/nybble/_core")
-INCLUDES = [directory for directory, _ in ROOMS.values()]
-DEBUG = os.environ.get("NYBBLE_DEBUG") == "1"
+sys.path.insert(0, str(Path(__file__).parent / "targets"))
+import build
 
-# Contraction off: a fused multiply-add is written where it is meant and nowhere else, or the
-# same source would give other bits on other machines (docs/arithmetic.md).
-CFLAGS = ["-ffp-contract=off", "-fvisibility=hidden", "-fno-strict-aliasing", "-Wall", "-Wextra"]
-CFLAGS += ["-O1", "-g"] if DEBUG else ["-O3"]
+CORE = Path("runtime/nybble/_core")
+DEBUG = os.environ.get("NYBBLE_DEBUG") == "1"
+CFLAGS = ["-O1", "-g"] if DEBUG else ["-O3"]
 if os.environ.get("NYBBLE_WERROR") == "1":
     CFLAGS += ["-Werror"]
-
 PY_LIMITED_API = "0x030B0000"  # Python 3.11
-# Bounds are checked everywhere: what is hot is in C, and no input may reach undefined behaviour.
-DIRECTIVES = {"language_level": 3}
 
 
 class Abi3Wheel(bdist_wheel):
@@ -41,32 +34,36 @@ class Abi3Wheel(bdist_wheel):
         super().finalize_options()
 
 
-def room(name):
-    directory, standard = ROOMS[name]
-    sources = sorted(str(p) for p in Path(directory).glob("*.c"))
-    headers = sorted(str(p) for d in INCLUDES for p in Path(d).glob("*") if p.suffix != ".c")
-    return (
-        name,
-        {
-            "sources": sources,
-            "include_dirs": INCLUDES,
-            "cflags": [f"-std={standard}", "-D_GNU_SOURCE", *CFLAGS],
-            "obj_deps": {"": headers},
-        },
-    )
+def compiler():
+    return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
 
 
-def extension(path):
-    name = f"nybble._core.{path.stem}"
+def headers():
+    rooms = [*build.INCLUDES, str(CORE)]
+    kinds = (".h", ".def", ".pxd")
+    return sorted(str(p) for room in rooms for p in Path(room).glob("*") if p.suffix in kinds)
+
+
+def library(lib):
+    options = {
+        "sources": lib.sources,
+        "include_dirs": lib.include_dirs,
+        "cflags": lib.cflags,
+        "obj_deps": {"": headers()},
+    }
+    return lib.name, options
+
+
+def extension(path, libraries):
+    sources = [source for lib in libraries for source in lib.sources]
     return Extension(
-        name,
+        f"nybble._core.{path.stem}",
         [str(path)],
-        include_dirs=INCLUDES,
+        include_dirs=list(build.INCLUDES),
         define_macros=[("Py_LIMITED_API", PY_LIMITED_API), ("CYTHON_LIMITED_API", "1")],
         py_limited_api=True,
-        libraries=["m"],
-        # A changed room means a new link.
-        depends=[str(p) for d in [*INCLUDES, str(CORE)] for p in sorted(Path(d).glob("*.[chd]*"))],
+        libraries=["m", "pthread"],
+        depends=[*headers(), *sources],  # a changed room means a new link
         extra_compile_args=[
             "-fvisibility=hidden",
             "-O1" if DEBUG else "-O2",
@@ -76,6 +73,8 @@ def extension(path):
         ],
     )
 
+
+LIBRARIES = build.libraries(compiler(), CFLAGS)
 
 setup(
     package_dir={"": "runtime"},
@@ -88,10 +87,12 @@ setup(
         "nybble.tokenizer",
     ],
     package_data={"nybble": ["py.typed"], "nybble._core": ["*.pyi", "*.pxd", "*.h"]},
-    libraries=[room(name) for name in ROOMS],
+    libraries=[library(lib) for lib in LIBRARIES],
+    # Bounds are checked everywhere: what is hot is in C, and no input may reach undefined
+    # behaviour.
     ext_modules=cythonize(
-        [extension(p) for p in sorted(CORE.glob("*.pyx"))],
-        compiler_directives=DIRECTIVES,
+        [extension(path, LIBRARIES) for path in sorted(CORE.glob("*.pyx"))],
+        compiler_directives={"language_level": 3},
         include_path=["runtime"],
     ),
     cmdclass={"bdist_wheel": Abi3Wheel},

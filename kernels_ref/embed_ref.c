@@ -21,9 +21,6 @@ static inline __attribute__((always_inline)) void embed(const nyb_embed_args *a,
     }
 }
 
-void nyb_embed_q4_1_ref(const nyb_embed_args *a) {
-    embed(a, nyb_unpack_q4_1, NYB_TILE_Q4_1);
-}
-void nyb_embed_q8_0_ref(const nyb_embed_args *a) {
-    embed(a, nyb_unpack_q8_0, NYB_TILE_Q8_0);
-}
+void nyb_embed_q4_0_ref(const nyb_embed_args *a) { embed(a, nyb_unpack_q4_0, NYB_TILE_Q4_0); }
+void nyb_embed_q4_1_ref(const nyb_embed_args *a) { embed(a, nyb_unpack_q4_1, NYB_TILE_Q4_1); }
+void nyb_embed_q8_0_ref(const nyb_embed_args *a) { embed(a, nyb_unpack_q8_0, NYB_TILE_Q8_0); }

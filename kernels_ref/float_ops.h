@@ -14,17 +14,6 @@ _Static_assert(FLT_EVAL_METHOD == 0 || FLT_EVAL_METHOD == 16, "a float operation
 #define NYB_JOIN(a, b, c)  NYB_JOIN_(a, b, c)
 #define NYB_KERNEL(name)   NYB_JOIN(nyb_, name, NYB_LEVEL)
 
-/* Whatever enters a product is 0 or at least this in magnitude (docs/arithmetic.md, "Flush"). */
-#define NYB_TINY 0x1p-40f
-
-static inline nyb_v8 v8_flush(nyb_v8 x) {
-    return v8_select_less(v8_abs(x), v8_set(NYB_TINY), v8_set(0), x);
-}
-
-static inline float flush1(float x) {
-    return x < NYB_TINY && x > -NYB_TINY ? 0.0f : x;
-}
-
 /* exp(x), relative error below 1.2e-7; 0 for x < -54, exp(88) for x > 88, NaN for NaN.
  * x = n ln 2 + r, |r| <= ln(2) / 2, exp(x) = 2^n exp(r); tools/fit_polynomials.py. */
 static inline nyb_v8 v8_exp(nyb_v8 x) {
@@ -76,16 +65,11 @@ void NYB_KERNEL(quantize)(const nyb_quantize_args *a) {
         const float amax = block_amax(x);
         const int usable = amax > 0; /* neither 0 nor NaN */
         const nyb_v8 inverse = v8_set(usable ? 127.0f / amax : 0);
-        int32_t q[NYB_LANES];
-        out->sum = 0;
+        nyb_v8 scaled[4];
+        for (int i = 0; i < 4; i++)
+            scaled[i] = usable ? v8_mul(v8_load(x + NYB_LANES * i), inverse) : v8_set(0);
+        out->sum = v8_store_bytes(out->q, scaled);
         out->unused = 0;
-        for (int i = 0; i < NYB_BLOCK; i += NYB_LANES) {
-            v8_store_int(q, usable ? v8_mul(v8_load(x + i), inverse) : v8_set(0));
-            for (int j = 0; j < NYB_LANES; j++) {
-                out->q[i + j] = (int8_t)q[j];
-                out->sum += q[j];
-            }
-        }
         out->d = amax / 127.0f;
         out->s = out->d * (float)out->sum;
     }
@@ -206,25 +190,77 @@ void NYB_KERNEL(softmax)(const nyb_softmax_args *a) {
 /* The attention of up to four query heads at once, so that a key or value is read and converted
  * once for all of them. `n` is a constant wherever this is inlined: the loops over it unroll. */
 #define NYB_QUERIES 4
+#define NYB_TILES   4
 
-/* Scores of `n` queries with the 8 positions of one tile of keys. Four partial sums by dimension
- * modulo 4, so that no chain of multiply-adds is longer than D / 4. */
+/* The dimensions that are m modulo 4 of the scores of `n` queries with `tiles` tiles of 8 keys. */
 static inline __attribute__((always_inline)) void
-attend_scores(int n, size_t head_dim, const float *q, const uint16_t *k, nyb_v8 *scores) {
-    nyb_v8 part[NYB_QUERIES][4];
+attend_partial(int n, int tiles, size_t m, size_t head_dim, const float *q, const uint16_t *k,
+               nyb_v8 sum[NYB_QUERIES][NYB_TILES]) {
     for (int j = 0; j < n; j++)
-        for (int p = 0; p < 4; p++)
-            part[j][p] = v8_set(0);
-    for (size_t d = 0; d < head_dim; d += 4)
-        for (int p = 0; p < 4; p++) {
-            const nyb_v8 key = v8_load_half(k + (d + (size_t)p) * NYB_LANES);
-            for (int j = 0; j < n; j++) {
-                const float x = q[(size_t)j * head_dim + d + (size_t)p];
-                part[j][p] = v8_fma(v8_set(x), key, part[j][p]);
-            }
+        for (int t = 0; t < tiles; t++)
+            sum[j][t] = v8_set(0);
+    for (size_t d = m; d < head_dim; d += 4)
+        for (int t = 0; t < tiles; t++) {
+            const nyb_v8 key = v8_load_half(k + ((size_t)t * head_dim + d) * NYB_LANES);
+            for (int j = 0; j < n; j++)
+                sum[j][t] = v8_fma(v8_set(q[(size_t)j * head_dim + d]), key, sum[j][t]);
+        }
+}
+
+/* score = (s0 + s1) + (s2 + s3), where s_m sums over the dimensions that are m modulo 4. So no
+ * chain of multiply-adds is longer than D / 4; and one m after another leaves room for the sums
+ * of several tiles in registers, enough of them to hide each other's latency. */
+static inline __attribute__((always_inline)) void
+attend_scores(int n, int tiles, size_t head_dim, const float *q, const uint16_t *k,
+              nyb_v8 scores[NYB_QUERIES][NYB_TILES]) {
+    nyb_v8 s0[NYB_QUERIES][NYB_TILES], s1[NYB_QUERIES][NYB_TILES];
+    attend_partial(n, tiles, 0, head_dim, q, k, s0);
+    attend_partial(n, tiles, 1, head_dim, q, k, s1);
+    for (int j = 0; j < n; j++)
+        for (int t = 0; t < tiles; t++)
+            scores[j][t] = v8_add(s0[j][t], s1[j][t]);
+    attend_partial(n, tiles, 2, head_dim, q, k, s0);
+    attend_partial(n, tiles, 3, head_dim, q, k, s1);
+    for (int j = 0; j < n; j++)
+        for (int t = 0; t < tiles; t++)
+            scores[j][t] = v8_add(scores[j][t], v8_add(s0[j][t], s1[j][t]));
+}
+
+/* Scores of `tiles` tiles from tile `t` on, kept in scratch, and their maxima. */
+static inline __attribute__((always_inline)) void
+attend_tiles(int n, int tiles, const nyb_attend_args *a, const float *q, size_t t, float *scores,
+             nyb_v8 max[NYB_QUERIES]) {
+    nyb_v8 found[NYB_QUERIES][NYB_TILES];
+    attend_scores(n, tiles, a->head_dim, q, a->k + t * NYB_LANES * a->head_dim, found);
+    for (int i = 0; i < tiles; i++) {
+        const int at = (int)((t + (size_t)i) * NYB_LANES);
+        for (int j = 0; j < n; j++) {
+            const nyb_v8 s = v8_keep(found[j][i], (int)a->first - at, (int)a->end - at, -INFINITY);
+            v8_store(scores + (size_t)j * NYB_PAGE + at, s);
+            max[j] = v8_max(s, max[j]);
+        }
+    }
+}
+
+/* 8 * `width` dimensions, from d on, of the values that `n` queries sum: one chain of
+ * multiply-adds for each query and 8 dimensions, several of which hide each other's latency. */
+static inline __attribute__((always_inline)) void
+attend_values(int n, int width, const nyb_attend_args *a, size_t d, const float *p, float *out) {
+    nyb_v8 sum[NYB_QUERIES][4];
+    for (int j = 0; j < n; j++)
+        for (int b = 0; b < width; b++)
+            sum[j][b] = v8_set(0);
+    for (size_t i = a->first; i < a->end; i++)
+        for (int b = 0; b < width; b++) {
+            const size_t at = i * a->head_dim + d + (size_t)(NYB_LANES * b);
+            const nyb_v8 value = v8_load_half(a->v + at);
+            for (int j = 0; j < n; j++)
+                sum[j][b] = v8_fma(v8_set(p[(size_t)j * NYB_PAGE + i]), value, sum[j][b]);
         }
     for (int j = 0; j < n; j++)
-        scores[j] = v8_add(v8_add(part[j][0], part[j][1]), v8_add(part[j][2], part[j][3]));
+        for (int b = 0; b < width; b++)
+            v8_store(out + (size_t)j * a->out_stride + d + (size_t)(NYB_LANES * b),
+                     v8_flush(sum[j][b]));
 }
 
 static inline __attribute__((always_inline)) void attend_group(int n, const nyb_attend_args *a,
@@ -234,19 +270,14 @@ static inline __attribute__((always_inline)) void attend_group(int n, const nyb_
     float *out = a->out + query * a->out_stride;
     const size_t first_tile = a->first / NYB_LANES, end_tile = (a->end + NYB_LANES - 1) / NYB_LANES;
 
-    nyb_v8 max[NYB_QUERIES], tile_scores[NYB_QUERIES];
+    nyb_v8 max[NYB_QUERIES];
     for (int j = 0; j < n; j++)
         max[j] = v8_set(-INFINITY);
-    for (size_t t = first_tile; t < end_tile; t++) {
-        const int first = (int)a->first - (int)(t * NYB_LANES);
-        const int end = (int)a->end - (int)(t * NYB_LANES);
-        attend_scores(n, a->head_dim, q, a->k + t * NYB_LANES * a->head_dim, tile_scores);
-        for (int j = 0; j < n; j++) {
-            const nyb_v8 s = v8_keep(tile_scores[j], first, end, -INFINITY);
-            v8_store(scores + (size_t)j * NYB_PAGE + t * NYB_LANES, s);
-            max[j] = v8_max(s, max[j]);
-        }
-    }
+    size_t t = first_tile;
+    for (; t + NYB_TILES <= end_tile; t += NYB_TILES)
+        attend_tiles(n, NYB_TILES, a, q, t, scores, max);
+    for (; t < end_tile; t++)
+        attend_tiles(n, 1, a, q, t, scores, max);
     for (int j = 0; j < n; j++) {
         float *mine = scores + (size_t)j * NYB_PAGE + first_tile * NYB_LANES;
         float *stats = out + (size_t)j * a->out_stride + a->head_dim;
@@ -255,18 +286,11 @@ static inline __attribute__((always_inline)) void attend_group(int n, const nyb_
                                           &stats[1]};
         NYB_KERNEL(softmax)(&softmax);
     }
-    for (size_t d = 0; d < a->head_dim; d += NYB_LANES) {
-        nyb_v8 sum[NYB_QUERIES];
-        for (int j = 0; j < n; j++)
-            sum[j] = v8_set(0);
-        for (size_t i = a->first; i < a->end; i++) {
-            const nyb_v8 value = v8_load_half(a->v + i * a->head_dim + d);
-            for (int j = 0; j < n; j++)
-                sum[j] = v8_fma(v8_set(scores[(size_t)j * NYB_PAGE + i]), value, sum[j]);
-        }
-        for (int j = 0; j < n; j++)
-            v8_store(out + (size_t)j * a->out_stride + d, v8_flush(sum[j]));
-    }
+    size_t d = 0;
+    for (; d + 4 * NYB_LANES <= a->head_dim; d += 4 * NYB_LANES)
+        attend_values(n, 4, a, d, scores, out);
+    for (; d < a->head_dim; d += NYB_LANES)
+        attend_values(n, 1, a, d, scores, out);
 }
 
 void NYB_KERNEL(attend_f16)(const nyb_attend_args *a) {

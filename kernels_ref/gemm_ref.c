@@ -31,9 +31,6 @@ static inline __attribute__((always_inline)) void gemm(const nyb_gemm_args *a, u
     }
 }
 
-void nyb_gemm_q4_1_ref(const nyb_gemm_args *a) {
-    gemm(a, nyb_unpack_q4_1, NYB_TILE_Q4_1, 1);
-}
-void nyb_gemm_q8_0_ref(const nyb_gemm_args *a) {
-    gemm(a, nyb_unpack_q8_0, NYB_TILE_Q8_0, 0);
-}
+void nyb_gemm_q4_0_ref(const nyb_gemm_args *a) { gemm(a, nyb_unpack_q4_0, NYB_TILE_Q4_0, 0); }
+void nyb_gemm_q4_1_ref(const nyb_gemm_args *a) { gemm(a, nyb_unpack_q4_1, NYB_TILE_Q4_1, 1); }
+void nyb_gemm_q8_0_ref(const nyb_gemm_args *a) { gemm(a, nyb_unpack_q8_0, NYB_TILE_Q8_0, 0); }

@@ -24,12 +24,9 @@ static inline __attribute__((always_inline)) void gemv(const nyb_gemv_args *a, u
     }
 }
 
-void nyb_gemv_q4_1_ref(const nyb_gemv_args *a) {
-    gemv(a, nyb_unpack_q4_1, NYB_TILE_Q4_1, 1);
-}
-void nyb_gemv_q8_0_ref(const nyb_gemv_args *a) {
-    gemv(a, nyb_unpack_q8_0, NYB_TILE_Q8_0, 0);
-}
+void nyb_gemv_q4_0_ref(const nyb_gemv_args *a) { gemv(a, nyb_unpack_q4_0, NYB_TILE_Q4_0, 0); }
+void nyb_gemv_q4_1_ref(const nyb_gemv_args *a) { gemv(a, nyb_unpack_q4_1, NYB_TILE_Q4_1, 1); }
+void nyb_gemv_q8_0_ref(const nyb_gemv_args *a) { gemv(a, nyb_unpack_q8_0, NYB_TILE_Q8_0, 0); }
 
 /* As nyb_add_block, but the integer sum is 256 * (w . hi) + (w . lo): below 2^28 for 8-bit
  * weights, so exact, and rounded to float once. */
@@ -68,9 +65,6 @@ gemv16(const nyb_gemv16_args *a, unpack_fn *unpack, size_t tile_bytes, int has_m
     }
 }
 
-void nyb_gemv16_q4_1_ref(const nyb_gemv16_args *a) {
-    gemv16(a, nyb_unpack_q4_1, NYB_TILE_Q4_1, 1);
-}
-void nyb_gemv16_q8_0_ref(const nyb_gemv16_args *a) {
-    gemv16(a, nyb_unpack_q8_0, NYB_TILE_Q8_0, 0);
-}
+void nyb_gemv16_q4_0_ref(const nyb_gemv16_args *a) { gemv16(a, nyb_unpack_q4_0, NYB_TILE_Q4_0, 0); }
+void nyb_gemv16_q4_1_ref(const nyb_gemv16_args *a) { gemv16(a, nyb_unpack_q4_1, NYB_TILE_Q4_1, 1); }
+void nyb_gemv16_q8_0_ref(const nyb_gemv16_args *a) { gemv16(a, nyb_unpack_q8_0, NYB_TILE_Q8_0, 0); }

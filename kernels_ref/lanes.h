@@ -25,9 +25,7 @@ static inline nyb_v8 v8_load(const float *p) {
     return r;
 }
 
-static inline void v8_store(float *p, nyb_v8 a) {
-    memcpy(p, a.lane, sizeof a.lane);
-}
+static inline void v8_store(float *p, nyb_v8 a) { memcpy(p, a.lane, sizeof a.lane); }
 
 static inline nyb_v8 v8_set(float x) {
     nyb_v8 r;
@@ -78,6 +76,11 @@ static inline nyb_v8 v8_select_less(nyb_v8 a, nyb_v8 b, nyb_v8 x, nyb_v8 y) {
     return y;
 }
 
+/* Tiny lanes become +0; a NaN stays. */
+static inline nyb_v8 v8_flush(nyb_v8 a) {
+    return v8_select_less(v8_abs(a), v8_set(NYB_TINY), v8_set(0), a);
+}
+
 /* Lanes from `first` on and before `end` keep a, the others become `other`. */
 static inline nyb_v8 v8_keep(nyb_v8 a, int first, int end, float other) {
     NYB_EACH_LANE(i) a.lane[i] = i >= first && i < end ? a.lane[i] : other;
@@ -118,24 +121,37 @@ static inline void v8_store_int(int32_t *p, nyb_v8 a) {
     }
 }
 
+/* The same for 32 lanes that fit int8; returns their sum. */
+static inline int32_t v8_store_bytes(int8_t *p, const nyb_v8 x[4]) {
+    int32_t sum = 0;
+    for (int b = 0; b < 4; b++) {
+        int32_t q[NYB_LANES];
+        v8_store_int(q, x[b]);
+        NYB_EACH_LANE(i) {
+            p[NYB_LANES * b + i] = (int8_t)q[i];
+            sum += q[i];
+        }
+    }
+    return sum;
+}
+
 /* The one tree in which eight lanes are ever summed. */
 static inline float v8_sum(nyb_v8 a) {
     const float *x = a.lane;
     return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
 }
 
+/* The same tree for the maximum, which decides between +0 and -0. */
 static inline float v8_largest(nyb_v8 a) {
-    float m = a.lane[0];
-    for (int i = 1; i < NYB_LANES; i++)
-        m = a.lane[i] > m ? a.lane[i] : m;
-    return m;
+    float m[NYB_LANES];
+    memcpy(m, a.lane, sizeof m);
+    for (int half = NYB_LANES / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++)
+            m[i] = m[i] > m[i + half] ? m[i] : m[i + half];
+    return m[0];
 }
 
-static inline float v8_sqrt1(float x) {
-    return sqrtf(x);
-}
-static inline float v8_fma1(float a, float b, float c) {
-    return fmaf(a, b, c);
-}
+static inline float v8_sqrt1(float x) { return sqrtf(x); }
+static inline float v8_fma1(float a, float b, float c) { return fmaf(a, b, c); }
 
 #endif

@@ -21,10 +21,14 @@ enum {
     NYB_KV_TILES = NYB_PAGE / NYB_LANES, /* tiles of 8 positions in a page of keys */
 };
 
+/* Whatever enters a product is 0 or at least this in magnitude (docs/arithmetic.md, "Flush"). */
+#define NYB_TINY 0x1p-40f
+
 /* Formats carry GGUF's own type numbers. */
 typedef enum nyb_format {
     NYB_F32 = 0,
     NYB_F16 = 1,
+    NYB_Q4_0 = 2,
     NYB_Q4_1 = 3,
     NYB_Q8_0 = 8,
     NYB_FORMATS = 48, /* one more than the largest number that may come to be used */
@@ -66,7 +70,7 @@ typedef struct nyb_q16 {
 /* -- Packed weights ---------------------------------------------------------------------- */
 
 /* Bytes of one tile: 8 rows x 32 columns of a quantized format. docs/formats.md draws them. */
-enum { NYB_TILE_Q4_1 = 160, NYB_TILE_Q8_0 = 272 };
+enum { NYB_TILE_Q4_0 = 144, NYB_TILE_Q4_1 = 160, NYB_TILE_Q8_0 = 272 };
 
 /* The reference gemm's panel: a tile as 256 int16 and two floats a row. */
 enum { NYB_REF_PANEL_BYTES = 576 };
@@ -93,19 +97,24 @@ const nyb_layout *nyb_layout_of(uint32_t format);
 
 /* -- Operations --------------------------------------------------------------------------- */
 
-/* y[n] = sum_k w[n][k] * x[k], one token. y has room for n_tiles * 8 floats; flushed. */
+/* y[n] = sum_k w[n][k] * x[k], one token. y has room for n_tiles * 8 floats; flushed.
+ *
+ * Decode reads each weight once, so memory is its limit, and the reads of one thread form one
+ * stream across matrices: a kernel may prefetch beyond w's end at `next`, where the thread will
+ * read after it. */
 typedef struct nyb_gemv_args {
     size_t n_tiles;   /* tile rows: N / 8 */
     size_t n_blocks;  /* K / 32 */
     const uint8_t *w; /* n_tiles * n_blocks tiles */
-    const nyb_q8 *x;  /* (n_blocks,) */
-    float *y;         /* (n_tiles * 8,) */
+    const uint8_t *next;
+    const nyb_q8 *x; /* (n_blocks,) */
+    float *y;        /* (n_tiles * 8,) */
 } nyb_gemv_args;
 
 /* The same for the output head, whose input has 16 bits. */
 typedef struct nyb_gemv16_args {
     size_t n_tiles, n_blocks;
-    const uint8_t *w;
+    const uint8_t *w, *next;
     const nyb_q16 *x; /* (n_blocks,) */
     float *y;
 } nyb_gemv16_args;

@@ -25,19 +25,33 @@ static inline float nyb_half_at(const uint8_t *p, int i) {
     return nyb_float_of_half(half);
 }
 
-/* 16 bytes of d, 16 of m; group g holds columns 4g.. in low nibbles, 16+4g.. in high ones. */
+/* Group g of a tile's nibbles: columns 4g.. in low nibbles, 16+4g.. in high ones. */
+static inline void nyb_unpack_nibbles(const uint8_t *nibbles, int offset, nyb_plain_tile *out) {
+    for (int g = 0; g < 4; g++)
+        for (int r = 0; r < NYB_TILE_ROWS; r++)
+            for (int j = 0; j < 4; j++) {
+                const uint8_t byte = nibbles[32 * g + 4 * r + j];
+                out->q[r][4 * g + j] = (int16_t)((byte & 15) - offset);
+                out->q[r][16 + 4 * g + j] = (int16_t)((byte >> 4) - offset);
+            }
+}
+
+/* 16 bytes of d, then nibbles that are 8 too large. */
+static inline void nyb_unpack_q4_0(const uint8_t *tile, nyb_plain_tile *out) {
+    for (int r = 0; r < NYB_TILE_ROWS; r++) {
+        out->d[r] = nyb_half_at(tile, r);
+        out->m[r] = 0;
+    }
+    nyb_unpack_nibbles(tile + 16, 8, out);
+}
+
+/* 16 bytes of d, 16 of m, then nibbles. */
 static inline void nyb_unpack_q4_1(const uint8_t *tile, nyb_plain_tile *out) {
     for (int r = 0; r < NYB_TILE_ROWS; r++) {
         out->d[r] = nyb_half_at(tile, r);
         out->m[r] = nyb_half_at(tile + 16, r);
     }
-    for (int g = 0; g < 4; g++)
-        for (int r = 0; r < NYB_TILE_ROWS; r++)
-            for (int j = 0; j < 4; j++) {
-                const uint8_t byte = tile[32 + 32 * g + 4 * r + j];
-                out->q[r][4 * g + j] = byte & 15;
-                out->q[r][16 + 4 * g + j] = byte >> 4;
-            }
+    nyb_unpack_nibbles(tile + 32, 0, out);
 }
 
 /* 16 bytes of d; group g holds columns 4g.. as signed bytes. No minimum. */
@@ -71,8 +85,6 @@ static inline void nyb_add_block(const nyb_plain_tile *tile, int has_min, const 
 }
 
 /* Outputs are 0 or at least 2^-40, because they will be factors; a NaN stays. */
-static inline float nyb_flush(float x) {
-    return x < 0x1p-40f && x > -0x1p-40f ? 0.0f : x;
-}
+static inline float nyb_flush(float x) { return x < NYB_TINY && x > -NYB_TINY ? 0.0f : x; }
 
 #endif

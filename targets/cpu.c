@@ -71,16 +71,44 @@ uint32_t nyb_cpu_bits(void) {
 
 #else
 
-uint32_t nyb_cpu_bits(void) {
-    return 0;
-}
+uint32_t nyb_cpu_bits(void) { return 0; }
 
 #endif
 
 const nyb_level nyb_levels[] = {
     {"ref", 0},
+#if NYB_HAVE_AVX2
+    {"avx2", NYB_CPU_AVX2},
+#endif
+#if NYB_HAVE_AVXVNNI
+    {"avxvnni", NYB_CPU_AVX2 | NYB_CPU_AVXVNNI},
+#endif
+#if NYB_HAVE_AVX512VNNI
+    {"avx512vnni", NYB_CPU_AVX2 | NYB_CPU_AVX512VNNI},
+#endif
     {NULL, 0},
 };
+
+const char *const nyb_levels_missing[] = {
+#if defined(__x86_64__) && !NYB_HAVE_AVX2
+    "avx2",
+#endif
+#if defined(__x86_64__) && !NYB_HAVE_AVXVNNI
+    "avxvnni",
+#endif
+#if defined(__x86_64__) && !NYB_HAVE_AVX512VNNI
+    "avx512vnni",
+#endif
+    NULL,
+};
+
+const char *nyb_compiler(void) {
+#if defined(__clang__)
+    return __VERSION__; /* names itself */
+#else
+    return "gcc " __VERSION__;
+#endif
+}
 
 const nyb_level *nyb_level_of(const char *name) {
     for (const nyb_level *level = nyb_levels; level->name; level++)

@@ -15,8 +15,15 @@ typedef struct nyb_level {
     uint32_t bits; /* what rows of this level may need */
 } nyb_level;
 
-/* All levels from the least on; ends with a NULL name. "ref" is first and needs nothing. */
+/* The levels of this build from the least on; ends with a NULL name. "ref" is first and needs
+ * nothing. */
 extern const nyb_level nyb_levels[];
+
+/* Levels of this machine's kind that the compiler could not build; ends with NULL. */
+extern const char *const nyb_levels_missing[];
+
+/* The compiler that built this, as it calls itself. */
+const char *nyb_compiler(void);
 
 /* NULL for an unknown name. */
 const nyb_level *nyb_level_of(const char *name);

@@ -9,7 +9,7 @@
 #define NYB_ROW(op, format_lower, format_upper, level, needs, panel_bytes)                         \
     void nyb_##op##_##format_lower##_##level(const nyb_##op##_args *args);
 #define NYB_FLOAT_ROW(op, level, needs) void nyb_##op##_##level(const nyb_##op##_args *args);
-#include "kernels.def"
+#include "all_kernels.def"
 #undef NYB_ROW
 #undef NYB_FLOAT_ROW
 
@@ -25,7 +25,7 @@
     {#op "_" #level, #level, NYB_OP_##op, NYB_F32, needs, 0, {.op = nyb_##op##_##level}},
 
 const nyb_row nyb_registry[] = {
-#include "kernels.def"
+#include "all_kernels.def"
     {0},
 };
 

@@ -7,6 +7,7 @@
 #include <float.h>
 
 #include "layout.h"
+#include "nyb_pool.h"
 
 /* The largest number that a shape may hold; keeps every product below within 64 bits. */
 enum { MAX_SHAPE = 1 << 24 };
@@ -23,9 +24,7 @@ static void *take(allocator *a, uint64_t bytes) {
     return p;
 }
 
-static uint64_t max64(uint64_t a, uint64_t b) {
-    return a > b ? a : b;
-}
+static uint64_t max64(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
 static void lay_out(const nyb_program *program, nyb_bound *bound, allocator *work) {
     const nyb_limits *limits = &bound->limits;
@@ -104,18 +103,10 @@ static int has_row(const nyb_rows *rows, nyb_op op, uint32_t format) {
 }
 
 /* The bytes of an activation vector of n numbers, as each kind of row holds them. */
-static uint64_t floats(uint64_t n) {
-    return n * sizeof(float);
-}
-static uint64_t blocks(uint64_t n) {
-    return n / NYB_BLOCK * sizeof(nyb_q8);
-}
-static uint64_t blocks16(uint64_t n) {
-    return n / NYB_BLOCK * sizeof(nyb_q16);
-}
-static uint64_t tiled(uint64_t rows) {
-    return nyb_tiles((uint32_t)rows) * NYB_TILE_ROWS;
-}
+static uint64_t floats(uint64_t n) { return n * sizeof(float); }
+static uint64_t blocks(uint64_t n) { return n / NYB_BLOCK * sizeof(nyb_q8); }
+static uint64_t blocks16(uint64_t n) { return n / NYB_BLOCK * sizeof(nyb_q16); }
+static uint64_t tiled(uint64_t rows) { return nyb_tiles((uint32_t)rows) * NYB_TILE_ROWS; }
 
 static int check_matrix(const nyb_program *program, const nyb_rows *rows, const nyb_step *step,
                         nyb_op op, uint64_t at, nyb_error *error) {
@@ -257,7 +248,7 @@ static int check_phases(const nyb_program *program, nyb_error *error) {
 static int check(const nyb_program *program, const nyb_limits *limits, const nyb_rows *rows,
                  nyb_error *error) {
     uint64_t at = 0;
-    CHECK(limits->threads >= 1 && limits->threads <= 1024, "threads must be 1 to 1,024",
+    CHECK(limits->threads >= 1 && limits->threads <= NYB_MAX_THREADS, "threads must be 1 to 64",
           limits->threads);
     CHECK(limits->max_tokens >= 1 && limits->max_tokens <= 1 << 20,
           "tokens in a batch must be 1 to 1,048,576", limits->max_tokens);

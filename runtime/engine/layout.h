@@ -7,9 +7,7 @@
 #include "nyb_engine.h"
 
 /* A partial result of attention: D floats, the maximum, the sum, filled up to 8. */
-static inline uint32_t nyb_part_stride(uint32_t head_dim) {
-    return head_dim + NYB_LANES;
-}
+static inline uint32_t nyb_part_stride(uint32_t head_dim) { return head_dim + NYB_LANES; }
 
 /* Bytes of one KV head's page: keys, then values, as halves. */
 static inline uint64_t nyb_head_page_bytes(const nyb_attention *a) {

@@ -509,9 +509,7 @@ size_t nyb_bpe_spelling(const nyb_bpe *bpe, uint32_t id, const uint8_t **spellin
     return s.n;
 }
 
-unsigned nyb_bpe_type(const nyb_bpe *bpe, uint32_t id) {
-    return nyb_bpe_types(bpe->tables)[id];
-}
+unsigned nyb_bpe_type(const nyb_bpe *bpe, uint32_t id) { return nyb_bpe_types(bpe->tables)[id]; }
 
 int nyb_bpe_is_end(const nyb_bpe *bpe, uint32_t id) {
     return role_of(text_of(bpe, id)) == ROLE_END;

@@ -69,9 +69,7 @@ typedef struct scan {
     nyb_error *error;
 } scan;
 
-static uint64_t room(const scan *s) {
-    return s->length - s->at;
-}
+static uint64_t room(const scan *s) { return s->length - s->at; }
 
 /* The next `nbytes` (4 or 8) as a number; `what` is the complaint if the file ends before them. */
 static int read_number(scan *s, unsigned nbytes, const char *what, uint64_t *value) {

@@ -112,9 +112,7 @@ static size_t stage_punctuation(const uint8_t *text, size_t at, size_t end) {
     return at;
 }
 
-static int is_digit(uint8_t byte) {
-    return byte >= '0' && byte <= '9';
-}
+static int is_digit(uint8_t byte) { return byte >= '0' && byte <= '9'; }
 
 static int three_digits(const uint8_t *text, size_t at, size_t end) {
     return end - at >= 3 && is_digit(text[at]) && is_digit(text[at + 1]) && is_digit(text[at + 2]);

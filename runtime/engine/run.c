@@ -7,11 +7,12 @@
 #include <string.h>
 
 #include "layout.h"
+#include "nyb_pool.h"
 
 /* One thread's view of the phase at hand. */
 typedef struct worker {
     const nyb_bound *bound;
-    uint32_t thread;
+    uint32_t thread, threads;
     uint32_t rows;       /* of the phase: tokens, or tokens whose logits are wanted */
     int row_is_repeated; /* a single row: every thread computes the row steps for itself */
 } worker;
@@ -22,8 +23,7 @@ typedef struct range {
 } range;
 
 static range share(const worker *w, uint64_t n) {
-    const uint64_t threads = w->bound->limits.threads;
-    return (range){n * w->thread / threads, n * (w->thread + 1) / threads};
+    return (range){n * w->thread / w->threads, n * (w->thread + 1) / w->threads};
 }
 
 /* This thread's tile rows of a step whose units begin at step->unit of the phase's. */
@@ -128,17 +128,41 @@ static void embed(const worker *w, const nyb_step *step) {
              .out = row_of(w, step->out, t));
 }
 
+static int is_matrix(const nyb_step *step) {
+    return step->op == NYB_STEP_MATMUL || step->op == NYB_STEP_MATMUL16;
+}
+
+/* This thread's tile rows of a matrix, as bytes. */
+static const uint8_t *tiles_at(const worker *w, const nyb_step *step, uint64_t tile) {
+    const uint64_t row_bytes =
+        step->cols / NYB_BLOCK * (uint64_t)nyb_layout_of(step->format)->tile_bytes;
+    return weights_of(w, step) + tile * row_bytes;
+}
+
+/* Where this thread will read weights after this matrix: in the next one that it has a share of,
+ * or in the next token's first. So its reads are one stream that can be prefetched without a
+ * gap, across every phase. */
+static const uint8_t *read_next(const worker *w, const nyb_step *step) {
+    const nyb_step *first = w->bound->program->steps, *end = first + w->bound->program->n_steps;
+    for (uint32_t i = 1; i < w->bound->program->n_steps; i++) {
+        const nyb_step *next = step + i < end ? step + i : first + (step + i - end);
+        const range tiles = is_matrix(next) ? tile_share(w, next) : (range){0, 0};
+        if (tiles.begin < tiles.end)
+            return tiles_at(w, next, tiles.begin);
+    }
+    return NULL;
+}
+
 static void matmul(const worker *w, const nyb_step *step) {
     const range tiles = tile_share(w, step);
     const uint64_t n_blocks = step->cols / NYB_BLOCK;
-    const uint64_t tile_bytes = nyb_layout_of(step->format)->tile_bytes;
-    const uint8_t *weights = weights_of(w, step) + tiles.begin * n_blocks * tile_bytes;
+    const uint8_t *weights = tiles_at(w, step, tiles.begin);
     float *y = (float *)row_of(w, step->out, 0) + tiles.begin * NYB_TILE_ROWS;
     if (tiles.begin == tiles.end)
         return;
     if (w->rows == 1) {
         CALL(w, gemv, step->format, .n_tiles = tiles.end - tiles.begin, .n_blocks = n_blocks,
-             .w = weights, .x = row_of(w, step->in, 0), .y = y);
+             .w = weights, .next = read_next(w, step), .x = row_of(w, step->in, 0), .y = y);
         return;
     }
     const nyb_buffer *buffers = w->bound->program->buffers;
@@ -151,12 +175,10 @@ static void matmul(const worker *w, const nyb_step *step) {
 
 static void matmul16(const worker *w, const nyb_step *step) {
     const range tiles = tile_share(w, step);
-    const uint64_t n_blocks = step->cols / NYB_BLOCK;
-    const uint64_t tile_bytes = nyb_layout_of(step->format)->tile_bytes;
     for (uint64_t row = 0; row < w->rows; row++)
-        CALL(w, gemv16, step->format, .n_tiles = tiles.end - tiles.begin, .n_blocks = n_blocks,
-             .w = weights_of(w, step) + tiles.begin * n_blocks * tile_bytes,
-             .x = row_of(w, step->in, row),
+        CALL(w, gemv16, step->format, .n_tiles = tiles.end - tiles.begin,
+             .n_blocks = step->cols / NYB_BLOCK, .w = tiles_at(w, step, tiles.begin),
+             .next = row + 1 < w->rows ? NULL : read_next(w, step), .x = row_of(w, step->in, row),
              .y = (float *)row_of(w, step->out, row) + tiles.begin * NYB_TILE_ROWS);
 }
 
@@ -328,9 +350,7 @@ static void run_split_step(const worker *w, const nyb_step *step) {
 
 /* -- Phases --------------------------------------------------------------------------------- */
 
-static int is_split(const nyb_step *step) {
-    return step->op >= NYB_STEP_EMBED;
-}
+static int is_split(const nyb_step *step) { return step->op >= NYB_STEP_EMBED; }
 
 static void run_row_part(const worker *w, const nyb_step *step, const nyb_step *end) {
     const range rows = w->row_is_repeated ? (range){0, 1} : share(w, w->rows);
@@ -345,17 +365,26 @@ static void run_split_part(const worker *w, const nyb_step *step, const nyb_step
             run_split_step(w, step);
 }
 
-/* The phase from `step` to `end`. One operating system thread plays all of the program's threads
- * in turn; where a part ends is where a team would meet at a barrier. */
-static void run_phase(const nyb_bound *bound, const nyb_step *step, const nyb_step *end) {
-    const uint32_t rows = step->flags & NYB_ON_LOGITS ? bound->n_logits : bound->n_tokens;
-    worker w = {.bound = bound, .rows = rows, .row_is_repeated = rows == 1};
-    if (rows == 0)
-        return;
-    for (w.thread = 0; w.thread < bound->limits.threads; w.thread++)
-        run_row_part(&w, step, end);
-    for (w.thread = 0; w.thread < bound->limits.threads; w.thread++)
-        run_split_part(&w, step, end);
+/* One thread's way through the whole program. All threads take the same turns, so they meet at
+ * the same barriers: one where a phase ends, and one after row steps that were divided. */
+static void run_program(void *context, nyb_team *team, uint32_t thread, uint32_t threads) {
+    const nyb_bound *bound = context;
+    const nyb_step *step = bound->program->steps, *end = step + bound->program->n_steps;
+    while (step < end) {
+        const nyb_step *next = step + 1;
+        while (!(next[-1].flags & NYB_ENDS_PHASE))
+            next++;
+        const uint32_t rows = step->flags & NYB_ON_LOGITS ? bound->n_logits : bound->n_tokens;
+        const worker w = {bound, thread, threads, rows, rows == 1};
+        if (rows > 0) {
+            run_row_part(&w, step, next);
+            if (rows > 1 && !is_split(step))
+                nyb_barrier(team, threads);
+            run_split_part(&w, step, next);
+            nyb_barrier(team, threads);
+        }
+        step = next;
+    }
 }
 
 /* -- The batch ------------------------------------------------------------------------------ */
@@ -400,14 +429,7 @@ static int load_batch(nyb_bound *bound, const nyb_batch *batch, nyb_error *error
 int nyb_run(nyb_bound *bound, const nyb_batch *batch, nyb_error *error) {
     if (load_batch(bound, batch, error))
         return -1;
-    const nyb_step *step = bound->program->steps, *end = step + bound->program->n_steps;
-    while (step < end) {
-        const nyb_step *next = step;
-        while (!(next->flags & NYB_ENDS_PHASE))
-            next++;
-        run_phase(bound, step, next + 1);
-        step = next + 1;
-    }
+    nyb_pool_run(bound->limits.threads, run_program, bound);
     return 0;
 }
 

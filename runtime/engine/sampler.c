@@ -12,9 +12,7 @@ typedef struct candidate {
 } candidate;
 
 /* Room to fill the probabilities up to a multiple of 8. */
-static uint64_t padded(uint32_t vocab) {
-    return ((uint64_t)vocab + NYB_LANES - 1) / NYB_LANES * 8;
-}
+static uint64_t padded(uint32_t vocab) { return ((uint64_t)vocab + NYB_LANES - 1) / NYB_LANES * 8; }
 
 uint64_t nyb_sample_scratch(uint32_t vocab) {
     return padded(vocab) * (sizeof(candidate) + 2 * sizeof(float));
@@ -125,29 +123,43 @@ static void penalise(candidate *c, uint32_t vocab, float penalty, const int32_t 
     }
 }
 
+/* The id of the largest logit, the lowest of equals. */
+static int32_t largest(const float *logits, uint32_t vocab) {
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < vocab; i++)
+        if (logits[i] > logits[best])
+            best = i;
+    return (int32_t)best;
+}
+
 int nyb_sample(const nyb_rows *rows, const float *logits, uint32_t vocab,
                const nyb_sampling *sampling, const int32_t *recent, uint32_t n_recent,
                uint64_t n_tokens, void *scratch, int32_t *token, nyb_error *error) {
     candidate *c = scratch;
     float *x = (float *)(c + padded(vocab)), *p = x + padded(vocab);
-    for (uint32_t i = 0; i < vocab; i++) {
+    for (uint32_t i = 0; i < vocab; i++)
         if (logits[i] != logits[i])
             return nyb_fail(error, "a logit is not a number", i, 0);
-        c[i] = (candidate){logits[i], (int32_t)i};
+    if (sampling->temperature == 0 && sampling->repeat_penalty == 1) {
+        *token = largest(logits, vocab);
+        return 0;
     }
+    for (uint32_t i = 0; i < vocab; i++)
+        c[i] = (candidate){logits[i], (int32_t)i};
     if (sampling->repeat_penalty != 1)
         penalise(c, vocab, sampling->repeat_penalty, recent, n_recent);
     if (sampling->temperature == 0) {
-        uint32_t best = 0;
-        for (uint32_t i = 1; i < vocab; i++)
-            if (c[i].logit > c[best].logit)
-                best = i;
-        *token = (int32_t)best;
+        sort_best(c, vocab, 1);
+        *token = c[0].id;
         return 0;
     }
 
     uint32_t n = sampling->top_k && sampling->top_k < vocab ? sampling->top_k : vocab;
     sort_best(c, vocab, n);
+    if (c[0].logit - c[0].logit != 0) { /* infinite: there are no probabilities */
+        *token = c[0].id;
+        return 0;
+    }
     if (sampling->top_p < 1 || sampling->min_p > 0) {
         exponentials(rows, c, n, 1, x, p);
         if (sampling->top_p < 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from _weakref import ref
 from collections.abc import Callable
 
 from nybble.reply import Reply
@@ -14,23 +15,33 @@ class Chat:
 
     messages : a plain list of {"role": ..., "content": ...}; edit it between turns as you like.
 
-    `ask` adds the user's message at once and the assistant's when its reply ends (with the text
-    so far, if it was closed). What the cache still holds of the conversation is not run again.
+    `ask` adds the user's message at once and the assistant's, behind it, when its reply ends (with
+    the text so far, if it was closed). What the cache still holds of the conversation is not run
+    again.
     """
 
     def __init__(self, ask: Callable[..., Reply], system: str | None = None) -> None:
         self._ask = ask
+        self._last: ref[Reply] | None = None
         self.messages: list[Message] = []
         if system is not None:
             self.messages.append({"role": "system", "content": system})
 
     def ask(self, text: str, **options: object) -> Reply:
         """The reply to the next message; options as for `Model.ask`. Nothing runs until the
-        reply is read."""
+        reply is read. The reply before, if it has not ended, is closed."""
+        last = None if self._last is None else self._last()
+        if last is not None:
+            last.close()
         message = {"role": "user", "content": text}
-        reply = self._ask([*self.messages, message], self._add, options)
-        self.messages.append(message)
-        return reply
 
-    def _add(self, text: str) -> None:
-        self.messages.append({"role": "assistant", "content": text})
+        def add(answer: str) -> None:
+            for i, other in enumerate(self.messages):
+                if other is message:  # still there, and where it now stands
+                    self.messages.insert(i + 1, {"role": "assistant", "content": answer})
+                    return
+
+        reply = self._ask([*self.messages, message], add, options)
+        self.messages.append(message)
+        self._last = ref(reply)
+        return reply

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+from _operator import index
 from collections.abc import Callable, Iterable
 
-from nybble import hub
+from nybble import hub, machine
 from nybble._core.program import Program, Weights
 from nybble._core.sequence import Engine, Sequence
 from nybble.chat import Chat
 from nybble.errors import ContextError, FormatError, TemplateError, UsageError
 from nybble.formats.gguf import GgufFile
-from nybble.options import Options, recommended
+from nybble.options import checked, recommended, whole
 from nybble.reply import Reply
 from nybble.sequences import Sequences
 from nybble.tokenizer import Tokenizer
@@ -33,12 +34,15 @@ def load(
 ) -> Model:
     """Loads a model: a known name that has been pulled, or the path of a .gguf file.
 
-    threads     : threads of the engine, 1 by default; the tokens do not depend on it
+    threads     : threads of the engine; by default the CPUs of the strongest cluster, within the
+                  process's affinity and quota. The tokens do not depend on it
     context     : positions in a sequence; the lesser of the model's and 2,048 by default
     on_progress : called with (bytes of weights packed, bytes in all)
 
     ModelNotFoundError says how to get the model, FormatError what is wrong with its file.
     """
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise UsageError(f"load() takes a name or a path, not {type(name_or_path).__name__}")
     return Model(
         hub.resolve(os.fspath(name_or_path)),
         threads=threads,
@@ -52,7 +56,9 @@ class Model:
 
     context      : positions in a sequence, prompt and reply together
     has_template : whether it can chat (`ask`, `chat`) or only `complete`
+    threads      : threads of the engine
     weights      : the packed weights and their program, for tools
+    engine       : the program bound to this machine, for tools
     """
 
     def __init__(
@@ -67,16 +73,20 @@ class Model:
 
         self.path = path
         with GgufFile(path) as file:
-            tree = archs.describe(file.metadata, file.tensors)
-            self.context = _context(context, tree.context)
-            program = Program(tree, _formats(tree.tensors(), file))
-            self._tokenizer: Tokenizer = load_tokenizer(file.metadata)
-            self._compiled: ChatTemplate | None = None
-            self._template_source = file.metadata.get("tokenizer.chat_template")
-            self._recommended = recommended(file.metadata)
-            self.weights = Weights(program, file.data, on_progress)
-        engine = Engine(self.weights, context=self.context, threads=_threads(threads))
-        self._sequences = Sequences([Sequence(engine)])
+            try:
+                tree = archs.describe(file.metadata, file.tensors)
+                self.context = _context(context, tree.context)
+                program = Program(tree, _formats(tree.tensors(), file))
+                self._tokenizer: Tokenizer = load_tokenizer(file.metadata)
+                self._compiled: ChatTemplate | None = None
+                self._template_source = file.metadata.get("tokenizer.chat_template")
+                self._recommended = recommended(file.metadata)
+                self.weights = Weights(program, file.data, on_progress)
+            except FormatError as error:
+                raise FormatError(f"{path}: {error}") from None
+        self.threads = _threads(threads)
+        self.engine = Engine(self.weights, context=self.context, threads=self.threads)
+        self._sequences = Sequences([Sequence(self.engine)])
         self.vocab = tree.vocab
 
     # -- replies
@@ -128,32 +138,39 @@ class Model:
 
     def detokenize(self, ids: Iterable[int]) -> str:
         """Text of ids, control tokens spelled out; bytes that are not UTF-8 become U+FFFD."""
-        return self._tokenizer.decode(list(ids), special=True).decode("utf-8", "replace")
+        return self._tokenizer.decode(_ids(ids, self.vocab), special=True).decode(
+            "utf-8", "replace"
+        )
 
     def logits(self, ids: Iterable[int], *, all: bool = False) -> memoryview[float]:
         """Logits after these ids: a memoryview of float32, shape (vocab,); with all=True one row
         for each id, shape (len(ids), vocab), which is 4 * vocab bytes a token (200 KB for
-        SmolLM2, 1 MB for Gemma)."""
-        ids = list(ids)
+        SmolLM2, 1 MB for Gemma). NumericError if one is NaN."""
+        ids = _ids(ids, self.vocab)
         self._check_prompt(ids)
         shape = (len(ids), self.vocab) if all else (self.vocab,)
         out = memoryview(bytearray(4 * self.vocab * (len(ids) if all else 1))).cast("f", shape)
-        sequence = self._sequences.borrow()
-        assert sequence is not None  # without a timeout
+        loan = self._sequences.wait()
         try:
             if all:
-                sequence.rewind(0)
-                sequence.logits_of(ids, out)
+                loan.sequence.rewind(0)
+                loan.sequence.logits_of(ids, out)
             else:
-                done = sequence.reuse(ids)
+                done = loan.sequence.reuse(ids)
                 while done < len(ids):
-                    end = done + sequence.next_chunk(len(ids) - done)
-                    sequence.feed(ids[done:end], end == len(ids))
+                    end = done + loan.sequence.next_chunk(len(ids) - done)
+                    loan.sequence.feed(ids[done:end], end == len(ids))
                     done = end
-                sequence.last_logits(out)
+                loan.sequence.last_logits(out)
         finally:
-            self._sequences.give_back(sequence)
+            loan.end()
         return out
+
+    def forget(self) -> None:
+        """Empties the cache of what has been read: the next prompt runs whole."""
+        loan = self._sequences.wait()
+        loan.sequence.rewind(0)
+        loan.end()
 
     # -- a model may be used in `with`; it never has to be
 
@@ -179,19 +196,13 @@ class Model:
     def _reply(
         self, ids: list[int], options: dict[str, object], on_end: Callable[[str], None] | None
     ) -> Reply:
-        try:
-            checked = Options(**{**self._recommended, **options})  # type: ignore[arg-type]
-        except TypeError as error:
-            raise UsageError(str(error).removeprefix("Options.__init__() ")) from None
+        how = checked(self._recommended, options)
         self._check_prompt(ids)
-        return Reply(self._sequences, self._tokenizer, ids, checked, on_end)
+        return Reply(self._sequences, self._tokenizer, ids, how, on_end)
 
     def _check_prompt(self, ids: list[int]) -> None:
         if not ids:
             raise UsageError("the prompt is empty: there is nothing to continue")
-        for id in ids:
-            if isinstance(id, bool) or not isinstance(id, int) or not 0 <= id < self.vocab:
-                raise UsageError(f"{id!r:.60} is not a token: ids are 0 to {self.vocab - 1:,}")
         if len(ids) >= self.context:
             raise ContextError(
                 f"the prompt has {len(ids):,} tokens and the context holds {self.context:,}, "
@@ -215,19 +226,30 @@ class Model:
         )
 
 
+def _ids(ids: Iterable[int], vocab: int) -> list[int]:
+    """Token ids as ints, of whatever type of whole numbers they are."""
+    checked = []
+    for id in ids:
+        try:
+            number = index(id)
+        except TypeError:
+            number = -1
+        if isinstance(id, bool) or not 0 <= number < vocab:
+            raise UsageError(f"{id!r:.60} is not a token: ids are 0 to {vocab - 1:,}")
+        checked.append(number)
+    return checked
+
+
 def _threads(threads: int | None) -> int:
     if threads is None:
-        return 1
-    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
-        raise UsageError(f"threads must be 1 to 1,024, not {threads!r:.60}")
-    return threads
+        return machine.default_threads()
+    return whole("threads", threads, 1, machine.MAX_THREADS)
 
 
 def _context(context: int | None, trained: int) -> int:
     if context is None:
         return min(trained, DEFAULT_CONTEXT)
-    if isinstance(context, bool) or not isinstance(context, int) or context < 1:
-        raise UsageError(f"context must be 1 or more, not {context!r:.60}")
+    context = whole("context", context, 1, 2**31)
     if context > trained:
         raise UsageError(f"context {context:,} is beyond the model's {trained:,}")
     return context
@@ -241,11 +263,11 @@ def _formats(expected: Iterable[tuple[str, tuple[int, ...]]], file: GgufFile) ->
     for name, shape in expected:
         tensor = file.tensors.get(name)
         if tensor is None:
-            raise FormatError(f"{file.path}: {name} is missing; {arch} needs it")
+            raise FormatError(f"{name} is missing; {arch} needs it")
         if tuple(tensor.shape) != shape:
-            raise FormatError(f"{file.path}: {name} is {tuple(tensor.shape)}, {arch} wants {shape}")
+            raise FormatError(f"{name} is {tuple(tensor.shape)}, {arch} wants {shape}")
         formats[name] = tensor.format
     for name in file.tensors:
         if name not in formats:
-            raise FormatError(f"{file.path}: {name} is there, and {arch} has no use for it")
+            raise FormatError(f"{name} is there, and {arch} has no use for it")
     return formats

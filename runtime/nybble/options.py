@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from _operator import index
 from collections.abc import Iterable, Mapping
 
 from nybble.errors import UsageError
@@ -58,42 +59,65 @@ class Options:
         timeout_s: float | None = None,
         ignore_eos: bool = False,
     ) -> None:
-        self.max_tokens = None if max_tokens is None else _whole("max_tokens", max_tokens, 1, 2**31)
+        self.max_tokens = None if max_tokens is None else whole("max_tokens", max_tokens, 1, 2**31)
         self.temperature = _number("temperature", temperature, 0.0, 100.0)
-        self.top_k = _whole("top_k", top_k, 0, 2**31)
+        self.top_k = whole("top_k", top_k, 0, 2**31)
         self.top_p = _number("top_p", top_p, 0.0, 1.0)
         self.min_p = _number("min_p", min_p, 0.0, 1.0)
         self.repeat_penalty = _number("repeat_penalty", repeat_penalty, 0.01, 100.0)
-        self.seed = _whole("seed", seed, 0, 2**64 - 1)
+        self.seed = whole("seed", seed, 0, 2**64 - 1)
         self.stop = _strings("stop", stop)
         self.timeout_s = None if timeout_s is None else _number("timeout_s", timeout_s, 0.0, 1e9)
-        self.ignore_eos = bool(ignore_eos)
+        if not isinstance(ignore_eos, bool):
+            raise UsageError(f"ignore_eos must be True or False, not {ignore_eos!r:.60}")
+        self.ignore_eos = ignore_eos
+
+
+def checked(recommended: Mapping[str, object], options: Mapping[str, object]) -> Options:
+    """Options from keywords, with a file's recommendations for those that are not given."""
+    for name in options:
+        if name not in Options.__slots__:
+            raise UsageError(f"there is no option {name!r:.60}; {', '.join(Options.__slots__)}")
+    return Options(**{**recommended, **options})  # type: ignore[arg-type]
 
 
 def recommended(metadata: Mapping[str, object]) -> dict[str, object]:
-    """The defaults that a file recommends, as keywords of Options; others are left out."""
+    """The defaults that a file recommends, as keywords of Options. What is no number or out of its
+    range is left out: a bad recommendation is no reason not to run the model."""
     found: dict[str, object] = {}
     for option, key in FILE_KEYS.items():
         value = metadata.get(f"general.sampling.{key}")
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            found[option] = value
+        try:
+            Options(**{option: value})  # type: ignore[arg-type]
+        except UsageError:
+            continue
+        found[option] = value
     return found
 
 
-def _whole(name: str, value: object, least: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+def whole(name: str, value: object, least: int, most: int) -> int:
+    """A whole number of any type, NumPy's among them, from `least` to `most`."""
+    try:
+        number = index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
         raise UsageError(f"{name} must be a whole number, not {value!r:.60}")
-    if not least <= value <= most:
+    if not least <= number <= most:
         raise UsageError(f"{name} must be {least:,} to {most:,}, not {value!r:.60}")
-    return value
+    return number
 
 
 def _number(name: str, value: object, least: float, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
         raise UsageError(f"{name} must be a number, not {value!r:.60}")
-    if not least <= value <= most:  # NaN is not
+    try:
+        number = float(value)
+    except OverflowError:
+        number = float("inf")
+    if not least <= number <= most:  # NaN is not
         raise UsageError(f"{name} must be {least:g} to {most:g}, not {value!r:.60}")
-    return float(value)
+    return number
 
 
 def _strings(name: str, value: object) -> tuple[str, ...]:

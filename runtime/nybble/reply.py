@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import resource
+from _thread import allocate_lock
 from collections.abc import Callable, Generator, Iterator
-from time import perf_counter
+from time import perf_counter, sleep
 
 from nybble._core.sampler import Sampler
 from nybble._core.sequence import Sequence
 from nybble.options import Options
-from nybble.sequences import Sequences
+from nybble.sequences import POLL_S, Sequences
 from nybble.tokenizer import TextStream, Tokenizer
 
 
@@ -70,6 +71,7 @@ class Reply:
 
     Iterating again starts from the beginning, with the pieces that are there already. When the
     last reference goes it is closed, so leaving a loop over `model.ask(...)` frees the model.
+    Several threads may read a reply, and any may close it.
     """
 
     def __init__(
@@ -83,11 +85,14 @@ class Reply:
         self.stats = Stats(len(prompt), options.seed)
         self._on_end = on_end
         self._pieces: list[str] = []
+        self._lock = allocate_lock()  # of readers
+        self._is_closed = False
         self._steps = _generate(sequences, tokenizer, prompt, options, self.stats)
 
     def __iter__(self) -> Iterator[str]:
         i = 0
-        while i < len(self._pieces) or self._step():
+        # Again at the end: while _step waited, another reader may have brought the reply there.
+        while i < len(self._pieces) or self._step() or i < len(self._pieces):
             if i < len(self._pieces):
                 yield self._pieces[i]
                 i += 1
@@ -103,9 +108,14 @@ class Reply:
         return self.text
 
     def close(self) -> None:
-        """Ends the reply where it is; the text so far stays."""
+        """Ends the reply where it is; the text so far stays. While another thread reads it, it
+        ends with that thread's token or chunk of the prompt, and this does not wait for it."""
+        self._is_closed = True
         if self.stats.stop_reason is None:
-            self._steps.close()
+            try:
+                self._steps.close()
+            except ValueError:  # it is running: its reader looks at _is_closed afterwards
+                return
             self._end("closed")
 
     def __enter__(self) -> Reply:
@@ -120,25 +130,30 @@ class Reply:
 
     def _step(self) -> bool:
         """Goes on by a chunk of the prompt or a token of the reply; False when it has ended."""
-        if self.stats.stop_reason is not None:
-            return False
-        try:
-            piece = next(self._steps)
-        except StopIteration as end:
-            self._end(end.value)
-        except BaseException:
-            self._end("closed")
-            raise
-        else:
-            if piece:
-                self._pieces.append(piece)
-        return True
+        with self._lock:
+            if self.stats.stop_reason is not None:
+                return False
+            try:
+                piece = next(self._steps)
+                if piece:
+                    self._pieces.append(piece)
+                if self._is_closed:
+                    self._steps.close()
+                    self._end("closed")
+            except StopIteration as end:
+                self._end(end.value or "closed")
+            except BaseException:
+                self._steps.close()
+                self._end("closed")
+                raise
+            return True
 
     def _end(self, reason: str) -> None:
-        self.stats.stop_reason = reason
-        self.stats.peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        if self._on_end is not None:
-            self._on_end("".join(self._pieces))
+        if self.stats.stop_reason is None:
+            self.stats.stop_reason = reason
+            self.stats.peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            if self._on_end is not None:
+                self._on_end("".join(self._pieces))
 
 
 def _generate(
@@ -147,12 +162,15 @@ def _generate(
     """Yields after each chunk of the prompt and each token, text or "" if none is complete;
     returns the stop reason. The sequence is given back however this ends."""
     started = perf_counter()
-    sequence = sequences.borrow(options.timeout_s)
-    if sequence is None:
-        return "timeout"
+    while (loan := sequences.borrow()) is None:
+        stats.total_s = perf_counter() - started
+        if options.timeout_s is not None and stats.total_s >= options.timeout_s:
+            return "timeout"
+        sleep(POLL_S)
+        yield ""
     try:
         text = _Text(tokenizer.text_stream(), options.stop)
-        for reason in _tokens(sequence, tokenizer, prompt, options, stats, started, text):
+        for reason in _tokens(loan.sequence, tokenizer, prompt, options, stats, started, text):
             if reason is not None:
                 yield text.flush()
                 return "stop" if text.stopped else reason
@@ -160,7 +178,7 @@ def _generate(
             if text.stopped:
                 return "stop"
     finally:
-        sequences.give_back(sequence)
+        loan.end()
     raise AssertionError("_tokens ends with a reason")
 
 
@@ -199,6 +217,7 @@ def _tokens(
         done = len(sequence.ids)
         end = done + sequence.next_chunk(len(prompt) - done)
         sequence.feed(prompt[done:end], end == len(prompt))
+        stats.total_s = perf_counter() - started
         yield None
 
     first_at = None

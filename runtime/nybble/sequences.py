@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from _thread import get_ident
-from time import monotonic, sleep
+from _thread import allocate_lock, get_ident
+from _weakref import ref
+from time import sleep
 
 from nybble._core.sequence import Sequence
 from nybble.errors import BusyError
@@ -11,37 +12,55 @@ from nybble.errors import BusyError
 POLL_S = 0.002
 
 
+class Loan:
+    """A sequence while it is lent. It ends by `end`, or when nobody refers to it any more: so an
+    exception in any place, Ctrl-C among them, cannot lose a sequence."""
+
+    __slots__ = ("__weakref__", "is_over", "owner", "sequence")
+
+    def __init__(self, sequence: Sequence, owner: int) -> None:
+        self.sequence = sequence
+        self.owner = owner
+        self.is_over = False
+
+    def end(self) -> None:
+        """Gives the sequence back. Takes no lock, because finalizers do it."""
+        self.is_over = True
+
+
 class Sequences:
-    """A free list. Giving back never blocks, because finalizers do it."""
+    """What is free is what no living loan has."""
 
     def __init__(self, sequences: list[Sequence]) -> None:
-        self._free = sequences
-        self._owners: dict[int, int] = {}  # id of a lent sequence -> thread that has it
+        self._sequences = sequences
+        self._loans: list[ref[Loan] | None] = [None] * len(sequences)
+        self._lock = allocate_lock()  # of borrowers
 
-    def borrow(self, timeout_s: float | None = None) -> Sequence | None:
-        """A free sequence; None if there was none within timeout_s.
-
-        Waits for another thread's, but a thread that has one itself would wait for ever, and
-        gets BusyError.
-        """
+    def borrow(self) -> Loan | None:
+        """A free sequence; None if there is none and another thread will give one back. BusyError
+        if this thread has one itself: it would wait for ever."""
         me = get_ident()
-        late = None if timeout_s is None else monotonic() + timeout_s
-        while True:
-            try:
-                sequence = self._free.pop()  # atomic
-            except IndexError:
-                if me in self._owners.values():
-                    raise BusyError(
-                        "another reply of this model is being read in this thread; read it to "
-                        "its end or close() it first"
-                    ) from None
-                if late is not None and monotonic() >= late:
-                    return None
-                sleep(POLL_S)
-            else:
-                self._owners[id(sequence)] = me
-                return sequence
+        with self._lock:
+            for i, sequence in enumerate(self._sequences):
+                if self._loan(i) is None:
+                    loan = Loan(sequence, me)
+                    self._loans[i] = ref(loan)
+                    return loan
+            held = [self._loan(i) for i in range(len(self._sequences))]
+        if any(loan is not None and loan.owner == me for loan in held):
+            raise BusyError(
+                "another reply of this model is being read in this thread; read it to its end or "
+                "close() it first"
+            )
+        return None
 
-    def give_back(self, sequence: Sequence) -> None:
-        self._owners.pop(id(sequence), None)
-        self._free.append(sequence)
+    def wait(self) -> Loan:
+        """A free sequence, as soon as there is one; BusyError as above."""
+        while (loan := self.borrow()) is None:
+            sleep(POLL_S)
+        return loan
+
+    def _loan(self, i: int) -> Loan | None:
+        reference = self._loans[i]
+        loan = None if reference is None else reference()
+        return None if loan is None or loan.is_over else loan

@@ -3,9 +3,9 @@
 import subprocess
 
 import pytest
-from nybble._core.program import Program, Weights
 
 from nybble import archs
+from nybble._core.program import Program, Weights
 from nybble.formats.gguf import GgufFile
 from tools import replay
 from tools.tiny_model import tiny_model

@@ -26,7 +26,10 @@ TINY = np.float32(2.0**-40)
 
 SIZE, POINTER, FLOAT, U64 = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_float, ctypes.c_uint64
 FIELDS = {
-    "gemv": [("n_tiles", SIZE), ("n_blocks", SIZE), ("w", POINTER), ("x", POINTER), ("y", POINTER)],
+    "gemv": [
+        *[("n_tiles", SIZE), ("n_blocks", SIZE), ("w", POINTER), ("next", POINTER)],
+        *[("x", POINTER), ("y", POINTER)],
+    ],
     "gemm": [
         *[(n, SIZE) for n in ("n_tiles", "n_blocks", "n_tokens")],
         *[("w", POINTER), ("x", POINTER), ("x_stride", SIZE), ("y", POINTER), ("y_stride", SIZE)],
@@ -92,6 +95,8 @@ def call(name: str, caller: Callable[[int, int], object] | None = None, **args: 
     """Calls a row. `caller`, if given, is called in its place with the addresses of the function
     and of its arguments."""
     struct = STRUCTS[op_of(name)]()
+    if op_of(name) in ("gemv", "gemv16"):
+        args.setdefault("next", args["w"])
     assert set(args) == {field for field, _ in struct._fields_}
     for field, kind in struct._fields_:
         value = args[field]  # and args keeps it alive
@@ -157,6 +162,9 @@ def random_blocks(rng, format: str, n: int, k: int, scale: float = 0.01) -> np.n
         m = rng.uniform(-8 * scale, 0, (n, blocks, 1)).astype(np.float16)
         q = rng.integers(0, 256, (n, blocks, 16), np.uint8)
         parts = [d.view(np.uint8), m.view(np.uint8), q]
+    elif format == "Q4_0":
+        d = rng.uniform(-scale, scale, (n, blocks, 1)).astype(np.float16)
+        parts = [d.view(np.uint8), rng.integers(0, 256, (n, blocks, 16), np.uint8)]
     elif format == "Q8_0":
         d = rng.uniform(0, scale / 8, (n, blocks, 1)).astype(np.float16)
         parts = [d.view(np.uint8), rng.integers(-128, 128, (n, blocks, 32), np.int8).view(np.uint8)]
@@ -174,6 +182,8 @@ def exact_weights(format: str, blocks: np.ndarray) -> np.ndarray:
         m = b[..., 2:4].copy().view(np.float16).astype(np.float64)
         q = np.concatenate([b[..., 4:] & 15, b[..., 4:] >> 4], axis=-1)
         w = d * q + m
+    elif format == "Q4_0":
+        w = d * (np.concatenate([b[..., 2:] & 15, b[..., 2:] >> 4], axis=-1) - 8.0)
     elif format == "Q8_0":
         w = d * b[..., 2:].view(np.int8)
     else:

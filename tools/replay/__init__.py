@@ -12,31 +12,30 @@ from __future__ import annotations
 
 import struct
 import subprocess
+import tempfile
 from collections.abc import Sequence as Ids
 from pathlib import Path
 
 from nybble._core.program import Weights
 from nybble._core.sequence import Engine, Sequence
+from targets.build import CFLAGS, INCLUDES, ROOT, Library, libraries
 
-ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("kernels_ref", "targets", "runtime/engine")
 SECTIONS = ("steps", "buffers", "attentions", "layers", "ropes", "turns")
 PAGE = 128
 
 
-def sources() -> list[str]:
-    """Every C file of the engine and the kernels."""
-    return [str(p) for room in ROOMS for p in sorted((ROOT / room).glob("*.c"))]
-
-
 def build(out: Path, command: Ids[str] = ("cc", "-O2", "-static")) -> None:
-    """Compiles replay.c. `command` is a compiler and its flags; contraction is always off."""
-    includes = [f"-I{ROOT / room}" for room in ROOMS]
-    flags = ["-std=c11", "-D_GNU_SOURCE", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
-    replay = str(Path(__file__).with_name("replay.c"))
-    subprocess.run(
-        [*command, *flags, *includes, replay, *sources(), "-o", str(out), "-lm"], check=True
-    )
+    """Compiles replay.c with the engine and every kernel. `command`: a compiler and its flags."""
+    with tempfile.TemporaryDirectory() as folder:
+        objects = []
+        replay = Library("replay", ["tools/replay/replay.c"], list(INCLUDES), ["-std=c11", *CFLAGS])
+        for library in [replay, *libraries(command, ["-Werror"])]:
+            includes = [f"-I{ROOT / room}" for room in library.include_dirs]
+            for source in library.sources:
+                objects.append(f"{folder}/{library.name}-{Path(source).stem}.o")
+                compile_one = [*command, *library.cflags, *includes, "-c", str(ROOT / source)]
+                subprocess.run([*compile_one, "-o", objects[-1]], check=True)
+        subprocess.run([*command, *objects, "-o", str(out), "-lm", "-lpthread"], check=True)
 
 
 def dump(weights: Weights, ids: list[int], rows: int, path: Path) -> None:

@@ -116,6 +116,17 @@ cdef extern from "nyb_engine.h" nogil:
     const float *nyb_logits(const nyb_bound *bound, uint32_t i) noexcept
     void nyb_clear_page(nyb_bound *bound, uint32_t page) noexcept
 
+cdef extern from "nyb_pool.h" nogil:
+    enum:
+        NYB_MAX_THREADS
+    void nyb_pool_stop() noexcept
+    uint32_t nyb_pool_threads() noexcept
+    uint64_t nyb_pool_solo_calls() noexcept
+
+cdef extern from "nyb_read.h" nogil:
+    uint64_t nyb_read(const void *data, uint64_t nbytes, uint32_t streams,
+                      uint32_t threads) noexcept
+
 cdef extern from "nyb_sampler.h" nogil:
     enum:
         NYB_PENALTY_WINDOW

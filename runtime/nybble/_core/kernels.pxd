@@ -177,5 +177,7 @@ cdef extern from "cpu.h" nogil:
         const char *name
         uint32_t bits
     const nyb_level nyb_levels[]
+    const char *const nyb_levels_missing[]
+    const char *nyb_compiler() noexcept
     uint32_t nyb_cpu_bits() noexcept
     const nyb_level *nyb_level_of(const char *name) noexcept

@@ -27,6 +27,8 @@ cdef int bind(nyb_bound *bound, const nyb_program *program, const nyb_limits *li
 cdef int run(nyb_bound *bound, const nyb_batch *batch, nyb_error *error) noexcept nogil
 cdef const float *logits(const nyb_bound *bound, uint32_t i) noexcept nogil
 cdef void clear_page(nyb_bound *bound, uint32_t page) noexcept nogil
+cdef uint64_t read(const void *data, uint64_t nbytes, uint32_t streams,
+                   uint32_t threads) noexcept nogil
 cdef uint64_t sample_scratch(uint32_t vocab) noexcept nogil
 cdef int sample(const nyb_rows *rows, const float *logits, uint32_t vocab,
                 const nyb_sampling *sampling, const int32_t *recent, uint32_t n_recent,

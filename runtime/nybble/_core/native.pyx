@@ -9,17 +9,23 @@ from nybble._core.engine cimport (
     nyb_clear_page,
     nyb_logits,
     nyb_measure,
+    nyb_pool_solo_calls,
+    nyb_pool_stop,
+    nyb_pool_threads,
+    nyb_read,
     nyb_philox,
     nyb_run,
     nyb_sample,
     nyb_sample_scratch,
 )
 from nybble._core.kernels cimport (
+    nyb_compiler,
     nyb_cpu_bits,
     nyb_layout_of,
     nyb_level,
     nyb_level_of,
     nyb_levels,
+    nyb_levels_missing,
     nyb_registry,
     nyb_row_named,
     nyb_rows_pick,
@@ -81,6 +87,38 @@ def levels():
     return names
 
 
+def missing_levels():
+    """Levels for this kind of machine that the compiler could not build."""
+    names = []
+    cdef const char *const *name = nyb_levels_missing
+    while name[0] is not NULL:
+        names.append(name[0].decode())
+        name += 1
+    return names
+
+
+def compiler():
+    """The compiler that built the C library, as it calls itself."""
+    return nyb_compiler().decode()
+
+
+def pool_threads():
+    """Threads that the engine's pool has now, the caller's included."""
+    return nyb_pool_threads()
+
+
+def solo_calls():
+    """Engine calls that one thread did alone, because the machine was busy."""
+    return nyb_pool_solo_calls()
+
+
+def pool_stop():
+    """Ends the pool's threads; they start again when they are needed. The caller holds the
+    engine's lock."""
+    with nogil:
+        nyb_pool_stop()
+
+
 def cpu_bits():
     """The CPU bits that kernels may use: this machine's, or those of the level that the
     environment variable NYBBLE_ISA forces. CpuError if it is unknown or beyond this machine."""
@@ -136,6 +174,10 @@ cdef const float *logits(const nyb_bound *bound, uint32_t i) noexcept nogil:
 
 cdef void clear_page(nyb_bound *bound, uint32_t page) noexcept nogil:
     nyb_clear_page(bound, page)
+
+cdef uint64_t read(const void *data, uint64_t nbytes, uint32_t streams,
+                   uint32_t threads) noexcept nogil:
+    return nyb_read(data, nbytes, streams, threads)
 
 cdef uint64_t sample_scratch(uint32_t vocab) noexcept nogil:
     return nyb_sample_scratch(vocab)

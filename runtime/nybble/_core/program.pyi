@@ -3,7 +3,7 @@ from typing import Any
 
 class Arena:
     nbytes: int
-    def __init__(self, nbytes: int) -> None: ...
+    def __init__(self, nbytes: int, purpose: str = ...) -> None: ...
     def view(self) -> memoryview: ...
 
 class Placement:
@@ -20,6 +20,7 @@ class Program:
     placements: list[Placement]
     vocab: int
     weights_bytes: int
+    read_bytes: int
     logits_buffer: int
     def __init__(self, tree: Any, formats: Mapping[str, str]) -> None: ...
     def sections(self) -> dict[str, bytes]: ...

@@ -56,20 +56,24 @@ from nybble._core.native cimport layout_of
 import math
 
 from nybble._core.native import formats as packable
-from nybble.errors import FormatError
+from nybble.errors import BudgetError, FormatError
 
 cdef float TINY = 2.0 ** -40        # docs/arithmetic.md, "Flush"
 
 
 cdef class Arena:
-    """`nbytes` of zeroed memory. Pages that are never touched cost nothing."""
+    """`nbytes` of zeroed memory. Pages that are never touched cost nothing.
 
-    def __cinit__(self, uint64_t nbytes):
+    purpose : what the memory is for, for BudgetError's text if there is not as much
+    """
+
+    def __cinit__(self, uint64_t nbytes, str purpose="memory"):
         self.data = NULL
         cdef void *p = mmap(NULL, nbytes or 1, PROT_READ | PROT_WRITE,
                             MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         if p is MAP_FAILED:
-            raise MemoryError(f"cannot reserve {nbytes / 2**20:.1f} MiB")
+            raise BudgetError(f"{purpose}: {nbytes / 2**20:,.1f} MiB, and the system does not give "
+                              "that much; try a smaller context or a smaller model")
         self.data = <uint8_t *>p
         self.nbytes = nbytes
 
@@ -209,7 +213,7 @@ def _check(tree):
                               "nybble needs multiples of 8 and 16")
         for what, n in (("attention heads", a.heads * a.head_dim), ("MLP", block.mlp.hidden)):
             if n % NYB_BLOCK:
-                raise FormatError(f"the {what} have {n} columns, not a multiple of {NYB_BLOCK}")
+                raise FormatError(f"{what}: {n} columns, not a multiple of {NYB_BLOCK}")
 
 
 def _lower(tree, formats):
@@ -398,6 +402,14 @@ cdef class Program:
         """Bytes of packed weights."""
         return self.c.weights_bytes
 
+    @property
+    def read_bytes(self):
+        """Bytes of weights that one token of decode reads: all but an embedding that is not the
+        head too, of which it reads a row."""
+        is_tied = "output.weight" not in [p.name for p in self.placements]
+        return sum(p.nbytes for p in self.placements
+                   if is_tied or p.name != "token_embd.weight")
+
 
 cdef size_t _source_row(size_t row, size_t head_dim, size_t rope_dims) noexcept nogil:
     """The row in the file that is packed as `row`: pairs become halves within each head."""
@@ -451,7 +463,7 @@ cdef class Weights:
 
     def __cinit__(self, Program program not None, data, on_progress=None):
         self.program = program
-        self.arena = Arena(program.c.weights_bytes)
+        self.arena = Arena(program.c.weights_bytes, "packed weights")
         for placement in program.placements:
             self._pack(placement, data(placement.name))
             if on_progress is not None:
@@ -472,6 +484,6 @@ cdef class Weights:
             else:
                 bad = _pack_matrix(layout, &src[0], rows, cols, head_dim, rope_dims, dst)
         if bad:
-            where = f"row {bad - 1}" if layout is not NULL else f"element {bad - 1}"
-            raise FormatError(f"{placement.name}: a scale that is not finite in {where}; the file "
-                              "is damaged, get it again")
+            what = f"a scale in row {bad - 1}" if layout is not NULL else f"element {bad - 1}"
+            raise FormatError(f"{placement.name}: {what} is not finite; the file is damaged, get "
+                              "it again")

@@ -1,3 +1,5 @@
+from typing import Any
+
 from nybble._core.sequence import Sequence
 
 class Sampler:
@@ -14,3 +16,4 @@ class Sampler:
         choice: int = 0,
     ) -> None: ...
     def next(self, sequence: Sequence, n_tokens: int) -> int: ...
+    def next_of(self, logits: Any, ids: list[int], n_tokens: int) -> int: ...

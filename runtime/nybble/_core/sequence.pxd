@@ -23,5 +23,5 @@ cdef class Sequence:
     cdef readonly list ids          # tokens whose keys and values are in the cache
 
     cdef _run(self, list ids, nyb_want want)
-    cdef _copy_row(self, uint32_t i, float *out)
     cdef const float *row(self, uint32_t i) except NULL
+    cdef int copy_row(self, uint32_t i, float *out) except -1

@@ -13,15 +13,30 @@ from nybble._core.engine cimport (
     nyb_span,
 )
 from nybble._core.kernels cimport NYB_PAGE
-from nybble._core.native cimport bind, clear_page, logits, measure, run, said
+from nybble._core.native cimport bind, clear_page, logits, measure, read, run, said
 
+import os
 from _thread import allocate_lock
+from time import perf_counter
 
-from nybble._core.native import cpu_bits
+from nybble._core.native import cpu_bits, pool_stop
 from nybble.errors import ContextError, NumericError, UsageError
 
-# One engine call at a time in a process: they share the cores.
+# One engine call at a time in a process: they share the cores, and the pool.
 _engine_lock = allocate_lock()
+
+
+def _before_fork():
+    """A fork would copy the pool without its threads: they end first, and start on demand."""
+    _engine_lock.acquire()
+    pool_stop()
+
+
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=_engine_lock.release,
+    after_in_child=_engine_lock.release,
+)
 
 CHUNK = 128
 LOGITS_ROWS = 16
@@ -48,12 +63,22 @@ cdef class Engine:
         if measure(&weights.program.c, &limits, bits, &sizes, &error):
             raise UsageError(f"this model cannot be run so: {said(&error)}")
         self.weights = weights
-        self.kv, self.work = Arena(sizes.kv_bytes), Arena(sizes.work_bytes)
+        self.kv = Arena(sizes.kv_bytes, f"keys and values of a context of {context:,} tokens")
+        self.work = Arena(sizes.work_bytes, "working memory")
         self.context, self.chunk, self.threads = context, chunk, threads
         self.max_logits = limits.max_logits
         if bind(&self.bound, &weights.program.c, &limits, bits, weights.arena.data, self.kv.data,
                 self.work.data, &error):
             raise UsageError(f"this model cannot be run so: {said(&error)}")
+
+    def read_seconds(self, uint32_t streams):
+        """How long the engine's threads take to read all weights once, as `streams` streams each:
+        what decoding is limited by."""
+        with _engine_lock:
+            start = perf_counter()
+            with nogil:
+                read(self.weights.arena.data, self.weights.arena.nbytes, streams, self.threads)
+            return perf_counter() - start
 
 
 cdef class Sequence:
@@ -110,8 +135,8 @@ cdef class Sequence:
         self._run(ids, NYB_WANT_LAST if want_logits else NYB_WANT_NONE)
 
     def logits_of(self, list ids, float[:, ::1] out):
-        """Runs these tokens and writes the logits of each: out (len(ids), vocab).
-        NumericError if one is NaN."""
+        """Runs these tokens and writes the logits of each: out (len(ids), vocab). NumericError if
+        one is NaN."""
         cdef size_t vocab = self.engine.bound.program.vocab, done = 0, n, i
         if <size_t>out.shape[0] != <size_t>len(ids) or <size_t>out.shape[1] != vocab:
             raise UsageError(f"out must have the shape ({len(ids)}, {vocab})")
@@ -119,23 +144,33 @@ cdef class Sequence:
             n = min(self.engine.max_logits, self.next_chunk(len(ids) - done))
             self._run(ids[done:done + n], NYB_WANT_ALL)
             for i in range(n):
-                self._copy_row(i, &out[done + i, 0])
+                self.copy_row(i, &out[done + i, 0])
             done += n
 
     def last_logits(self, float[::1] out):
         """Writes the logits of the token fed last: out (vocab,). NumericError if one is NaN."""
         if <size_t>out.shape[0] != self.engine.bound.program.vocab:
             raise UsageError(f"out must have {self.engine.bound.program.vocab} floats")
-        self._copy_row(0, &out[0])
+        self.copy_row(0, &out[0])
 
-    def damaged(self, str what):
-        """The error for NaN; the cache it has been in is cleared first, because a masked lane of
-        attention multiplies it by zero, which is NaN again."""
+    cdef int copy_row(self, uint32_t i, float *out) except -1:
+        cdef const float *row = self.row(i)
+        cdef size_t id
+        for id in range(self.engine.bound.program.vocab):
+            if row[id] != row[id]:
+                raise self.damaged(id)
+            out[id] = row[id]
+        return 0
+
+    def damaged(self, size_t id):
+        """The error for a token whose logit is NaN; the cache is cleared first, because a masked
+        lane of attention multiplies what is in it by zero, which for NaN is NaN again."""
         for i in range(self.n_pages):
             clear_page(&self.engine.bound, self.pages[i])
         self.ids.clear()
-        return NumericError(f"{what}; the weights are damaged or nybble has a bug: get the model "
-                            "again, and if that does not help, report it")
+        return NumericError(f"the logit of token {id} is not a number; the weights are damaged or "
+                            "nybble has a bug: get the model again, and if that does not help, "
+                            "report it")
 
     cdef _run(self, list ids, nyb_want want):
         cdef uint32_t n = len(ids)
@@ -163,14 +198,6 @@ cdef class Sequence:
         if failed:
             raise UsageError(f"these tokens cannot be run: {said(&error)}")
         self.ids.extend(ids)
-
-    cdef _copy_row(self, uint32_t i, float *out):
-        cdef const float *row = self.row(i)
-        cdef uint32_t id
-        for id in range(self.engine.bound.program.vocab):
-            if row[id] != row[id]:
-                raise self.damaged(f"the logit of token {id} is not a number")
-            out[id] = row[id]
 
     cdef const float *row(self, uint32_t i) except NULL:
         if i >= self.engine.bound.n_logits:

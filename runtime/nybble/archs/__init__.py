@@ -104,11 +104,17 @@ class Metadata:
             raise self._bad(key, value, f"a whole number from {least:,} to {most:,}")
         return value
 
-    def number(self, key: str, default: float | None = None) -> float:
-        """A finite number above zero."""
+    def number(
+        self, key: str, default: float | None = None, least: float = 1e-20, most: float = 1e20
+    ) -> float:
+        """A number from `least` to `most`."""
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
-            raise self._bad(key, value, "a number above zero")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not least <= value <= most
+        ):
+            raise self._bad(key, value, f"a number from {least:g} to {most:g}")
         return float(value)
 
     def text(self, key: str, default: str) -> str:

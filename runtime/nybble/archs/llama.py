@@ -9,6 +9,8 @@ from nybble.archs import Attention, Block, Decoder, Metadata, Mlp, Rope
 
 def describe(m: Metadata) -> Decoder:
     dim, heads = m.count("embedding_length"), m.count("attention.head_count")
+    if dim % heads and not m.has("attention.key_length"):
+        raise m.refuse(f"embedding_length {dim} does not divide among {heads} heads")
     head_dim = m.count("attention.key_length", dim // heads)
     attention = Attention(
         heads=heads,
@@ -31,7 +33,7 @@ def describe(m: Metadata) -> Decoder:
         dim=dim,
         vocab=m.vocab,
         context=m.count("context_length"),
-        norm_eps=m.number("attention.layer_norm_rms_epsilon"),
+        norm_eps=m.number("attention.layer_norm_rms_epsilon", most=1.0),
         blocks=(block,) * m.count("block_count", most=4096),
         tied=not m.has_tensor("output.weight"),
     )

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from nybble.cli import ls, pull, run, show
+from nybble.cli import bench, doctor, ls, pull, run, show
 from nybble.cli.terminal import printable
 from nybble.errors import NybbleError, UsageError
 
@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="nybble", description=_DESCRIPTION, epilog=_EXAMPLES)
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (run, pull, show, ls):
+    for verb in (run, pull, show, ls, bench, doctor):
         verb.add_parser(verbs)
     return parser
 

@@ -1,0 +1,8 @@
+/* SPDX-License-Identifier: MIT
+ * The float operations on the 256-bit half of AVX-512: the same lanes with twice the registers,
+ * which is what attention to several queries at once wants.
+ */
+#include "lanes.h"
+
+#define NYB_LEVEL avx512vnni
+#include "float_ops.h"

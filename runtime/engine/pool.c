@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: MIT
+ * The pool. See nyb_pool.h for what it promises.
+ *
+ * A call is announced by a new ticket. Threads wait for it spinning for a while, then asleep on
+ * the ticket as a futex. Inside a call they meet at a counter that only grows: the n-th barrier
+ * of a team of t is passed when it has reached n * t.
+ */
+#include "nyb_pool.h"
+
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    STACK_BYTES = 256 * 1024,
+    SPINS = 2000,              /* some 20 to 50 us of looking before the clock is asked */
+    IDLE_NS = 200 * 1000,      /* awake between calls for so long, then asleep */
+    OFFER_NS = 1000000,        /* how often a waiting thread offers its core to others */
+    LATE_NS = 200 * 1000,      /* a barrier that takes longer is late: a thread lost its core */
+    LATE_WINDOW_NS = 20000000, /* late barriers count together within 20 ms */
+    SOLO_NS = 75000000,        /* and then one thread goes on alone for 75 ms */
+    MAX_LATE = 2,
+};
+
+struct nyb_team {
+    _Alignas(64) atomic_uint arrived; /* at barriers, since the call began */
+    _Alignas(64) atomic_uint late;    /* barriers that were late in this call */
+};
+
+static struct {
+    /* written by the caller, read by all after the ticket */
+    nyb_work_fn *work;
+    void *context;
+    uint32_t threads;
+    int stop;
+    _Alignas(64) atomic_uint ticket; /* number of the call; the futex */
+    atomic_uint asleep;
+    _Alignas(64) atomic_uint done; /* threads that have finished this call */
+    nyb_team team;
+    /* the caller's alone */
+    pthread_t thread[NYB_MAX_THREADS];
+    uint32_t started; /* threads there are, the caller included */
+    uint32_t recent_late;
+    int64_t last_late, solo_until;
+    uint64_t solo_calls;
+} pool = {.started = 1};
+
+static int64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__) || defined(__arm__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Spins until `*counter` is at least `goal`; says whether that took so long that a thread must
+ * have lost its core. Spins on even then: to give this core away could cost a whole time slice,
+ * which is longer than a token. Only now and then it is offered, in case the other thread is
+ * queued behind this one. */
+static int wait_until(atomic_uint *counter, uint32_t goal) {
+    int64_t since = 0, offered = 0;
+    for (uint32_t turn = 0; atomic_load_explicit(counter, memory_order_acquire) < goal; turn++) {
+        relax();
+        if (turn < SPINS || turn % 64)
+            continue;
+        const int64_t now = now_ns();
+        since = since ? since : now;
+        offered = offered ? offered : now;
+        if (now - offered > OFFER_NS) {
+            sched_yield();
+            offered = now_ns();
+        }
+    }
+    return since && now_ns() - since > LATE_NS;
+}
+
+void nyb_barrier(nyb_team *team, uint32_t threads) {
+    /* everyone arrives once at each barrier, so the next multiple of the team is this one's end */
+    const uint32_t mine = atomic_fetch_add_explicit(&team->arrived, 1, memory_order_acq_rel);
+    const uint32_t goal = (mine / threads + 1) * threads;
+    if (wait_until(&team->arrived, goal))
+        atomic_fetch_add_explicit(&team->late, 1, memory_order_relaxed);
+}
+
+/* Waits for another ticket than `seen`, awake for IDLE_NS. */
+static uint32_t next_ticket(uint32_t seen) {
+    int64_t since = 0;
+    for (uint32_t turn = 0;; turn++) {
+        const uint32_t ticket = atomic_load_explicit(&pool.ticket, memory_order_acquire);
+        if (ticket != seen)
+            return ticket;
+        relax();
+        if (turn < SPINS || turn % 64)
+            continue;
+        const int64_t now = now_ns();
+        since = since ? since : now;
+        if (now - since > IDLE_NS) {
+            atomic_fetch_add(&pool.asleep, 1);
+            syscall(SYS_futex, &pool.ticket, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+            atomic_fetch_sub(&pool.asleep, 1);
+        }
+    }
+}
+
+static void announce(void) {
+    atomic_fetch_add(&pool.ticket, 1);
+    if (atomic_load(&pool.asleep))
+        syscall(SYS_futex, &pool.ticket, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+static void *live(void *argument) {
+    const uint32_t me = (uint32_t)(uintptr_t)argument;
+    /* The ticket is 0 before the first thread is started, and a later one is started before its
+     * first call is announced. */
+    uint32_t seen = atomic_load_explicit(&pool.ticket, memory_order_acquire);
+    atomic_fetch_add_explicit(&pool.done, 1, memory_order_release);
+    for (;;) {
+        seen = next_ticket(seen);
+        if (pool.stop)
+            return NULL;
+        if (me < pool.threads)
+            pool.work(pool.context, &pool.team, me, pool.threads);
+        atomic_fetch_add_explicit(&pool.done, 1, memory_order_release);
+    }
+}
+
+/* Starts threads until there are `wanted`, or no more can be had. */
+static void start(uint32_t wanted) {
+    pthread_attr_t attributes;
+    sigset_t all, before;
+    if (wanted <= pool.started || pthread_attr_init(&attributes))
+        return;
+    pthread_attr_setstacksize(&attributes, STACK_BYTES);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the program's own threads */
+    while (pool.started < wanted) {
+        void *number = (void *)(uintptr_t)pool.started;
+        atomic_store_explicit(&pool.done, 0, memory_order_relaxed);
+        if (pthread_create(&pool.thread[pool.started], &attributes, live, number))
+            break;
+        pool.started++;
+        wait_until(&pool.done, 1); /* until it has read the ticket */
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+}
+
+/* Decides on the next calls by the barriers of the last one. */
+static void notice_late(void) {
+    const uint32_t late = atomic_load_explicit(&pool.team.late, memory_order_relaxed);
+    if (!late)
+        return;
+    const int64_t now = now_ns();
+    pool.recent_late = now - pool.last_late < LATE_WINDOW_NS ? pool.recent_late + late : late;
+    pool.last_late = now;
+    if (pool.recent_late >= MAX_LATE)
+        pool.solo_until = now + SOLO_NS;
+}
+
+void nyb_pool_run(uint32_t threads, nyb_work_fn *work, void *context) {
+    if (threads > NYB_MAX_THREADS)
+        threads = NYB_MAX_THREADS;
+    start(threads);
+    if (threads > pool.started)
+        threads = pool.started;
+    if (threads > 1 && pool.solo_until && now_ns() < pool.solo_until) {
+        pool.solo_calls++;
+        threads = 1;
+    }
+    pool.work = work;
+    pool.context = context;
+    pool.threads = threads;
+    atomic_store_explicit(&pool.team.arrived, 0, memory_order_relaxed);
+    atomic_store_explicit(&pool.team.late, 0, memory_order_relaxed);
+    if (threads > 1) {
+        atomic_store_explicit(&pool.done, 0, memory_order_relaxed);
+        announce();
+    }
+    work(context, &pool.team, 0, threads);
+    if (threads > 1) {
+        /* every started thread counts itself done once for each ticket, at work or not */
+        wait_until(&pool.done, pool.started - 1);
+        notice_late();
+    }
+}
+
+void nyb_pool_stop(void) {
+    pool.stop = 1;
+    announce();
+    while (pool.started > 1)
+        pthread_join(pool.thread[--pool.started], NULL);
+    pool.stop = 0;
+}
+
+uint32_t nyb_pool_threads(void) { return pool.started; }
+uint64_t nyb_pool_solo_calls(void) { return pool.solo_calls; }

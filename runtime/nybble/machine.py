@@ -1,0 +1,102 @@
+"""What this machine lets a process use: CPUs, clusters, quotas, memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+MAX_THREADS = 64  # NYB_MAX_THREADS
+
+
+def cpus() -> list[int]:
+    """The CPUs that this process may run on, by its affinity mask."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def capacity(cpu: int) -> int | None:
+    """How much a CPU can do, 1,024 for the machine's strongest; None where the kernel does not
+    say, as where all are equal."""
+    return _number(f"/sys/devices/system/cpu/cpu{cpu}/cpu_capacity")
+
+
+def clusters() -> dict[int | None, list[int]]:
+    """The usable CPUs by capacity, strongest first."""
+    found: dict[int | None, list[int]] = {}
+    for cpu in cpus():
+        found.setdefault(capacity(cpu), []).append(cpu)
+    return dict(sorted(found.items(), key=lambda item: -(item[0] or 0)))
+
+
+def quota() -> float | None:
+    """How many CPUs' time the control group may use, version 2 or 1; None if all."""
+    for folder in _cgroup_folders():
+        limit = _words(f"{folder}/cpu.max")
+        if len(limit) == 2 and limit[0].isdigit() and limit[1].isdigit() and int(limit[1]):
+            return int(limit[0]) / int(limit[1])
+    share = _number("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
+    period = _number("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+    return share / period if share and share > 0 and period else None
+
+
+def default_threads() -> int:
+    """Threads of the engine where the user does not say: the strongest cluster's CPUs, within
+    the affinity mask and the control group's quota."""
+    strongest = next(iter(clusters().values()))
+    limit = quota()
+    threads = len(strongest) if limit is None else min(len(strongest), int(limit))
+    return min(max(threads, 1), MAX_THREADS)
+
+
+def cpu_name() -> str:
+    """What the kernel calls the CPU; the architecture where it has no name for it."""
+    for line in _lines("/proc/cpuinfo"):
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "uarch", "Model"):
+            return value.strip()
+    return os.uname().machine
+
+
+def memory() -> dict[str, int]:
+    """Bytes of memory: total and available (which counts what the kernel would give back), and
+    the control group's limit if there is one."""
+    found = {}
+    for line in _lines("/proc/meminfo"):
+        key, _, value = line.partition(":")
+        if key in ("MemTotal", "MemAvailable"):
+            found["total" if key == "MemTotal" else "available"] = int(value.split()[0]) * 1024
+    limits = [_number(f"{folder}/memory.max") for folder in _cgroup_folders()]
+    limits.append(_number("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+    real = [n for n in limits if n is not None and n < found.get("total", 1 << 62)]
+    if real:
+        found["limit"] = min(real)
+    return found
+
+
+def _cgroup_folders() -> Iterable[str]:
+    """The folders of this process's version 2 control group and of those above it."""
+    for line in _lines("/proc/self/cgroup"):
+        if line.startswith("0::"):
+            path = line[3:].strip().strip("/")
+            parts = path.split("/") if path else []
+            for n in range(len(parts), -1, -1):
+                yield "/".join(["/sys/fs/cgroup", *parts[:n]])
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().splitlines()
+    except OSError:
+        return []
+
+
+def _words(path: str) -> list[str]:
+    lines = _lines(path)
+    return lines[0].split() if lines else []
+
+
+def _number(path: str) -> int | None:
+    words = _words(path)
+    return int(words[0]) if words and words[0].lstrip("-").isdigit() else None

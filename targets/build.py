@@ -1,0 +1,76 @@
+"""How the C rooms are compiled: for setup.py and for the tools that build without it.
+
+`libraries(cc)` gives the static libraries of a build by this compiler, in the order in which a
+linker needs them. Only the standard library is used; setup.py runs this before anything is
+installed.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+KERNEL_ROOMS = ("kernels_x86", "kernels_ref")
+INCLUDES = ("runtime/engine", "targets", *KERNEL_ROOMS)
+
+# Contraction off: a fused multiply-add is written where it is meant and nowhere else, or the
+# same source would give other bits on other machines (docs/arithmetic.md).
+CFLAGS = (
+    *("-D_GNU_SOURCE", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"),
+    *("-fno-strict-aliasing", "-Wall", "-Wextra"),
+)
+
+
+class Library(NamedTuple):
+    """A static library: paths are relative to ROOT."""
+
+    name: str
+    sources: list[str]
+    include_dirs: list[str]
+    cflags: list[str]
+
+
+def built_levels(cc: Sequence[str]) -> dict[str, list[str]]:
+    """The ISA levels of targets/levels.toml that this compiler can build: name -> flags."""
+    levels = tomllib.loads((ROOT / "targets/levels.toml").read_text())
+    with tempfile.TemporaryDirectory() as folder:
+        probe, out = Path(folder, "probe.c"), Path(folder, "probe.o")
+        found = {}
+        for name, level in levels.items():
+            probe.write_text(level["probe"])
+            command = [*cc, *level["cflags"], "-c", str(probe), "-o", str(out)]
+            if subprocess.run(command, capture_output=True).returncode == 0:
+                found[name] = level["cflags"]
+    return found
+
+
+def libraries(cc: Sequence[str], extra: Sequence[str] = ()) -> list[Library]:
+    """The libraries of a build with this compiler; `extra` flags go to every file."""
+    levels = built_levels(cc)
+    have = [f"-DNYB_HAVE_{name.upper()}=1" for name in levels]
+
+    def library(name: str, sources: list[Path], includes: Sequence[str], *flags: str) -> Library:
+        paths = [str(p.relative_to(ROOT)) for p in sources]
+        return Library(name, paths, list(includes), [*flags, *CFLAGS, *extra])
+
+    def files(room: str, pattern: str = "*.c") -> list[Path]:
+        return sorted((ROOT / room).glob(pattern))
+
+    found = [
+        library("nyb_engine", files("runtime/engine"), INCLUDES, "-std=c11"),
+        library("nyb_targets", files("targets"), INCLUDES, "-std=c99", *have),
+    ]
+    for room in KERNEL_ROOMS:
+        # A room's own headers come first: each has its lanes.h.
+        includes = [room, "kernels_ref"] if room != "kernels_ref" else [room]
+        for name, flags in levels.items():
+            sources = files(room, f"*_{name}.c")
+            if sources:
+                found.append(library(f"nyb_{name}", sources, includes, "-std=c99", *flags))
+    found.append(library("nyb_kernels_ref", files("kernels_ref"), ["kernels_ref"], "-std=c99"))
+    return found

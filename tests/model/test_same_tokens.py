@@ -1,0 +1,127 @@
+"""The same bits, however a prompt is fed and whoever computes it; and near float32's logits."""
+
+import numpy as np
+import pytest
+
+import nybble
+from nybble import errors
+from nybble._core import native
+from nybble._core.sequence import Engine, Sequence
+from tools import fidelity, oracle
+from tools.tiny_model import tiny_model
+
+from .test_fidelity import GOLDEN
+
+Q4_1 = dict.fromkeys(("embed", "attention", "mlp", "head"), "Q4_1")
+Q8_0 = dict.fromkeys(Q4_1, "Q8_0")
+SHAPES = {  # head_dim is dim / heads, query heads of a KV head are heads / kv_heads
+    "mha 16": {"dim": 64, "heads": 4, "kv_heads": 4, "hidden": 96, "formats": Q4_1},
+    "gqa2 32": {"dim": 128, "heads": 4, "kv_heads": 2, "vocab": 259, "tied": False},
+    "gqa3 32": {"dim": 96, "heads": 3, "kv_heads": 1, "layers": 3, "formats": Q8_0},
+    "gqa5 64": {"dim": 320, "heads": 5, "kv_heads": 1, "hidden": 288, "vocab": 333},
+    "gqa2 80": {"dim": 320, "heads": 4, "kv_heads": 2, "tied": False, "formats": Q4_1},
+}
+CONTEXT = 512
+LENGTHS = (1, 127, 128, 129, 300)  # about the ends of pages of 128
+
+
+def prompt(seed, vocab=259):
+    return np.random.default_rng(seed).integers(3, vocab, max(LENGTHS)).tolist()
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def tiny(request, tmp_path_factory):
+    """(path, packed weights, a prompt, the logits of all its tokens fed one by one)."""
+    path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
+    tiny_model(path, seed=5, context=CONTEXT, **SHAPES[request.param])
+    weights, ids = nybble.load(path).weights, prompt(1)
+    return path, weights, ids, all_logits(weights, ids, chunk=1)
+
+
+def new_sequence(weights, **engine):
+    return Sequence(Engine(weights, CONTEXT, **engine))
+
+
+def all_logits(weights, ids, **engine):
+    sequence = new_sequence(weights, **engine)
+    out = np.empty((len(ids), sequence.vocab), np.float32)
+    sequence.logits_of(ids, out)
+    return out
+
+
+def feed(sequence, ids, piece=CONTEXT):
+    """Feeds what is not in the cache yet, at most `piece` tokens at once; the last logits."""
+    done = sequence.reuse(ids)
+    while done < len(ids):
+        n = min(piece, sequence.next_chunk(len(ids) - done))
+        sequence.feed(ids[done : done + n], done + n == len(ids))
+        done += n
+    out = np.empty(sequence.vocab, np.float32)
+    sequence.last_logits(out)
+    return out
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+@pytest.mark.parametrize("chunk", [1, 5, 16, 128])
+def test_logits_depend_neither_on_threads_nor_on_chunks(tiny, threads, chunk):
+    _, weights, ids, expected = tiny
+    got = all_logits(weights, ids, threads=threads, chunk=chunk)
+    assert got.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("piece", [1, 7, 50, 128], ids="{} at once".format)
+@pytest.mark.parametrize("length", LENGTHS)
+def test_a_prompt_may_come_in_pieces(tiny, length, piece, threads):
+    _, weights, ids, expected = tiny
+    got = feed(new_sequence(weights, threads=threads), ids[:length], piece)
+    assert got.tobytes() == expected[length - 1].tobytes()
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("kept", [0, 1, 100, 127, 128, 129, 200])
+def test_a_cached_prefix_changes_nothing(tiny, kept, length):
+    """The cache holds another text, longer or shorter, which begins like this one."""
+    _, weights, ids, expected = tiny
+    sequence = new_sequence(weights)
+    feed(sequence, ids[:kept] + prompt(2)[: 290 - kept])
+    # another text may go on alike for a token or two
+    assert min(kept, length - 1) <= sequence.reuse(ids[:length]) <= min(kept + 2, length - 1)
+    assert feed(sequence, ids[:length]).tobytes() == expected[length - 1].tobytes()
+
+
+@pytest.mark.parametrize("level", native.levels())
+def test_every_level_of_this_cpu_gives_the_same_bits(tiny, level, monkeypatch):
+    monkeypatch.setenv("NYBBLE_ISA", level)
+    try:
+        native.cpu_bits()
+    except errors.CpuError:
+        pytest.skip(f"{level} needs another CPU")
+    _, weights, ids, expected = tiny
+    assert all_logits(weights, ids).tobytes() == expected.tobytes()
+    assert all_logits(weights, ids, chunk=1).tobytes() == expected.tobytes()
+
+
+def test_logits_are_near_float32(tiny):
+    """Activations in int8 are what differs. A block's step is amax / 127, about 2.1 standard
+    deviations / 127, so rounding to it makes an error of 2.1 / 127 / sqrt(12) = 0.005 of a typical
+    value. A layer does so four times, up to 3 layers add up as squares, and a softmax of q at twice
+    the spread and a gate may double it: 0.005 * sqrt(12) * 2 = 0.035 of a logit, whose spread is 3:
+    an error of 0.1. Small errors e make a KL divergence of half their variance, 0.005; positions
+    are unlike, so their mean may be twice that."""
+    path, _, ids, expected = tiny
+    truth = oracle.logits(path, ids, kv="f16")
+    log_p, log_q = fidelity.log_softmax(truth), fidelity.log_softmax(expected)
+    kl = (np.exp(log_p) * (log_p - log_q)).sum(axis=1).mean()
+    assert kl < 0.01, f"mean KL {kl:.6f}"
+    assert kl > 1e-9, "equal to float32: the oracle measured itself"
+
+
+def test_threads_do_not_change_the_real_models_text(smollm2_path):
+    golden = fidelity.load_golden(GOLDEN)
+    one, three = (nybble.load(smollm2_path, threads=n) for n in (1, 3))
+    text = one.detokenize(golden.tokens[:140])
+    expected = one.complete(text, max_tokens=24).text
+    assert three.complete(text, max_tokens=24).text == expected
+    assert len(expected) > 24  # words, and not a token again and again
+    assert one.logits(golden.tokens[:140]).tobytes() == three.logits(golden.tokens[:140]).tobytes()
