@@ -91,7 +91,9 @@ class Reply:
         self._is_started = False
         self._error: NybbleError | None = None
         # Without self: a cycle would keep the sequence when the last reference goes.
-        self._begin = lambda: _generate(sequences, tokenizer, prompt, options, stats)
+        self._begin: Callable[[], Generator[str, None, str]] = lambda: _generate(
+            sequences, tokenizer, prompt, options, stats
+        )
         self._steps = self._begin()
 
     def __iter__(self) -> Iterator[str]:
