@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock, get_ident
 from _weakref import ref
+from os import getpid
 from time import sleep
 
 from nybble._core.sequence import Sequence
@@ -35,11 +36,14 @@ class Sequences:
         self._sequences = sequences
         self._loans: list[ref[Loan] | None] = [None] * len(sequences)
         self._lock = allocate_lock()  # of borrowers
+        self._process = getpid()
 
     def borrow(self) -> Loan | None:
         """A free sequence; None if there is none and another thread will give one back. BusyError
         if this thread has one itself: it would wait for ever."""
         me = get_ident()
+        if self._process != getpid():
+            self._after_fork(me)
         with self._lock:
             for i, sequence in enumerate(self._sequences):
                 if self._loan(i) is None:
@@ -59,6 +63,14 @@ class Sequences:
         while (loan := self.borrow()) is None:
             sleep(POLL_S)
         return loan
+
+    def _after_fork(self, me: int) -> None:
+        """In a forked child this thread is the only one: what others had borrowed is free."""
+        self._process, self._lock = getpid(), allocate_lock()
+        for i in range(len(self._loans)):
+            loan = self._loan(i)
+            if loan is not None and loan.owner != me:
+                loan.end()
 
     def _loan(self, i: int) -> Loan | None:
         reference = self._loans[i]

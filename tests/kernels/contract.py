@@ -8,6 +8,7 @@ are not checked for size, that is the caller's business (guarded() helps).
 from __future__ import annotations
 
 import ctypes
+import functools
 import mmap
 from collections.abc import Callable
 
@@ -91,25 +92,35 @@ def format_of(name: str) -> str:
     return next(f for f, (n, *_) in FORMATS.items() if n == number)
 
 
-def call(name: str, caller: Callable[[int, int], object] | None = None, **args: object) -> None:
-    """Calls a row. `caller`, if given, is called in its place with the addresses of the function
-    and of its arguments."""
+def prepared(
+    name: str, caller: Callable[[int, int], object] | None = None, **args: object
+) -> Callable[[], None]:
+    """The call with these arguments, to be made as often as one likes: a benchmark's inner
+    loop. `caller`, if given, is called with the addresses of the function and its arguments."""
     struct = STRUCTS[op_of(name)]()
     if op_of(name) in ("gemv", "gemv16"):
         args.setdefault("next", args["w"])
     assert set(args) == {field for field, _ in struct._fields_}
     for field, kind in struct._fields_:
-        value = args[field]  # and args keeps it alive
+        value = args[field]
         if kind is POINTER:
             assert isinstance(value, np.ndarray)
             assert value.flags.c_contiguous
             value = value.ctypes.data
         setattr(struct, field, value)
     address = ROWS_BY_NAME[name]["address"]
-    if caller is not None:
-        caller(address, ctypes.addressof(struct))
+    if caller is None:
+        function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
     else:
-        ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)(ctypes.addressof(struct))
+        function = functools.partial(caller, address)
+    call = functools.partial(function, ctypes.addressof(struct))
+    call.keeps_alive = (struct, args)
+    return call
+
+
+def call(name: str, caller: Callable[[int, int], object] | None = None, **args: object) -> None:
+    """Calls a row; `caller` as in `prepared`."""
+    prepared(name, caller, **args)()
 
 
 def guarded(shape: int | tuple[int, ...], dtype: object) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import nybble
-from nybble.errors import BusyError, ContextError, UsageError
+from nybble.errors import BusyError, ContextError, NumericError, UsageError
 from tools.tiny_model import tiny_model
 
 from .models import cached, speaking
@@ -467,6 +467,28 @@ for _ in range(400):
 print(stopped)
 """
 
+FORKED = """
+import os, sys, threading, nybble
+model = nybble.load(sys.argv[1], context=60_000, threads=2)
+mine = sys.argv[2] == "mine"
+reply = model.ask("Hello")
+if mine:
+    text = "".join(next(iter(reply)) for _ in range(3))
+else:
+    reader = threading.Thread(target=lambda: reply.text)
+    reader.start()
+while reply.stats.tokens < 1:
+    pass
+child = os.fork()
+if mine:
+    reply.close()
+said = model.ask("Hello", max_tokens=3).text if mine or not child else ""
+if not child:
+    os._exit(0 if said == "abc" else 1)
+reply.close()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
 DROPPED = """
 import sys, nybble
 def anonymous():
@@ -484,8 +506,8 @@ print(held, *sizes)
 """
 
 
-def start(program, path):
-    command = [sys.executable, "-c", program, str(path)]
+def start(program, *args):
+    command = [sys.executable, "-c", program, *map(str, args)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -505,6 +527,16 @@ def test_no_interrupt_loses_the_sequence(path):
     assert int(out) > 300
 
 
+@pytest.mark.parametrize("whose", ["mine", "another thread's"])
+def test_a_forked_child_may_ask_while_a_reply_is_read(endless_path, whose):
+    with start(FORKED, endless_path, whose) as process:
+        try:
+            out, err = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert out == "0\n", err
+
+
 def test_dropping_a_model_frees_its_memory(smollm2_path):
     if sys.platform != "linux":
         pytest.skip("reads /proc")
@@ -514,3 +546,28 @@ def test_dropping_a_model_frees_its_memory(smollm2_path):
     held, first, *rest = map(int, out.split())
     assert held - first > 90e6, "the weights are there and go"
     assert max(rest) < first + 5e6, "nothing piles up"
+
+
+def test_a_reply_that_was_refused_may_be_read_later(model):
+    first, second = model.ask("One?"), model.ask("Two?")
+    next(iter(first))
+    for _ in range(2):
+        with pytest.raises(BusyError):
+            _ = second.text
+    first.close()
+    assert second.stats.stop_reason is None
+    assert second.text == TEXT
+
+
+def test_an_error_comes_again_and_not_an_empty_text(model, monkeypatch):
+    reply = model.complete("abc", max_tokens=5)
+    error = NumericError("planted")
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("nybble.reply._tokens", fail)
+    for _ in range(2):
+        with pytest.raises(NumericError, match="planted"):
+            _ = reply.text
+    assert reply.stats.stop_reason == "closed"

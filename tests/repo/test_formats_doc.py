@@ -58,9 +58,8 @@ def test_rows_pack_to_the_tile(format):
     assert rows.shape == (8, block_bytes)
     assert content(f"{format.lower()} tile") == pack(format, rows).tobytes()
     bits = block_bytes / 4
-    row = (
-        rf"\| {format} \| {number} \|.*\| {block_bytes} bytes \| {tile_bytes} bytes \| {bits:g} \|"
-    )
+    sizes = rf"{block_bytes} bytes \| {tile_bytes} bytes \| {bits:g}"
+    row = rf"\| {format} \| {number} \|.*\| {sizes} \|"
     assert re.search(row, TEXT)
 
 
