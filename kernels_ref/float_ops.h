@@ -4,7 +4,11 @@
  * A level's source file defines NYB_LEVEL, includes its room's lanes.h, then this. What is
  * computed and why each step is the same everywhere: docs/arithmetic.md.
  */
+#include <float.h>
+
 #include "nyb_kernels.h"
+
+_Static_assert(FLT_EVAL_METHOD == 0 || FLT_EVAL_METHOD == 16, "a float operation rounds to float");
 
 #define NYB_JOIN_(a, b, c) a##b##_##c
 #define NYB_JOIN(a, b, c)  NYB_JOIN_(a, b, c)
@@ -35,7 +39,8 @@ void NYB_KERNEL(rmsnorm)(const nyb_rmsnorm_args *a) {
         squares = v8_fma(x, x, squares);
     }
     const float mean = v8_sum(squares) / (float)a->n;
-    const nyb_v8 inverse = v8_set(1.0f / v8_sqrt1(mean + a->eps));
+    /* mean - mean is 0, or NaN where the squares went to infinity and 1 / infinity would hide it */
+    const nyb_v8 inverse = v8_set(1.0f / v8_sqrt1(mean + a->eps) + (mean - mean));
     for (size_t i = 0; i < a->n; i += NYB_LANES) {
         const nyb_v8 x = v8_flush(v8_mul(v8_load(a->x + i), inverse));
         v8_store(a->out + i, v8_flush(v8_mul(x, v8_load(a->w + i))));

@@ -19,13 +19,16 @@ static inline uint32_t nyb_bits_of_float(float x) {
     return bits;
 }
 
-/* Exact for every half. A half's bits, moved to a float's fields, are the value times 2^-112,
- * subnormals included; multiplying that back is exact. Infinity and NaN keep their meaning. */
+/* Exact for every half, and without a subnormal float on the way, which a CPU may be told to take
+ * for zero. A normal half's exponent is raised by 112; a subnormal one, m * 2^-24, is made as
+ * 2^-14 * (1 + m / 1024) - 2^-14. Infinity and NaN keep their meaning. */
 static inline float nyb_float_of_half(uint16_t half) {
+    const uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = half & 0x7c00;
     const uint32_t magnitude = (uint32_t)(half & 0x7fff) << 13;
-    const uint32_t special = (half & 0x7c00) == 0x7c00 ? 0x7f800000u : 0;
-    const float x = nyb_float_of_bits(magnitude) * 0x1p112f;
-    return nyb_float_of_bits(nyb_bits_of_float(x) | special | (uint32_t)(half & 0x8000) << 16);
+    const uint32_t special = exponent == 0x7c00 ? 0x7f800000u : 0;
+    const uint32_t normal = (magnitude + (112u << 23)) | special;
+    const float subnormal = nyb_float_of_bits(magnitude + (113u << 23)) - 0x1p-14f;
+    return nyb_float_of_bits((exponent ? normal : nyb_bits_of_float(subnormal)) | sign);
 }
 
 /* Nearest half, ties to even; beyond the largest half the largest half (65504); NaN stays NaN. */

@@ -4,6 +4,8 @@
  * After nyb_bind no step can reach outside its arenas, whatever the program says: a program may
  * come from a file.
  */
+#include <float.h>
+
 #include "layout.h"
 #include "nyb_pool.h"
 
@@ -168,7 +170,7 @@ static int check_step(const nyb_program *program, const nyb_rows *rows, uint64_t
         return check_buffer(program, s->out, floats(s->rows), flags, at, error);
     case NYB_STEP_NORM:
         CHECK(s->rows % NYB_LANES == 0, "a vector is not a multiple of 8", s->rows);
-        CHECK(s->value > 0, "the norm's epsilon must be above zero", 0);
+        CHECK(s->value >= FLT_MIN, "the norm's epsilon must be 2^-126 or more", 0);
         if (check_buffer(program, s->in, floats(s->rows), flags, at, error) ||
             check_buffer(program, s->out, floats(s->rows), flags, at, error))
             return -1;

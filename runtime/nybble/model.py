@@ -84,10 +84,7 @@ class Model:
                 self.weights = Weights(program, file.data, on_progress)
             except FormatError as error:
                 raise FormatError(f"{path}: {error}") from None
-        if threads is None:
-            self.threads = machine.default_threads()
-        else:
-            self.threads = whole("threads", threads, 1, machine.MAX_THREADS)
+        self.threads = _threads(threads)
         self.engine = Engine(self.weights, context=self.context, threads=self.threads)
         self._sequences = Sequences([Sequence(self.engine)])
         self.vocab = tree.vocab
@@ -241,6 +238,12 @@ def _ids(ids: Iterable[int], vocab: int) -> list[int]:
             raise UsageError(f"{id!r:.60} is not a token: ids are 0 to {vocab - 1:,}")
         checked.append(number)
     return checked
+
+
+def _threads(threads: int | None) -> int:
+    if threads is None:
+        return machine.default_threads()
+    return whole("threads", threads, 1, machine.MAX_THREADS)
 
 
 def _context(context: int | None, trained: int) -> int:

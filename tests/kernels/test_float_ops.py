@@ -79,6 +79,16 @@ def test_rmsnorm_is_within_rounding_of_exact(name, n):
     assert same.tobytes() == out.tobytes(), "in place"
 
 
+@pytest.mark.parametrize("name", rows_of("rmsnorm"))
+@pytest.mark.parametrize("large", [2.0**64, 3e38, np.inf, np.nan])
+def test_rmsnorm_of_squares_beyond_all_floats_is_nan(name, large):
+    """Not zero, as dividing by infinity would have it: what went wrong must reach the logits."""
+    x, w, out = np.ones(16, np.float32), np.ones(16, np.float32), np.zeros(16, np.float32)
+    x[3] = large
+    call(name, n=16, eps=1e-5, x=x, w=w, out=out)
+    assert np.isnan(out).all()
+
+
 @pytest.mark.parametrize("name", rows_of("silu_mul"))
 def test_silu_mul_is_within_rounding_of_exact(name):
     rng = np.random.default_rng(1)
