@@ -12,6 +12,9 @@
 /* The largest number that a shape may hold; keeps every product below within 64 bits. */
 enum { MAX_SHAPE = 1 << 24 };
 
+/* The most steps, buffers, attentions or layers: keeps every sum within 64 bits. */
+enum { MAX_COUNT = 1 << 16 };
+
 /* Hands out pieces of the working memory; with a NULL base it only counts. */
 typedef struct allocator {
     uint8_t *base;
@@ -227,6 +230,29 @@ static int check_step(const nyb_program *program, const nyb_rows *rows, uint64_t
     return 0;
 }
 
+/* A buffer that a step writes. Row steps are repeated by every thread when there is one row, and
+ * need a row for each then; what split steps write is one for all. */
+static int check_written(const nyb_program *program, uint32_t number, int by_row_step, uint64_t at,
+                         nyb_error *error) {
+    CHECK(!program->buffers[number].replicated == !by_row_step,
+          "a buffer is not written by the kind of step that it is for", number);
+    return 0;
+}
+
+static int check_writes(const nyb_program *program, nyb_error *error) {
+    for (uint64_t at = 0; at < program->n_steps; at++) {
+        const nyb_step *s = &program->steps[at];
+        if (s->op == NYB_STEP_SELECT && check_written(program, s->in, 0, at, error))
+            return -1;
+        if (s->op == NYB_STEP_APPEND || s->op == NYB_STEP_ATTEND)
+            continue; /* ATTEND writes COMBINE's buffer when there are several rows */
+        const uint32_t out = s->op == NYB_STEP_COMBINE ? program->attentions[s->index].out : s->out;
+        if (check_written(program, out, s->op < NYB_STEP_EMBED, at, error))
+            return -1;
+    }
+    return 0;
+}
+
 /* Row steps come before split steps in a phase, and all its steps have the same rows. */
 static int check_phases(const nyb_program *program, nyb_error *error) {
     int split = 0;
@@ -259,6 +285,9 @@ static int check(const nyb_program *program, const nyb_limits *limits, const nyb
           "pages out of range", limits->max_pages);
     CHECK(program->vocab >= 1 && program->vocab <= MAX_SHAPE, "vocabulary out of range",
           program->vocab);
+    CHECK(program->n_steps <= MAX_COUNT && program->n_buffers <= MAX_COUNT &&
+              program->n_attentions <= MAX_COUNT && program->n_layers <= MAX_COUNT,
+          "a program has too many parts", program->n_steps);
     for (nyb_op op = NYB_OP_rmsnorm; op < NYB_OPS; op++) {
         const int on_kv = op == NYB_OP_append || op == NYB_OP_attend;
         CHECK(has_row(rows, op, on_kv ? NYB_F16 : NYB_F32), "no kernel for an operation", op);
@@ -267,13 +296,18 @@ static int check(const nyb_program *program, const nyb_limits *limits, const nyb
         CHECK(program->buffers[at].row_bytes % 64 == 0 &&
                   program->buffers[at].row_bytes <= 16 * MAX_SHAPE,
               "a buffer's row is not a multiple of 64 bytes", program->buffers[at].row_bytes);
-    for (at = 0; at < program->n_layers; at++)
-        if (check_attention(program, program->layers[at], at, error))
+    for (at = 0; at < program->n_attentions; at++)
+        if (check_attention(program, (uint32_t)at, at, error))
             return -1;
+    for (at = 0; at < program->n_layers; at++)
+        CHECK(program->layers[at] < program->n_attentions, "a layer names an unknown attention",
+              program->layers[at]);
     for (at = 0; at < program->n_steps; at++)
         if (check_step(program, rows, at, error))
             return -1;
     if (check_buffer(program, program->logits, floats(program->vocab), NYB_ON_LOGITS, at, error))
+        return -1;
+    if (check_writes(program, error))
         return -1;
     return check_phases(program, error);
 }

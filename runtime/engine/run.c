@@ -440,6 +440,8 @@ const float *nyb_logits(const nyb_bound *bound, uint32_t i) {
 }
 
 void nyb_clear_page(nyb_bound *bound, uint32_t page) {
+    if (page >= bound->limits.n_pages)
+        return;
     for (uint32_t i = 0; i < bound->program->n_layers; i++) {
         const nyb_attention *a = &bound->program->attentions[bound->program->layers[i]];
         memset(bound->kv + bound->layers[i] + page * nyb_page_bytes(a), 0, nyb_page_bytes(a));

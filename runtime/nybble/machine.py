@@ -74,6 +74,16 @@ def memory() -> dict[str, int]:
     return found
 
 
+def peak_bytes() -> int:
+    """The most memory that this process has held: the kernel's VmHWM, file pages included."""
+    for line in _lines("/proc/self/status"):
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    import resource  # elsewhere; it also counts what was held before an exec
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def _cgroup_folders() -> Iterable[str]:
     """The folders of this process's version 2 control group and of those above it."""
     for line in _lines("/proc/self/cgroup"):

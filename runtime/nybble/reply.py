@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import resource
 from _thread import allocate_lock
 from collections.abc import Callable, Generator, Iterator
 from time import perf_counter, sleep
 
 from nybble._core.sampler import Sampler
 from nybble._core.sequence import Sequence
+from nybble.errors import BusyError, NybbleError
+from nybble.machine import peak_bytes
 from nybble.options import Options
 from nybble.sequences import POLL_S, Sequences
 from nybble.tokenizer import TextStream, Tokenizer
@@ -82,12 +83,18 @@ class Reply:
         options: Options,
         on_end: Callable[[str], None] | None = None,
     ) -> None:
-        self.stats = Stats(len(prompt), options.seed)
+        self.stats = stats = Stats(len(prompt), options.seed)
         self._on_end = on_end
         self._pieces: list[str] = []
         self._lock = allocate_lock()  # of readers
         self._is_closed = False
-        self._steps = _generate(sequences, tokenizer, prompt, options, self.stats)
+        self._is_started = False
+        self._error: NybbleError | None = None
+        # Without self: a cycle would keep the sequence when the last reference goes.
+        self._begin: Callable[[], Generator[str, None, str]] = lambda: _generate(
+            sequences, tokenizer, prompt, options, stats
+        )
+        self._steps = self._begin()
 
     def __iter__(self) -> Iterator[str]:
         i = 0
@@ -131,10 +138,13 @@ class Reply:
     def _step(self) -> bool:
         """Goes on by a chunk of the prompt or a token of the reply; False when it has ended."""
         with self._lock:
+            if self._error is not None:
+                raise self._error
             if self.stats.stop_reason is not None:
                 return False
             try:
                 piece = next(self._steps)
+                self._is_started = True
                 if piece:
                     self._pieces.append(piece)
                 if self._is_closed:
@@ -142,7 +152,12 @@ class Reply:
                     self._end("closed")
             except StopIteration as end:
                 self._end(end.value or "closed")
-            except BaseException:
+            except BusyError:  # nothing has run: it may be read when the other reply has ended
+                self._steps = self._begin()
+                raise
+            except BaseException as error:
+                if isinstance(error, NybbleError):
+                    self._error = error  # and not an empty text the next time
                 self._steps.close()
                 self._end("closed")
                 raise
@@ -151,8 +166,8 @@ class Reply:
     def _end(self, reason: str) -> None:
         if self.stats.stop_reason is None:
             self.stats.stop_reason = reason
-            self.stats.peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            if self._on_end is not None:
+            self.stats.peak_bytes = peak_bytes()
+            if self._on_end is not None and self._is_started:
                 self._on_end("".join(self._pieces))
 
 

@@ -37,7 +37,7 @@ def test_nan_is_an_error(tmp_path, tensor, read):
 
 def test_pages_that_saw_nan_are_cleared(tmp_path):
     model = damaged_model(tmp_path, "blk.0.attn_norm.weight")
-    sequence = model._sequences.borrow()
+    sequence = model._sequences.wait().sequence
     sequence.feed([5, 6, 7], True)
     kv = np.frombuffer(sequence.engine.kv.view(), np.float16)
     assert np.isnan(kv).any()

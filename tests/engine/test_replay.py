@@ -76,16 +76,19 @@ def test_one_flipped_bit_is_seen(program, dumped, tmp_path):
 
 
 def test_a_damaged_program_never_leaves_its_arenas(sanitized, tmp_path):
-    """Steps with one field overwritten: refused, or run within bounds."""
+    """Steps, buffers, attentions, layers and ropes with a field overwritten: refused, or run
+    within bounds."""
     data = dump(tmp_path, 5, 2).read_bytes()
-    length = int.from_bytes(data[64:72], "little")
-    refused = 0
-    for at in range(128, 128 + length, 52):
-        for value in (0xFFFFFFFF, 0x7FFFFFF0, 0):
-            broken = bytearray(data)
-            broken[at : at + 4] = value.to_bytes(4, "little")
-            (tmp_path / "broken").write_bytes(broken)
-            done = run(sanitized, tmp_path / "broken", 3)
-            assert done.returncode in (0, 1, 2), f"byte {at}: {done.stderr}"
-            refused += done.returncode == 2
-    assert refused > 20
+    refused, begin = 0, 64
+    for section, stride in enumerate((52, 12, 4, 4, 4)):  # 13 fields of a step hit in turn
+        length = int.from_bytes(data[begin : begin + 8], "little")
+        for at in range(begin + 64, begin + 64 + length, stride):
+            for value in (0xFFFFFFFF, 0x7FFFFFF0, 0):
+                broken = bytearray(data)
+                broken[at : at + 4] = value.to_bytes(4, "little")
+                (tmp_path / "broken").write_bytes(broken)
+                done = run(sanitized, tmp_path / "broken", 3)
+                assert done.returncode in (0, 1, 2), f"section {section}, {at}: {done.stderr}"
+                refused += done.returncode == 2
+        begin += 64 + -(-length // 64) * 64
+    assert refused > 100

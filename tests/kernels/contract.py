@@ -92,8 +92,11 @@ def format_of(name: str) -> str:
     return next(f for f, (n, *_) in FORMATS.items() if n == number)
 
 
-def arguments(name: str, args: dict[str, object]) -> ctypes.Structure:
-    """The struct of a row's arguments; its arrays live as long as `args` does."""
+def prepared(
+    name: str, caller: Callable[[int, int], object] | None = None, **args: object
+) -> Callable[[], None]:
+    """The call with these arguments, to be made as often as one likes: a benchmark's inner
+    loop. `caller`, if given, is called with the addresses of the function and its arguments."""
     struct = STRUCTS[op_of(name)]()
     if op_of(name) in ("gemv", "gemv16"):
         args.setdefault("next", args["w"])
@@ -105,26 +108,19 @@ def arguments(name: str, args: dict[str, object]) -> ctypes.Structure:
             assert value.flags.c_contiguous
             value = value.ctypes.data
         setattr(struct, field, value)
-    return struct
-
-
-def prepared(name: str, **args: object) -> Callable[[], None]:
-    """The call with these arguments, to be made as often as one likes: a benchmark's inner loop."""
-    struct = arguments(name, args)
-    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(ROWS_BY_NAME[name]["address"])
+    address = ROWS_BY_NAME[name]["address"]
+    if caller is None:
+        function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
+    else:
+        function = functools.partial(caller, address)
     call = functools.partial(function, ctypes.addressof(struct))
     call.keeps_alive = (struct, args)
     return call
 
 
 def call(name: str, caller: Callable[[int, int], object] | None = None, **args: object) -> None:
-    """Calls a row. `caller`, if given, is called in its place with the addresses of the function
-    and of its arguments."""
-    if caller is None:
-        prepared(name, **args)()
-    else:
-        struct = arguments(name, args)
-        caller(ROWS_BY_NAME[name]["address"], ctypes.addressof(struct))
+    """Calls a row; `caller` as in `prepared`."""
+    prepared(name, caller, **args)()
 
 
 def guarded(shape: int | tuple[int, ...], dtype: object) -> np.ndarray:

@@ -232,3 +232,8 @@ def test_spellings_of_control_tokens_in_a_text_are_text(path):
     assert 2 not in ids
     assert model.tokenize("<|im_end|>", special=True) == [2]
     assert model.detokenize([2, 3 + ord("A")]) == "<|im_end|>A"
+
+
+def test_a_reply_that_is_never_read_adds_no_answer(chat):
+    chat.ask("One?")
+    assert said(chat)[1:] == [("user", "One?")]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import nybble
-from nybble.errors import BusyError, ContextError, UsageError
+from nybble.errors import BusyError, ContextError, NumericError, UsageError
 from tools.tiny_model import tiny_model
 
 from .models import cached, speaking
@@ -546,3 +546,28 @@ def test_dropping_a_model_frees_its_memory(smollm2_path):
     held, first, *rest = map(int, out.split())
     assert held - first > 90e6, "the weights are there and go"
     assert max(rest) < first + 5e6, "nothing piles up"
+
+
+def test_a_reply_that_was_refused_may_be_read_later(model):
+    first, second = model.ask("One?"), model.ask("Two?")
+    next(iter(first))
+    for _ in range(2):
+        with pytest.raises(BusyError):
+            _ = second.text
+    first.close()
+    assert second.stats.stop_reason is None
+    assert second.text == TEXT
+
+
+def test_an_error_comes_again_and_not_an_empty_text(model, monkeypatch):
+    reply = model.complete("abc", max_tokens=5)
+    error = NumericError("planted")
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("nybble.reply._tokens", fail)
+    for _ in range(2):
+        with pytest.raises(NumericError, match="planted"):
+            _ = reply.text
+    assert reply.stats.stop_reason == "closed"

@@ -124,6 +124,7 @@ class _Lowering:
         self.attentions = []
         self.layers = []
         self.ropes = []
+        self.known_ropes = {}           # Rope -> (number, buffer of its angles)
         self.turns = []
         self.placements = {}            # by name, in the order of reading
         self.weights_bytes = 0
@@ -189,15 +190,15 @@ class _Lowering:
 
     def rope(self, rope):
         """The number of a rope, and of the buffer its angles are in."""
+        if rope in self.known_ropes:
+            return self.known_ropes[rope]
         turns = rope.turns()
-        for number, (n, first, angles) in enumerate(self.ropes):
-            if tuple(self.turns[first:first + n]) == turns:
-                return number, angles
         angles = self.buffer(8 * len(turns), replicated=True)
         self.ropes.append((len(turns), len(self.turns), angles))
         self.turns.extend(turns)
         self.step(NYB_STEP_ROPE_ANGLES, index=len(self.ropes) - 1, out=angles)
-        return len(self.ropes) - 1, angles
+        self.known_ropes[rope] = len(self.ropes) - 1, angles
+        return self.known_ropes[rope]
 
 
 def _check(tree):

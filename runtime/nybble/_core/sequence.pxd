@@ -13,6 +13,7 @@ cdef class Engine:
     cdef readonly uint32_t context      # positions of a sequence
     cdef readonly uint32_t chunk        # tokens of prefill in one engine call
     cdef readonly uint32_t threads
+    cdef readonly uint32_t sequences
     cdef readonly uint32_t max_logits
 
 

@@ -13,6 +13,7 @@ class Engine:
     context: int
     chunk: int
     threads: int
+    sequences: int
     max_logits: int
     def __init__(
         self,

@@ -20,7 +20,7 @@ from _thread import allocate_lock
 from time import perf_counter
 
 from nybble._core.native import cpu_bits, pool_stop
-from nybble.errors import ContextError, NumericError, UsageError
+from nybble.errors import ContextError, FormatError, NumericError, UsageError
 
 # One engine call at a time in a process: they share the cores, and the pool.
 _engine_lock = allocate_lock()
@@ -61,12 +61,12 @@ cdef class Engine:
         cdef nyb_error error
         cdef uint32_t bits = cpu_bits()
         if measure(&weights.program.c, &limits, bits, &sizes, &error):
-            raise UsageError(f"this model cannot be run so: {said(&error)}")
+            raise FormatError(f"this model cannot be run so: {said(&error)}")
         self.weights = weights
         self.kv = Arena(sizes.kv_bytes, f"keys and values of a context of {context:,} tokens")
         self.work = Arena(sizes.work_bytes, "working memory")
         self.context, self.chunk, self.threads = context, chunk, threads
-        self.max_logits = limits.max_logits
+        self.sequences, self.max_logits = sequences, limits.max_logits
         if bind(&self.bound, &weights.program.c, &limits, bits, weights.arena.data, self.kv.data,
                 self.work.data, &error):
             raise UsageError(f"this model cannot be run so: {said(&error)}")
@@ -85,6 +85,8 @@ cdef class Sequence:
     """A slot of an engine's KV cache: number `slot` of those it has room for."""
 
     def __cinit__(self, Engine engine not None, uint32_t slot=0):
+        if slot >= engine.sequences:
+            raise UsageError(f"slot {slot}: the engine has room for {engine.sequences} sequences")
         self.engine = engine
         self.ids = []
         self.n_pages = (engine.context + NYB_PAGE - 1) // NYB_PAGE

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -72,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         "prefill_tok_s": median(run["prefill_tok_s"] for run in runs),
         "decode_tok_s": median(run["decode_tok_s"] for run in runs),
         "read_gb_s": model.weights.arena.nbytes / read / 1e9,
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_bytes": machine.peak_bytes(),
         "solo_calls": native.solo_calls(),
         "runs": runs,
     }
