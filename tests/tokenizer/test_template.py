@@ -328,6 +328,11 @@ def test_broken_templates_say_where(source, complaint):
     assert complaint in str(refusal.value)
 
 
+# Two lists that hold a list twice, which holds a list twice, and so on: small, and endless.
+TWICE = (
+    "{% set n = namespace(a=[], b=[]) %}{% for i in range(60) %}"
+    "{% set n.a = [n.a, n.a] %}{% set n.b = [n.b, n.b] %}{% endfor %}"
+)
 BOMBS = {
     "a long range": "{% for i in range(10**9) %}x{% endfor %}",
     "a loop in a loop": "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}"
@@ -340,6 +345,17 @@ BOMBS = {
     "{% set n.s = n.s + n.s %}{% endfor %}",
     "doubling a list": "{% set n = namespace(s=[1]) %}{% for i in range(99) %}"
     "{% set n.s = n.s + n.s %}{% endfor %}",
+    "a search in a long text": "{% set s = 'ab' * 2000000 %}{% for i in range(99999) %}"
+    "{% if 'ba' * 99 + 'c' in s %}x{% endif %}{% endfor %}",
+    "equal texts": "{% set s = 'ab' * 2000000 %}{% set t = 'ab' * 2000000 %}"
+    "{% for i in range(99999) %}{% if s == t %}{% endif %}{% endfor %}",
+    "lists that hold a list twice, compared": TWICE + "{% if n.a == n.b %}{% endif %}",
+    "such lists, searched": TWICE + "{% if n.a in [n.b] %}{% endif %}",
+    "such lists in a test": TWICE + "{% if n.a is eq(n.b) %}{% endif %}",
+    "such lists, selected": TWICE + "{{ [n.a] | select('eq', n.b) | list | length }}",
+    "such lists, sorted": TWICE + "{{ [n.a, n.b] | sort | length }}",
+    "slices": "{% set s = [1] * 4000000 %}{% for i in range(99999) %}{% if s[1:] %}{% endif %}"
+    "{% endfor %}",
     "a list in a list": "{{ [[1] * 99999] * 99999 }}",
     "a power": "{{ 9 ** (9 ** 9) }}",
     "squares": "{% set n = namespace(s=9) %}{% for i in range(99) %}"

@@ -39,6 +39,9 @@ FILTERS = frozenset(
     " join last length list lower map max min reject rejectattr replace reverse round safe select"
     " selectattr sort string sum title trim unique upper".split()
 )
+# Those that compare what they are given, or its elements.
+COMPARING = frozenset("dictsort groupby max min sort unique".split())
+COMPARING_TESTS = "== != < <= > >= eq equalto ge greaterthan gt in le lessthan lt ne".split()
 METHODS = {
     str: frozenset(
         "capitalize count endswith find format index isalnum isalpha isascii isdecimal isdigit"
@@ -82,6 +85,11 @@ class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
         )
         self.steps_left = MAX_STEPS
         filters = {name: self._charging(self.filters[name]) for name in FILTERS & {*self.filters}}
+        for name in COMPARING & {*filters}:
+            filters[name] = self._comparing(self.filters[name])
+        for name in COMPARING_TESTS:
+            compare: Any = self.tests[name]
+            self.tests[name] = self._comparing(compare)
         filters["join"] = self._join_filter
         filters["string"] = self.text_of
         filters["replace"] = self._replace
@@ -138,10 +146,27 @@ class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
                 self._weigh(key)
                 self._weigh(item)
         elif isinstance(value, (list, tuple)):
+            self.charge()
             for item in value:
                 self._weigh(item)
         else:
             self.charge()
+
+    def compared(self, value: Any) -> Any:
+        """A side of a comparison, at the price of all that is in it: a list that holds a list
+        twice, which holds a list twice, and so on, is compared for ever."""
+        if isinstance(value, (str, list, tuple, dict)):
+            self._weigh(value)
+        return value
+
+    def searched(self, value: Any) -> Any:
+        """The right side of `in`; a dict is looked up, the others are gone through."""
+        return value if isinstance(value, dict) else self.compared(value)
+
+    def sliced(self, value: Any) -> Any:
+        """What a slice is taken of."""
+        self.charge(len(value) if isinstance(value, (str, list, tuple)) else 0)
+        return value
 
     def _finalize(self, value: Any) -> Any:
         """What a template writes: text goes through as it is."""
@@ -221,6 +246,17 @@ class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
         return charging
 
+    def _comparing(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A filter or test that pays for all that is in what it is given."""
+
+        @functools.wraps(function)
+        def comparing(*args: Any, **kwargs: Any) -> Any:
+            for value in args:
+                self.compared(value)
+            return function(*args, **kwargs)
+
+        return comparing
+
     def _replace(self, text: Any, old: Any, new: Any, count: int = -1) -> str:
         text, old, new = self.text_of(text), self.text_of(old), self.text_of(new)
         self.charge(len(text) + text.count(old) * max(0, len(new) - len(old)))
@@ -266,7 +302,22 @@ class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
 
 class _Metered(jinja2.visitor.NodeTransformer):
-    """Puts the environment's meters into a parsed template: in loops and in the operator ~."""
+    """Puts the environment's meters into a parsed template: in loops, comparisons, slices and the
+    operator ~."""
+
+    def visit_Compare(self, node: jinja2.nodes.Compare) -> jinja2.nodes.Node:
+        self.generic_visit(node)
+        node.expr = _environment_call("compared", node.expr)
+        for operand in node.ops:
+            meter = "searched" if operand.op in ("in", "notin") else "compared"
+            operand.expr = _environment_call(meter, operand.expr)
+        return node
+
+    def visit_Getitem(self, node: jinja2.nodes.Getitem) -> jinja2.nodes.Node:
+        self.generic_visit(node)
+        if isinstance(node.arg, jinja2.nodes.Slice):
+            node.node = _environment_call("sliced", node.node)
+        return node
 
     def visit_For(self, node: jinja2.nodes.For) -> jinja2.nodes.Node:
         self.generic_visit(node)
