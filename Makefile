@@ -24,7 +24,7 @@ help:
 	@echo "make lint     ruff, mypy, cython-lint, clang-format, codespell"
 	@echo "make format   let ruff and clang-format rewrite what they would complain about"
 	@echo "make bench    the benchmarks"
-	@echo "make debug    rebuild $(DEV) with checked indexing, -O1 -g (the next test build is plain)"
+	@echo "make debug    rebuild $(DEV) with -O1 -g, for debuggers (the next test build is plain)"
 	@echo "make clean    remove what was built; models stay"
 
 demo: $(DEMO)/.installed
@@ -61,8 +61,7 @@ clean:
 
 $(DEMO)/.installed: $(SOURCES)
 	test -x $(DEMO)/bin/python || $(PYTHON) -m venv $(DEMO)
-	$(DEMO)/bin/python -m pip install -q --disable-pip-version-check --force-reinstall --no-deps .
-	$(DEMO)/bin/python -m pip install -q --disable-pip-version-check .
+	$(DEMO)/bin/python -m pip install -q --disable-pip-version-check --force-reinstall .
 	touch $@
 
 # The build's own needs are installed too, so that a changed source is compiled by itself.

@@ -206,7 +206,7 @@ class Model:
         if len(ids) >= self.context:
             raise ContextError(
                 f"the prompt has {len(ids):,} tokens and the context holds {self.context:,}, "
-                f"reply included; shorten it or load the model with a larger context"
+                f"reply included; shorten it or ask for a larger context (context=, --context)"
             )
 
     def _template(self) -> ChatTemplate:
@@ -228,6 +228,8 @@ class Model:
 
 def _ids(ids: Iterable[int], vocab: int) -> list[int]:
     """Token ids as ints, of whatever type of whole numbers they are."""
+    if isinstance(ids, str | bytes):
+        raise UsageError("this takes token ids; tokenize() makes them from text")
     checked = []
     for id in ids:
         try:

@@ -77,7 +77,9 @@ def checked(recommended: Mapping[str, object], options: Mapping[str, object]) ->
     """Options from keywords, with a file's recommendations for those that are not given."""
     for name in options:
         if name not in Options.__slots__:
-            raise UsageError(f"there is no option {name!r:.60}; {', '.join(Options.__slots__)}")
+            raise UsageError(
+                f"there is no option {name!r:.60}; the options are {', '.join(Options.__slots__)}"
+            )
     return Options(**{**recommended, **options})  # type: ignore[arg-type]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from _thread import allocate_lock
 from collections.abc import Callable, Generator, Iterator
 from time import perf_counter, sleep
@@ -132,7 +133,8 @@ class Reply:
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_steps"):  # __init__ may have failed
+        # __init__ may have failed; and an interpreter that shuts down has lost what ending needs
+        if hasattr(self, "_steps") and not sys.is_finalizing():
             self.close()
 
     def _step(self) -> bool:
@@ -187,7 +189,7 @@ def _generate(
         text = _Text(tokenizer.text_stream(), options.stop)
         for reason in _tokens(loan.sequence, tokenizer, prompt, options, stats, started, text):
             if reason is not None:
-                yield text.flush()
+                yield text.flush(is_cut=reason != "end")
                 return "stop" if text.stopped else reason
             yield text.take()
             if text.stopped:
@@ -285,9 +287,11 @@ class _Text:
         self._held = self._held[len(out) :]
         return out
 
-    def flush(self) -> str:
-        """The rest, when no more tokens come."""
-        self._held += self._stream.flush()
+    def flush(self, is_cut: bool) -> str:
+        """The rest, when no more tokens come; without the beginning of a character that the model
+        would have completed, had it not been cut short."""
+        if not is_cut:
+            self._held += self._stream.flush()
         out = self.take()
         return out if self.stopped else out + self._held
 

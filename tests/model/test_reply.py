@@ -88,9 +88,10 @@ def test_pieces_are_whole_characters(model):
     assert pieces == list(TEXT)  # a byte a token: four of them are one emoji
 
 
-def test_a_character_that_is_cut_off_is_shown_as_such(model):
+def test_a_character_that_is_cut_off_is_left_out(model):
     n = len(TEXT.encode()) - 2
-    assert model.ask("Hello", max_tokens=n).text == TEXT[:-2] + "\ufffd"
+    cut = model.ask("Hello", max_tokens=n)
+    assert (cut.text, cut.stats.tokens, cut.stats.stop_reason) == (TEXT[:-2], n, "length")
 
 
 def test_random_bytes_are_decoded_as_one(tmp_path):
@@ -179,7 +180,7 @@ def test_a_context_may_fill_up(path):
     model = nybble.load(path, context=40)
     prompt = model.tokenize("12345678901234567890123\n")
     reply = model.complete("12345678901234567890123\n")
-    expected = TEXT.encode()[:16].decode("utf-8", "replace")
+    expected = TEXT.encode()[:16].decode("utf-8", "ignore")
     assert reply.text == expected
     assert reply.stats.stop_reason == "context"
     assert len(prompt) + reply.stats.tokens == 40
@@ -396,11 +397,17 @@ def test_token_ids_may_be_numpys(model):
     assert np.asarray(model.logits(array, all=True)).shape == (len(ids), 323)
 
 
-@pytest.mark.parametrize("bad", [[-1], [323], [True], [1.0], ["a"], "ab", [None], [[1]], [2**70]])
+@pytest.mark.parametrize("bad", [[-1], [323], [True], [1.0], ["a"], [None], [[1]], [2**70]])
 def test_what_is_no_token_id_is_refused(model, bad):
     for call in (model.detokenize, model.logits):
         with pytest.raises(UsageError, match=r"is not a token: ids are 0 to 322"):
             call(bad)
+
+
+def test_text_in_place_of_ids_is_told_what_to_do(model):
+    for call in (model.detokenize, model.logits):
+        with pytest.raises(UsageError, match=r"takes token ids; tokenize\(\) makes them"):
+            call("ab")
 
 
 def test_there_must_be_something_to_continue(model):

@@ -113,7 +113,8 @@ def _offer_pull(name: str) -> None:
             raise
         question = f"{name} is not here; pull it ({megabytes(KNOWN[name].nbytes)})? [Y/n] "
         print(question, end="", file=sys.stderr, flush=True)
-        if sys.stdin.readline().strip().lower() not in ("", "y", "yes"):
+        answer = sys.stdin.readline()  # empty at the end of input, which is no
+        if answer.strip().lower() not in ("", "y", "yes") or not answer:
             raise
         pull(name)
 
