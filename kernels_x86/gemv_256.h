@@ -8,12 +8,13 @@
  */
 #include "tiles.h"
 
-/* Measured on Zen 3 to 5 at 8 to 16 KB; longer than a memory access takes to read past. */
+/* Into the second cache: on a Zen 4, prefetching 8 to 16 KB ahead into the first one decoded 6 to
+ * 20 % slower, and no prefetch at all as fast as this at one thread. */
 enum { PREFETCH = 8 * 1024 };
 
 ALWAYS_INLINE void prefetch_tile(const uint8_t *p, size_t bytes) {
     for (size_t i = 0; i < bytes; i += 64)
-        _mm_prefetch((const char *)p + i, _MM_HINT_T0);
+        _mm_prefetch((const char *)p + i, _MM_HINT_T1);
 }
 
 /* Where to prefetch while a tile row at w is read, of weights that end at `end`. */
