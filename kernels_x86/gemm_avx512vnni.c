@@ -4,14 +4,9 @@
  *   y[t][n] = sum_k w[n][k] * x[t][k]
  *
  * Four tile rows are unpacked once into a panel, two side by side in a 512-bit register, and
- * meet six tokens at a time: 12 int and 12 float accumulators. VPDPBUSD takes unsigned weights,
- * so each format's offset from its true weights begins the sum.
+ * meet six tokens at a time: 12 int and 12 float accumulators.
  */
-#include <immintrin.h>
-
-#include "nyb_kernels.h"
-
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
+#include "tiles_512.h"
 
 enum { PAIRS = 2, TOKENS = 6, TILES = 2 * PAIRS };
 
@@ -23,57 +18,18 @@ typedef struct panel_block {
 
 _Static_assert(PAIRS * sizeof(panel_block) == 1280, "kernels.def says so");
 
-typedef struct format {
-    int bits, has_min, offset;
-    size_t quants_at, tile_bytes;
-} format;
-
-#define FORMAT_Q4_0 ((format){4, 0, -8, 16, NYB_TILE_Q4_0})
-#define FORMAT_Q4_1 ((format){4, 1, 0, 32, NYB_TILE_Q4_1})
-#define FORMAT_Q8_0 ((format){8, 0, -128, 16, NYB_TILE_Q8_0})
-
-/* 32 bytes of one tile beside the same 32 of another. */
-ALWAYS_INLINE __m512i beside(const uint8_t *a, const uint8_t *b) {
-    const __m256i low = _mm256_loadu_si256((const __m256i *)a);
-    const __m256i high = _mm256_loadu_si256((const __m256i *)b);
-    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
-}
-
-ALWAYS_INLINE __m512 halves_beside(const uint8_t *a, const uint8_t *b) {
-    const __m128i low = _mm_loadu_si128((const __m128i *)a);
-    const __m128i high = _mm_loadu_si128((const __m128i *)b);
-    return _mm512_cvtph_ps(_mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1));
-}
-
 /* Two tile rows that begin at a and b; the panel's blocks lie PAIRS apart. */
 ALWAYS_INLINE void unpack_pair(format f, const uint8_t *a, const uint8_t *b, size_t n_blocks,
                                panel_block *panel) {
     for (size_t i = 0; i < n_blocks; i++, a += f.tile_bytes, b += f.tile_bytes, panel += PAIRS) {
-        const uint8_t *qa = a + f.quants_at, *qb = b + f.quants_at;
-        if (f.bits == 4) {
-            const __m512i low = _mm512_set1_epi8(15);
-            for (int g = 0; g < 4; g++) {
-                const __m512i x = beside(qa + 32 * g, qb + 32 * g);
-                _mm512_storeu_si512(panel->w[g], _mm512_and_si512(x, low));
-                _mm512_storeu_si512(panel->w[4 + g],
-                                    _mm512_and_si512(_mm512_srli_epi16(x, 4), low));
-            }
-        } else {
-            const __m512i sign = _mm512_set1_epi8(-128);
-            for (int g = 0; g < 8; g++)
-                _mm512_storeu_si512(panel->w[g],
-                                    _mm512_xor_si512(beside(qa + 32 * g, qb + 32 * g), sign));
-        }
+        __m512i w[8];
+        load_weights(f, a, b, w);
+        for (int g = 0; g < 8; g++)
+            _mm512_storeu_si512(panel->w[g], w[g]);
         _mm512_storeu_ps(panel->d, halves_beside(a, b));
         if (f.has_min)
             _mm512_storeu_ps(panel->m, halves_beside(a + 16, b + 16));
     }
-}
-
-ALWAYS_INLINE __m512 flush(__m512 x) {
-    const __m512 tiny = _mm512_set1_ps(NYB_TINY);
-    const __mmask16 keep = _mm512_cmp_ps_mask(_mm512_abs_ps(x), tiny, _CMP_NLT_UQ);
-    return _mm512_maskz_mov_ps(keep, x);
 }
 
 /* `pairs` of tile rows times `tokens` tokens, both constant wherever this is inlined. y[p][t] of
@@ -95,9 +51,7 @@ ALWAYS_INLINE void multiply(format f, int pairs, int tokens, const panel_block *
             for (int p = 0; p < pairs; p++)
                 w[p] = _mm512_loadu_si512(panel[p].w[g]);
             for (int t = 0; t < tokens; t++) {
-                int32_t four;
-                __builtin_memcpy(&four, x[(size_t)t * x_stride].q + 4 * g, sizeof four);
-                const __m512i a = _mm512_set1_epi32(four);
+                const __m512i a = four(x[(size_t)t * x_stride].q + 4 * g);
                 for (int p = 0; p < pairs; p++)
                     sum[p][t] = _mm512_dpbusd_epi32(sum[p][t], w[p], a);
             }

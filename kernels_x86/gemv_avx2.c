@@ -3,7 +3,9 @@
  */
 #include "dot_avx2.h"
 
-#include "gemv_256.h"
+#include "pair_256.h"
+
+#include "gemv.h"
 
 void nyb_gemv_q4_0_avx2(const nyb_gemv_args *a) { gemv(FORMAT_Q4_0, a); }
 void nyb_gemv_q4_1_avx2(const nyb_gemv_args *a) { gemv(FORMAT_Q4_1, a); }
