@@ -192,19 +192,33 @@ void NYB_KERNEL(softmax)(const nyb_softmax_args *a) {
 #define NYB_QUERIES 4
 #define NYB_TILES   4
 
-/* The dimensions that are m modulo 4 of the scores of `n` queries with `tiles` tiles of 8 keys. */
+/* Keys, then values are read NYB_TILES tiles, that is 32 positions, at a time: 64 * D bytes, or D
+ * cache lines, of either. While one such group is worked on, the next one is fetched, a line in
+ * each of D turns: all at once would stand in the way of the reads at hand. */
+#define NYB_GROUP      (NYB_TILES * NYB_LANES)
+#define NYB_CACHE_LINE 64
+
+static inline __attribute__((always_inline)) void nyb_fetch_line(const uint16_t *group, size_t i) {
+    __builtin_prefetch((const char *)group + i * NYB_CACHE_LINE);
+}
+
+/* The dimensions that are m modulo 4 of the scores of `n` queries with `tiles` tiles of 8 keys,
+ * while a quarter of the group at `ahead` is fetched. */
 static inline __attribute__((always_inline)) void
 attend_partial(int n, int tiles, size_t m, size_t head_dim, const float *q, const uint16_t *k,
-               nyb_v8 sum[NYB_QUERIES][NYB_TILES]) {
+               const uint16_t *ahead, nyb_v8 sum[NYB_QUERIES][NYB_TILES]) {
     for (int j = 0; j < n; j++)
         for (int t = 0; t < tiles; t++)
             sum[j][t] = v8_set(0);
-    for (size_t d = m; d < head_dim; d += 4)
+    for (size_t d = m; d < head_dim; d += 4) {
+        if (ahead)
+            nyb_fetch_line(ahead, (m * head_dim + d) / 4);
         for (int t = 0; t < tiles; t++) {
             const nyb_v8 key = v8_load_half(k + ((size_t)t * head_dim + d) * NYB_LANES);
             for (int j = 0; j < n; j++)
                 sum[j][t] = v8_fma(v8_set(q[(size_t)j * head_dim + d]), key, sum[j][t]);
         }
+    }
 }
 
 /* score = (s0 + s1) + (s2 + s3), where s_m sums over the dimensions that are m modulo 4. So no
@@ -212,15 +226,15 @@ attend_partial(int n, int tiles, size_t m, size_t head_dim, const float *q, cons
  * of several tiles in registers, enough of them to hide each other's latency. */
 static inline __attribute__((always_inline)) void
 attend_scores(int n, int tiles, size_t head_dim, const float *q, const uint16_t *k,
-              nyb_v8 scores[NYB_QUERIES][NYB_TILES]) {
+              const uint16_t *ahead, nyb_v8 scores[NYB_QUERIES][NYB_TILES]) {
     nyb_v8 s0[NYB_QUERIES][NYB_TILES], s1[NYB_QUERIES][NYB_TILES];
-    attend_partial(n, tiles, 0, head_dim, q, k, s0);
-    attend_partial(n, tiles, 1, head_dim, q, k, s1);
+    attend_partial(n, tiles, 0, head_dim, q, k, ahead, s0);
+    attend_partial(n, tiles, 1, head_dim, q, k, ahead, s1);
     for (int j = 0; j < n; j++)
         for (int t = 0; t < tiles; t++)
             scores[j][t] = v8_add(s0[j][t], s1[j][t]);
-    attend_partial(n, tiles, 2, head_dim, q, k, s0);
-    attend_partial(n, tiles, 3, head_dim, q, k, s1);
+    attend_partial(n, tiles, 2, head_dim, q, k, ahead, s0);
+    attend_partial(n, tiles, 3, head_dim, q, k, ahead, s1);
     for (int j = 0; j < n; j++)
         for (int t = 0; t < tiles; t++)
             scores[j][t] = v8_add(scores[j][t], v8_add(s0[j][t], s1[j][t]));
@@ -228,10 +242,10 @@ attend_scores(int n, int tiles, size_t head_dim, const float *q, const uint16_t 
 
 /* Scores of `tiles` tiles from tile `t` on, kept in scratch, and their maxima. */
 static inline __attribute__((always_inline)) void
-attend_tiles(int n, int tiles, const nyb_attend_args *a, const float *q, size_t t, float *scores,
-             nyb_v8 max[NYB_QUERIES]) {
+attend_tiles(int n, int tiles, const nyb_attend_args *a, const float *q, size_t t,
+             const uint16_t *ahead, float *scores, nyb_v8 max[NYB_QUERIES]) {
     nyb_v8 found[NYB_QUERIES][NYB_TILES];
-    attend_scores(n, tiles, a->head_dim, q, a->k + t * NYB_LANES * a->head_dim, found);
+    attend_scores(n, tiles, a->head_dim, q, a->k + t * NYB_LANES * a->head_dim, ahead, found);
     for (int i = 0; i < tiles; i++) {
         const int at = (int)((t + (size_t)i) * NYB_LANES);
         for (int j = 0; j < n; j++) {
@@ -242,25 +256,29 @@ attend_tiles(int n, int tiles, const nyb_attend_args *a, const float *q, size_t 
     }
 }
 
-/* 8 * `width` dimensions, from d on, of the values that `n` queries sum: one chain of
- * multiply-adds for each query and 8 dimensions, several of which hide each other's latency. */
+/* 8 * `width` dimensions, from d on, of what `n` queries sum of the values begin..end: one chain
+ * of multiply-adds for each query and 8 dimensions, several of which hide each other's latency.
+ * The chains go on where the values before `begin` left them in `out`. */
 static inline __attribute__((always_inline)) void
-attend_values(int n, int width, const nyb_attend_args *a, size_t d, const float *p, float *out) {
+attend_values(int n, int width, const nyb_attend_args *a, size_t begin, size_t end, size_t d,
+              const uint16_t *ahead, const float *p, float *out) {
     nyb_v8 sum[NYB_QUERIES][4];
     for (int j = 0; j < n; j++)
         for (int b = 0; b < width; b++)
-            sum[j][b] = v8_set(0);
-    for (size_t i = a->first; i < a->end; i++)
+            sum[j][b] = v8_load(out + (size_t)j * a->out_stride + d + (size_t)(NYB_LANES * b));
+    for (size_t i = begin; i < end; i++) {
+        if (width == 4)
+            nyb_fetch_line(ahead, d + i - begin);
         for (int b = 0; b < width; b++) {
             const size_t at = i * a->head_dim + d + (size_t)(NYB_LANES * b);
             const nyb_v8 value = v8_load_half(a->v + at);
             for (int j = 0; j < n; j++)
                 sum[j][b] = v8_fma(v8_set(p[(size_t)j * NYB_PAGE + i]), value, sum[j][b]);
         }
+    }
     for (int j = 0; j < n; j++)
         for (int b = 0; b < width; b++)
-            v8_store(out + (size_t)j * a->out_stride + d + (size_t)(NYB_LANES * b),
-                     v8_flush(sum[j][b]));
+            v8_store(out + (size_t)j * a->out_stride + d + (size_t)(NYB_LANES * b), sum[j][b]);
 }
 
 static inline __attribute__((always_inline)) void attend_group(int n, const nyb_attend_args *a,
@@ -274,10 +292,13 @@ static inline __attribute__((always_inline)) void attend_group(int n, const nyb_
     for (int j = 0; j < n; j++)
         max[j] = v8_set(-INFINITY);
     size_t t = first_tile;
-    for (; t + NYB_TILES <= end_tile; t += NYB_TILES)
-        attend_tiles(n, NYB_TILES, a, q, t, scores, max);
+    for (; t + NYB_TILES <= end_tile; t += NYB_TILES) {
+        const uint16_t *more = a->k + (t + NYB_TILES) * NYB_LANES * a->head_dim;
+        const uint16_t *ahead = t + NYB_TILES < end_tile ? more : a->v + a->first * a->head_dim;
+        attend_tiles(n, NYB_TILES, a, q, t, ahead, scores, max);
+    }
     for (; t < end_tile; t++)
-        attend_tiles(n, 1, a, q, t, scores, max);
+        attend_tiles(n, 1, a, q, t, NULL, scores, max);
     for (int j = 0; j < n; j++) {
         float *mine = scores + (size_t)j * NYB_PAGE + first_tile * NYB_LANES;
         float *stats = out + (size_t)j * a->out_stride + a->head_dim;
@@ -286,11 +307,23 @@ static inline __attribute__((always_inline)) void attend_group(int n, const nyb_
                                           &stats[1]};
         NYB_KERNEL(softmax)(&softmax);
     }
-    size_t d = 0;
-    for (; d + 4 * NYB_LANES <= a->head_dim; d += 4 * NYB_LANES)
-        attend_values(n, 4, a, d, scores, out);
-    for (; d < a->head_dim; d += NYB_LANES)
-        attend_values(n, 1, a, d, scores, out);
+    for (int j = 0; j < n; j++)
+        for (size_t d = 0; d < a->head_dim; d += NYB_LANES)
+            v8_store(out + (size_t)j * a->out_stride + d, v8_set(0));
+    for (size_t i = a->first; i < a->end; i += NYB_GROUP) {
+        const size_t next = i + NYB_GROUP, end = next < a->end ? next : a->end;
+        const uint16_t *ahead = next < a->end ? a->v + next * a->head_dim : a->next;
+        size_t d = 0;
+        for (; d + 4 * NYB_LANES <= a->head_dim; d += 4 * NYB_LANES)
+            attend_values(n, 4, a, i, end, d, ahead, scores, out);
+        for (; d < a->head_dim; d += NYB_LANES)
+            attend_values(n, 1, a, i, end, d, ahead, scores, out);
+    }
+    for (int j = 0; j < n; j++)
+        for (size_t d = 0; d < a->head_dim; d += NYB_LANES) {
+            float *at = out + (size_t)j * a->out_stride + d;
+            v8_store(at, v8_flush(v8_load(at)));
+        }
 }
 
 void NYB_KERNEL(attend_f16)(const nyb_attend_args *a) {

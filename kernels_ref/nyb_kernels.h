@@ -97,24 +97,20 @@ const nyb_layout *nyb_layout_of(uint32_t format);
 
 /* -- Operations --------------------------------------------------------------------------- */
 
-/* y[n] = sum_k w[n][k] * x[k], one token. y has room for n_tiles * 8 floats; flushed.
- *
- * Decode reads each weight once, so memory is its limit, and the reads of one thread form one
- * stream across matrices: a kernel may prefetch beyond w's end at `next`, where the thread will
- * read after it. */
+/* y[n] = sum_k w[n][k] * x[k], one token. y has room for n_tiles * 8 floats; flushed. Decode reads
+ * each weight once, so memory is its limit. */
 typedef struct nyb_gemv_args {
     size_t n_tiles;   /* tile rows: N / 8 */
     size_t n_blocks;  /* K / 32 */
     const uint8_t *w; /* n_tiles * n_blocks tiles */
-    const uint8_t *next;
-    const nyb_q8 *x; /* (n_blocks,) */
-    float *y;        /* (n_tiles * 8,) */
+    const nyb_q8 *x;  /* (n_blocks,) */
+    float *y;         /* (n_tiles * 8,) */
 } nyb_gemv_args;
 
 /* The same for the output head, whose input has 16 bits. */
 typedef struct nyb_gemv16_args {
     size_t n_tiles, n_blocks;
-    const uint8_t *w, *next;
+    const uint8_t *w;
     const nyb_q16 *x; /* (n_blocks,) */
     float *y;
 } nyb_gemv16_args;
@@ -206,14 +202,15 @@ typedef struct nyb_append_args {
  * Each query's partial result is D floats of out (flushed), then max, then the sum of the
  * exponentials: `combine` joins those of several pages. */
 typedef struct nyb_attend_args {
-    size_t head_dim;   /* D, a multiple of 8 */
-    size_t n_queries;  /* heads that share this KV head */
-    size_t first, end; /* positions attended to, 0 <= first < end <= 128 */
-    const float *q;    /* (n_queries, D), rotated and scaled */
-    const uint16_t *k; /* halves, (16 tiles, D, 8 positions) */
-    const uint16_t *v; /* halves, (128 positions, D) */
-    float *scores;     /* scratch, (n_queries, 128) */
-    float *out;        /* (n_queries, out_stride), out_stride >= D + 2 */
+    size_t head_dim;      /* D, a multiple of 8 */
+    size_t n_queries;     /* heads that share this KV head */
+    size_t first, end;    /* positions attended to, 0 <= first < end <= 128 */
+    const float *q;       /* (n_queries, D), rotated and scaled */
+    const uint16_t *k;    /* halves, (16 tiles, D, 8 positions) */
+    const uint16_t *v;    /* halves, (128 positions, D) */
+    const uint16_t *next; /* where the thread will read afterwards: a kernel may prefetch there */
+    float *scores;        /* scratch, (n_queries, 128) */
+    float *out;           /* (n_queries, out_stride), out_stride >= D + 2 */
     size_t out_stride;
 } nyb_attend_args;
 

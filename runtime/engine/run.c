@@ -128,29 +128,11 @@ static void embed(const worker *w, const nyb_step *step) {
              .out = row_of(w, step->out, t));
 }
 
-static int is_matrix(const nyb_step *step) {
-    return step->op == NYB_STEP_MATMUL || step->op == NYB_STEP_MATMUL16;
-}
-
 /* This thread's tile rows of a matrix, as bytes. */
 static const uint8_t *tiles_at(const worker *w, const nyb_step *step, uint64_t tile) {
     const uint64_t row_bytes =
         step->cols / NYB_BLOCK * (uint64_t)nyb_layout_of(step->format)->tile_bytes;
     return weights_of(w, step) + tile * row_bytes;
-}
-
-/* Where this thread will read weights after this matrix: in the next one that it has a share of,
- * or in the next token's first. So its reads are one stream that can be prefetched without a
- * gap, across every phase. */
-static const uint8_t *read_next(const worker *w, const nyb_step *step) {
-    const nyb_step *first = w->bound->program->steps, *end = first + w->bound->program->n_steps;
-    for (uint32_t i = 1; i < w->bound->program->n_steps; i++) {
-        const nyb_step *next = step + i < end ? step + i : first + (step + i - end);
-        const range tiles = is_matrix(next) ? tile_share(w, next) : (range){0, 0};
-        if (tiles.begin < tiles.end)
-            return tiles_at(w, next, tiles.begin);
-    }
-    return NULL;
 }
 
 static void matmul(const worker *w, const nyb_step *step) {
@@ -162,7 +144,7 @@ static void matmul(const worker *w, const nyb_step *step) {
         return;
     if (w->rows == 1) {
         CALL(w, gemv, step->format, .n_tiles = tiles.end - tiles.begin, .n_blocks = n_blocks,
-             .w = weights, .next = read_next(w, step), .x = row_of(w, step->in, 0), .y = y);
+             .w = weights, .x = row_of(w, step->in, 0), .y = y);
         return;
     }
     const nyb_buffer *buffers = w->bound->program->buffers;
@@ -178,7 +160,7 @@ static void matmul16(const worker *w, const nyb_step *step) {
     for (uint64_t row = 0; row < w->rows; row++)
         CALL(w, gemv16, step->format, .n_tiles = tiles.end - tiles.begin,
              .n_blocks = step->cols / NYB_BLOCK, .w = tiles_at(w, step, tiles.begin),
-             .next = row + 1 < w->rows ? NULL : read_next(w, step), .x = row_of(w, step->in, row),
+             .x = row_of(w, step->in, row),
              .y = (float *)row_of(w, step->out, row) + tiles.begin * NYB_TILE_ROWS);
 }
 
@@ -256,14 +238,15 @@ static const float *queries(const head *h, uint64_t row) {
     return out;
 }
 
-/* The group's attention to one page: query i's part goes to parts + i * stride. */
+/* The group's attention to one page, before the keys at `next` are read: query i's part goes to
+ * parts + i * stride. */
 static void attend_page(const head *h, const float *q, const nyb_token *token, uint64_t page,
-                        float *parts, uint64_t stride) {
+                        const uint16_t *next, float *parts, uint64_t stride) {
     const uint64_t behind = token->position - page * NYB_PAGE + 1;
     CALL(h->w, attend, NYB_F16, .head_dim = h->a->head_dim, .n_queries = h->group, .first = 0,
          .end = behind < NYB_PAGE ? behind : NYB_PAGE, .q = q, .k = keys_of(h, token->pages[page]),
-         .v = values_of(h, token->pages[page]), .scores = h->w->bound->scratch[h->w->thread].scores,
-         .out = parts, .out_stride = stride);
+         .v = values_of(h, token->pages[page]), .next = next,
+         .scores = h->w->bound->scratch[h->w->thread].scores, .out = parts, .out_stride = stride);
 }
 
 /* A single token: the units are (KV head, page), so that a long context feeds every thread. The
@@ -275,12 +258,17 @@ static void attend_single(const worker *w, const nyb_step *step) {
     const uint64_t part = nyb_part_stride(a->head_dim);
     const uint64_t stride = w->bound->limits.max_pages * part;
     const range units = share(w, a->kv_heads * n_pages);
+    const float *q = NULL;
     for (uint64_t u = units.begin; u < units.end; u++) {
         const head h = head_of(w, step, u / n_pages);
         const uint64_t page = u % n_pages;
+        if (!q || page == 0)
+            q = queries(&h, 0);
         if (page == n_pages - 1)
             append(&h, 0);
-        attend_page(&h, queries(&h, 0), token, page,
+        const uint64_t following = u + 1 < units.end ? u + 1 : u;
+        const head next = head_of(w, step, following / n_pages);
+        attend_page(&h, q, token, page, keys_of(&next, token->pages[following % n_pages]),
                     w->bound->parts + h.kv_head * h.group * stride + page * part, stride);
     }
 }
@@ -298,8 +286,11 @@ static void attend_several(const worker *w, const nyb_step *step) {
         const nyb_token *token = &w->bound->tokens[row];
         const uint64_t n_pages = token->position / NYB_PAGE + 1;
         const float *q = queries(&h, row);
-        for (uint64_t page = 0; page < n_pages; page++)
-            attend_page(&h, q, token, page, parts + page * part, stride);
+        for (uint64_t page = 0; page < n_pages; page++) {
+            const uint64_t next = page + 1 < n_pages ? page + 1 : 0;
+            attend_page(&h, q, token, page, keys_of(&h, token->pages[next]), parts + page * part,
+                        stride);
+        }
         float *out = (float *)row_of(w, a->out, row) + h.kv_head * h.group * a->head_dim;
         for (uint64_t i = 0; i < h.group; i++)
             join(w, a, parts + i * stride, n_pages, part, out + i * a->head_dim);

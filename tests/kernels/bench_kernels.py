@@ -70,8 +70,7 @@ def bench_gemv_of(benchmark, name, n, k):
     y = np.zeros(len(w) * ROWS, np.float32)
     copies = [w.copy() for _ in range(-(-COLD_BYTES // w.nbytes))]
     calls = [
-        prepared(name, n_tiles=len(w), n_blocks=k // BLOCK, w=this, next=after, x=x, y=y)
-        for this, after in zip(copies, copies[1:] + copies[:1], strict=True)
+        prepared(name, n_tiles=len(w), n_blocks=k // BLOCK, w=this, x=x, y=y) for this in copies
     ]
     measure(benchmark, name, w.nbytes, cold(calls), n * k)
 

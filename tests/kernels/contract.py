@@ -28,8 +28,8 @@ TINY = np.float32(2.0**-40)
 SIZE, POINTER, FLOAT, U64 = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_float, ctypes.c_uint64
 FIELDS = {
     "gemv": [
-        *[("n_tiles", SIZE), ("n_blocks", SIZE), ("w", POINTER), ("next", POINTER)],
-        *[("x", POINTER), ("y", POINTER)],
+        *[("n_tiles", SIZE), ("n_blocks", SIZE)],
+        *[("w", POINTER), ("x", POINTER), ("y", POINTER)],
     ],
     "gemm": [
         *[(n, SIZE) for n in ("n_tiles", "n_blocks", "n_tokens")],
@@ -54,7 +54,7 @@ FIELDS = {
     ],
     "attend": [
         *[(n, SIZE) for n in ("head_dim", "n_queries", "first", "end")],
-        *[(n, POINTER) for n in ("q", "k", "v", "scores", "out")],
+        *[(n, POINTER) for n in ("q", "k", "v", "next", "scores", "out")],
         ("out_stride", SIZE),
     ],
     "combine": [
@@ -98,8 +98,8 @@ def prepared(
     """The call with these arguments, to be made as often as one likes: a benchmark's inner
     loop. `caller`, if given, is called with the addresses of the function and its arguments."""
     struct = STRUCTS[op_of(name)]()
-    if op_of(name) in ("gemv", "gemv16"):
-        args.setdefault("next", args["w"])
+    if op_of(name) == "attend":
+        args.setdefault("next", args["k"])
     assert set(args) == {field for field, _ in struct._fields_}
     for field, kind in struct._fields_:
         value = args[field]

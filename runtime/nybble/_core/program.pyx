@@ -17,11 +17,13 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from posix.mman cimport (
+    MADV_HUGEPAGE,
     MAP_ANONYMOUS,
     MAP_FAILED,
     MAP_PRIVATE,
     PROT_READ,
     PROT_WRITE,
+    madvise,
     mmap,
     munmap,
 )
@@ -58,11 +60,15 @@ import math
 from nybble._core.native import formats as packable
 from nybble.errors import BudgetError, FormatError
 
+cdef enum:
+    HUGE_PAGE = 2 * 1024 * 1024
+
 cdef float TINY = 2.0 ** -40        # docs/arithmetic.md, "Flush"
 
 
 cdef class Arena:
-    """`nbytes` of zeroed memory. Pages that are never touched cost nothing.
+    """`nbytes` of zeroed memory. What is never touched costs nothing, but the system is asked for
+    pages of 2 MiB: with those of 4 KiB, looking up addresses costs a token 5 to 15 % of its time.
 
     purpose : what the memory is for, for BudgetError's text if there is not as much
     """
@@ -74,6 +80,8 @@ cdef class Arena:
         if p is MAP_FAILED:
             raise BudgetError(f"{purpose}: {nbytes / 2**20:,.1f} MiB, and the system does not give "
                               "that much; try a smaller context or a smaller model")
+        if nbytes >= HUGE_PAGE:
+            madvise(p, nbytes, MADV_HUGEPAGE)  # a wish: where it is not granted, nothing changes
         self.data = <uint8_t *>p
         self.nbytes = nbytes
 
