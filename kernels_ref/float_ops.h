@@ -192,9 +192,14 @@ void NYB_KERNEL(softmax)(const nyb_softmax_args *a) {
 #define NYB_QUERIES 4
 #define NYB_TILES   4
 
-/* Keys, then values are read NYB_TILES tiles, that is 32 positions, at a time: 64 * D bytes, or D
- * cache lines, of either. While one such group is worked on, the next one is fetched, a line in
- * each of D turns: all at once would stand in the way of the reads at hand. */
+/* Sums that stay in registers beside what they add up; a level with more registers says so. */
+#ifndef NYB_SUMS
+#define NYB_SUMS 8
+#endif
+
+/* While one group of 4 tiles, that is 32 positions, is worked on, the next one is fetched, first
+ * of keys, then of values. Either is 64 * D bytes: a cache line in each of D turns. All at once
+ * would stand in the way of the reads at hand. */
 #define NYB_GROUP      (NYB_TILES * NYB_LANES)
 #define NYB_CACHE_LINE 64
 
@@ -203,7 +208,7 @@ static inline __attribute__((always_inline)) void nyb_fetch_line(const uint16_t 
 }
 
 /* The dimensions that are m modulo 4 of the scores of `n` queries with `tiles` tiles of 8 keys,
- * while a quarter of the group at `ahead` is fetched. */
+ * while as many tiles at `ahead` are fetched, in as many of the four m. */
 static inline __attribute__((always_inline)) void
 attend_partial(int n, int tiles, size_t m, size_t head_dim, const float *q, const uint16_t *k,
                const uint16_t *ahead, nyb_v8 sum[NYB_QUERIES][NYB_TILES]) {
@@ -211,7 +216,7 @@ attend_partial(int n, int tiles, size_t m, size_t head_dim, const float *q, cons
         for (int t = 0; t < tiles; t++)
             sum[j][t] = v8_set(0);
     for (size_t d = m; d < head_dim; d += 4) {
-        if (ahead)
+        if (m < (size_t)tiles)
             nyb_fetch_line(ahead, (m * head_dim + d) / 4);
         for (int t = 0; t < tiles; t++) {
             const nyb_v8 key = v8_load_half(k + ((size_t)t * head_dim + d) * NYB_LANES);
@@ -240,12 +245,16 @@ attend_scores(int n, int tiles, size_t head_dim, const float *q, const uint16_t 
             scores[j][t] = v8_add(scores[j][t], v8_add(s0[j][t], s1[j][t]));
 }
 
-/* Scores of `tiles` tiles from tile `t` on, kept in scratch, and their maxima. */
+/* Scores of `tiles` tiles from tile `t` of `end_tile` on, kept in scratch, and their maxima. */
 static inline __attribute__((always_inline)) void
-attend_tiles(int n, int tiles, const nyb_attend_args *a, const float *q, size_t t,
-             const uint16_t *ahead, float *scores, nyb_v8 max[NYB_QUERIES]) {
+attend_tiles(int n, int tiles, const nyb_attend_args *a, const float *q, size_t t, size_t end_tile,
+             float *scores, nyb_v8 max[NYB_QUERIES]) {
     nyb_v8 found[NYB_QUERIES][NYB_TILES];
-    attend_scores(n, tiles, a->head_dim, q, a->k + t * NYB_LANES * a->head_dim, ahead, found);
+    const size_t tile = NYB_LANES * a->head_dim, ahead = t + NYB_TILES;
+    attend_scores(n, tiles, a->head_dim, q, a->k + t * tile,
+                  ahead < end_tile ? a->k + ahead * tile
+                                   : a->v + a->first * a->head_dim + (ahead - end_tile) * tile,
+                  found);
     for (int i = 0; i < tiles; i++) {
         const int at = (int)((t + (size_t)i) * NYB_LANES);
         for (int j = 0; j < n; j++) {
@@ -292,13 +301,11 @@ static inline __attribute__((always_inline)) void attend_group(int n, const nyb_
     for (int j = 0; j < n; j++)
         max[j] = v8_set(-INFINITY);
     size_t t = first_tile;
-    for (; t + NYB_TILES <= end_tile; t += NYB_TILES) {
-        const uint16_t *more = a->k + (t + NYB_TILES) * NYB_LANES * a->head_dim;
-        const uint16_t *ahead = t + NYB_TILES < end_tile ? more : a->v + a->first * a->head_dim;
-        attend_tiles(n, NYB_TILES, a, q, t, ahead, scores, max);
-    }
+    const int tiles = NYB_SUMS / n < NYB_TILES ? 2 : NYB_TILES;
+    for (; t + (size_t)tiles <= end_tile; t += (size_t)tiles)
+        attend_tiles(n, tiles, a, q, t, end_tile, scores, max);
     for (; t < end_tile; t++)
-        attend_tiles(n, 1, a, q, t, NULL, scores, max);
+        attend_tiles(n, 1, a, q, t, end_tile, scores, max);
     for (int j = 0; j < n; j++) {
         float *mine = scores + (size_t)j * NYB_PAGE + first_tile * NYB_LANES;
         float *stats = out + (size_t)j * a->out_stride + a->head_dim;

@@ -5,4 +5,5 @@
 #include "lanes.h"
 
 #define NYB_LEVEL avx512vnni
+#define NYB_SUMS  16
 #include "float_ops.h"
