@@ -63,11 +63,15 @@ def test_a_turn_is_what_the_process_prints(driver, tmp_path):
 
 
 def test_a_peer_is_given_the_plan(driver):
-    form = Form("Q4_0 repacked", 2, repack=True)
+    form = Form("Q4_0", 2, pure=True, options=("repacked", "no flash"))
+    assert form.name == "Q4_0 pure repacked no flash"
     peer = measure.peer_side("fake", driver, Path("m.gguf"), form, PLAN)
-    assert peer.command == (str(driver), "bench", "m.gguf", "2", "1", "512", "64", "0", "2048")
+    start = (str(driver), "bench", "m.gguf", "2")
+    assert peer.command == (*start, "repacked,no flash", "512", "64", "0", "2048")
     assert not peer.is_file
-    assert measure.peer_side("fake", driver, Path("m"), Form("file"), PLAN).is_file
+    plain = measure.peer_side("fake", driver, Path("m.gguf"), Form("file"), PLAN)
+    assert plain.command == (*start, "defaults", "512", "64", "0", "2048")
+    assert plain.is_file
 
 
 def test_nybble_takes_a_turn_by_its_own_bench(tmp_path):
@@ -156,6 +160,7 @@ def test_the_fastest_forms_are_those_of_prefill_and_of_decode():
     }
     assert measure.fastest(turns) == [fast, filler]
     assert measure.fastest({slow: [Turn((10, 10))]}) == [slow]
+    assert measure.fastest({}) == []
 
 
 def test_conditions_are_nybbles_and_leave_out_a_barrier_that_was_not_met():
@@ -170,20 +175,27 @@ def test_conditions_are_nybbles_and_leave_out_a_barrier_that_was_not_met():
 
 
 def test_compare_measures_a_peer_in_its_best_forms(driver, tmp_path, monkeypatch):
-    """Three forms: one cannot be made, one is slow, one is fast and goes on to the rounds."""
+    """One form cannot be made, one fails in its trial, one is slow, one is fast and goes on."""
     peer = Peer(
         name="fake",
         package="fake-python",
         version="1",
         sha256="",
         tree="",
-        forms=(Form("file"), Form("no", 13), Form("slow", 2), Form("fast", 2, pure=True)),
+        forms=(
+            Form("file"),
+            Form("no", 13),
+            Form("crashing", 3),
+            Form("slow", 2),
+            Form("fast", 2, pure=True),
+        ),
     )
     trial = said(10, 10)
     model = tmp_path / "m.gguf"
-    model.write_text(trial * 2 + said(10, 10, 10) * 3)
-    (tmp_path / "m.2-0").write_text(trial * 2)
-    (tmp_path / "m.2-1").write_text(said(20, 20) * 2 + said(20, 25, 5) * 3)
+    model.write_text(trial * 3 + said(10, 10, 10) * 3)
+    (tmp_path / "m.2-0").write_text(trial * 3)
+    (tmp_path / "m.2-1").write_text(said(20, 20) * 3 + said(20, 25, 5) * 3)
+    (tmp_path / "m.3-0").write_text(trial + "!crashed\n")
     own_model = tmp_path / "own.gguf"
     nybble = {"prefill_tok_s": 30, "decode_tok_s": [40, 50]}
     own_turn = {
@@ -201,10 +213,11 @@ def test_compare_measures_a_peer_in_its_best_forms(driver, tmp_path, monkeypatch
 
     heard = []
     got = peers.compare("m", model, {peer: driver}, PLAN, 3, tmp_path / "cache", heard.append)
-    assert [(f["side"], f["form"]) for f in got["failed"]] == [("fake", "no")]
+    assert [f["form"] for f in got["failed"]] == ["no", "crashing"]
+    assert "crashed" in got["failed"][1]["why"]
     assert "cannot be quantized" in (tmp_path / "cache/models/quantize.log").read_text()
     sides = {(row["side"], row["form"], row["is_file"]) for row in got["rows"]}
-    assert sides == {("nybble", "file", True), ("fake", "file", True), ("fake", "fast", False)}
+    assert sides == {("nybble", "file", True), ("fake", "file", True), ("fake", "fast pure", False)}
     assert [round(s["nybble_is"], 3) for s in got["strongest"]] == [3, 1.5, 4, 1.6, 5, 10]
     assert got["conditions"] == {"read_gb_s": [100] * 3, "barrier_us": [0.25] * 3}
     assert json.loads(json.dumps(got)) == got
@@ -220,7 +233,7 @@ def test_compare_measures_a_peer_in_its_best_forms(driver, tmp_path, monkeypatch
     assert "plain read 100.00 GB/s" in lines
     assert "barrier 0.25 us" in lines
     assert "not measured: fake, no" in lines
-    assert "nybble is 1.60 times the strongest peer in its best form: fake, fast" in lines
+    assert "nybble is 1.60 times the strongest peer in its best form: fake, fast pure" in lines
 
 
 # -- builds ---------------------------------------------------------------------------------------
@@ -308,9 +321,11 @@ API = """
 typedef int32_t llama_token;
 enum ggml_log_level { GGML_LOG_LEVEL_ERROR };
 enum llama_ftype { LLAMA_FTYPE_NONE };
-struct llama_model_params { bool repack_tensors, use_mmap; };
+enum llama_flash_attn_type { LLAMA_FLASH_ATTN_TYPE_DISABLED, LLAMA_FLASH_ATTN_TYPE_AUTO };
+struct llama_model_params { bool repack_tensors, merge_qkv, use_mmap; };
 struct llama_context_params { uint32_t n_ctx, n_batch, n_ubatch, n_threads, n_threads_batch;
-                              bool swa_full; };
+                              bool swa_full, flash_attn;
+                              enum llama_flash_attn_type flash_attn_type; };
 typedef struct { enum llama_ftype ftype; bool pure, allow_requantize; } llama_model_quantize_params;
 struct llama_batch { llama_token *token; int n, position; };
 struct llama_model; struct llama_context; struct llama_vocab;
@@ -321,10 +336,11 @@ static void llama_log_set(void (*f)(enum ggml_log_level, const char *, void *), 
 }
 static void llama_backend_init(void) {}
 static struct llama_model_params llama_model_default_params(void) {
-    return (struct llama_model_params){false, true};
+    return (struct llama_model_params){.use_mmap = true};
 }
 static struct llama_context_params llama_context_default_params(void) {
-    return (struct llama_context_params){.swa_full = true};
+    return (struct llama_context_params){
+        .swa_full = true, .flash_attn = true, .flash_attn_type = LLAMA_FLASH_ATTN_TYPE_AUTO};
 }
 static llama_model_quantize_params llama_model_quantize_default_params(void) {
     return (llama_model_quantize_params){0};
@@ -336,13 +352,15 @@ static int llama_model_quantize(const char *in, const char *out,
 }
 static struct llama_model *llama_model_load_from_file(const char *path,
                                                       struct llama_model_params p) {
-    fprintf(stderr, "%s repack %d mmap %d\\n", path, p.repack_tensors, p.use_mmap);
+    fprintf(stderr, "%s repack %d merge %d mmap %d\\n", path, p.repack_tensors, p.merge_qkv,
+            p.use_mmap);
     return (struct llama_model *)1;
 }
 static struct llama_context *llama_init_from_model(struct llama_model *m,
                                                    struct llama_context_params p) {
     (void)m;
-    fprintf(stderr, "context %u batch %u threads %u\\n", p.n_ctx, p.n_ubatch, p.n_threads);
+    fprintf(stderr, "context %u batch %u threads %u flash %d %d\\n", p.n_ctx, p.n_ubatch,
+            p.n_threads, p.flash_attn, p.flash_attn_type);
     return (struct llama_context *)1;
 }
 static const struct llama_vocab *llama_model_get_vocab(struct llama_model *m) {
@@ -378,22 +396,48 @@ static struct llama_batch llama_batch_get_one(llama_token *t, int n) {
 """
 
 
-@pytest.mark.parametrize("define", [[], ["-DPEER_IK=1"]], ids=["llama.cpp", "ik_llama.cpp"])
-def test_the_driver_feeds_prompts_and_replies_at_their_depths(tmp_path, define):
+# What the peer is asked for: by default, with everything; flash_attn is ik_llama.cpp's name for
+# it, flash_attn_type llama.cpp's, whose 1 is "auto".
+ASKED = {
+    "llama.cpp": (
+        [],
+        ("repack 0 merge 0 mmap 1", "flash 1 1"),
+        ("repack 0 merge 0 mmap 1", "flash 1 0"),
+    ),
+    "ik_llama.cpp": (
+        ["-DPEER_IK=1"],
+        ("repack 0 merge 0 mmap 1", "flash 1 1"),
+        ("repack 1 merge 1 mmap 0", "flash 0 1"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_the_driver_feeds_prompts_and_replies_at_their_depths(tmp_path, name):
+    define, by_default, with_everything = ASKED[name]
     (tmp_path / "llama.h").write_text(API)
     program = tmp_path / "driver"
     flags = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined"]
     subprocess.run(
         ["cc", *flags, *define, f"-I{tmp_path}", str(build.DRIVER), "-o", str(program)], check=True
     )
-    arguments = ["bench", "m.gguf", "2", "1", "600", "2", "0", "600", "900"]
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=True)
+
+    def bench(options):
+        arguments = ["bench", "m.gguf", "2", options, "600", "2", "0", "600", "900"]
+        return subprocess.run([program, *arguments], capture_output=True, text=True, check=True)
+
+    for options, want in (
+        ("defaults", by_default),
+        ("repacked,merged,no flash", with_everything),
+    ):
+        loading, context = bench(options).stderr.splitlines()[:2]
+        assert loading == f"m.gguf {want[0]}"
+        assert context == f"context 1024 batch 512 threads 2 {want[1]}"
+    done = bench("defaults")
     got = json.loads(done.stdout)
     assert got["prefill_tok_s"] > 0
     assert len(got["decode_tok_s"]) == 3
-    first, context, *fed = done.stderr.splitlines()
-    assert first == f"m.gguf repack {int(bool(define))} mmap {int(not define)}"
-    assert context == "context 1024 batch 512 threads 2"
+    fed = done.stderr.splitlines()[2:]
     # token 2 is the first of the largest logits; 512 * 7919 % 5 is 3, 602 * 7919 % 5 is 3
     assert fed == [
         *("at 0: 1 from 0", "at 1: 1 from 2"),  # warm

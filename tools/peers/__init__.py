@@ -15,9 +15,9 @@ from typing import Any
 
 from tools.peers import measure
 from tools.peers.build import BuildError, Form, Peer, Say, digest, quantize
-from tools.peers.measure import MeasureError, Plan, Side
+from tools.peers.measure import MeasureError, Plan, Side, Turn
 
-TRIALS = 2  # turns in which forms of one peer compete
+TRIALS = 3  # turns of each form in which those of one peer compete
 
 
 def compare(
@@ -62,22 +62,32 @@ def best_sides(
     trial = plan._replace(depths=(plan.prompt,), gen=min(plan.gen, 32))
     found: list[Side] = []
     for is_file in (True, False):
-        turns: dict[Side, list[measure.Turn]] = {}
         forms: dict[Side, tuple[Form, Path]] = {}
+        turns: dict[Side, list[Turn]] = {}
+
+        def leave_out(form: Form, error: Exception) -> None:
+            failed.append({"side": peer.name, "form": form.name, "why": str(error)})
+            say(f"not measured: {error}")
+
         for form in (form for form in peer.forms if (form.ftype is None) == is_file):
             try:
                 file = form_of(model, peer, driver, form, cache, say)
                 side = measure.peer_side(peer.name, driver, file, form, trial)
-                turns |= measure.take_rounds([side], trial, TRIALS, lambda line: None)
-                forms[side] = form, file
-                say(f"trial: {side}: {max(t.rates for t in turns[side])}")
-            except (BuildError, MeasureError) as error:
-                failed.append({"side": peer.name, "form": form.name, "why": str(error)})
-                say(f"not measured: {error}")
-        if turns:
-            for side in measure.fastest(turns):
-                form, file = forms[side]
-                found.append(measure.peer_side(peer.name, driver, file, form, plan))
+                forms[side], turns[side] = (form, file), []
+            except BuildError as error:
+                leave_out(form, error)
+        for side in [*turns] * TRIALS:
+            if side in turns:
+                try:
+                    turns[side].append(measure.take_turn(side, trial))
+                except MeasureError as error:
+                    del turns[side]
+                    leave_out(forms[side][0], error)
+        for side, taken in turns.items():
+            say(f"trial: {side}: {' | '.join(str(turn.rates) for turn in taken)}")
+        for side in measure.fastest(turns):
+            form, file = forms[side]
+            found.append(measure.peer_side(peer.name, driver, file, form, plan))
     return found
 
 
@@ -88,5 +98,5 @@ def form_of(model: Path, peer: Peer, driver: Path, form: Form, cache: Path, say:
     kind = f"{form.ftype}{'-pure' if form.pure else ''}"
     out = cache / "models" / f"{digest(model)[:16]}-{peer.name}-{peer.version}-{kind}.gguf"
     if not out.exists():
-        say(f"{peer.name}: making {form.name} of {model.name}")
+        say(f"{peer.name}: making {form.type} of {model.name}")
     return quantize(driver, model, form, out, cache / "models" / "quantize.log")

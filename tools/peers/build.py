@@ -39,12 +39,23 @@ class BuildError(Exception):
 
 @dataclass(frozen=True)
 class Form:
-    """A way to give a peer a model: its quantizer's type and how it is loaded."""
+    """A way to give a peer a model: what its quantizer makes of it, and how it is loaded.
 
-    name: str
-    ftype: int | None = None  # number in its llama.h; None for the file as it is
-    pure: bool = False  # the head and the embedding in the same type too
-    repack: bool = False  # rows interleaved while loading, where that is an option
+    ftype   : number of the type in its llama.h; None for the file as it is
+    pure    : the head and the embedding in the same type too
+    options : what driver.c is asked for beside the defaults: "repacked" (rows interleaved while
+              loading), "merged" (q, k and v as one matrix), "no flash" (plain attention)
+    """
+
+    type: str
+    ftype: int | None = None
+    pure: bool = False
+    options: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return " ".join((self.type, *(["pure"] if self.pure else []), *self.options))
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,8 @@ class Peer:
 PEERS = {
     peer.name: peer
     for peer in (
-        # It interleaves Q4_0 and a few other types by itself when it loads them.
+        # It interleaves Q4_0 and a few other types by itself when it loads them. Flash attention,
+        # its default, has been seen to help its prefill and to slow its decode by a quarter.
         Peer(
             name="llama.cpp",
             package="llama-cpp-python",
@@ -78,9 +90,11 @@ PEERS = {
             tree="vendor/llama.cpp",
             forms=(
                 Form("file"),
-                Form("Q4_0", 2),
-                Form("Q4_0 pure", 2, pure=True),
-                Form("IQ4_NL pure", 25, pure=True),
+                Form("file", options=("no flash",)),
+                Form("Q4_0", 2, pure=True),
+                Form("Q4_0", 2, pure=True, options=("no flash",)),
+                Form("IQ4_NL", 25, pure=True),
+                Form("IQ4_NL", 25, pure=True, options=("no flash",)),
             ),
         ),
         # Its attention kernels for quantized caches take most of a build and are not used here.
@@ -92,11 +106,12 @@ PEERS = {
             tree="vendor/ik_llama.cpp",
             forms=(
                 Form("file"),
-                Form("file repacked", repack=True),
-                Form("Q4_0 repacked", 2, repack=True),
-                Form("Q4_0 pure", 2, pure=True),
-                Form("Q4_0 pure repacked", 2, pure=True, repack=True),
-                Form("IQ4_NL pure repacked", 25, pure=True, repack=True),
+                Form("file", options=("repacked",)),
+                Form("file", options=("merged",)),
+                Form("Q4_0", 2, pure=True),
+                Form("Q4_0", 2, pure=True, options=("repacked",)),
+                Form("Q4_0", 2, pure=True, options=("repacked", "merged")),
+                Form("IQ4_NL", 25, pure=True),
             ),
             cmake=("-DGGML_IQK_FA_ALL_QUANTS=OFF",),
             defines=("-DPEER_IK=1",),

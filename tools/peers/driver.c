@@ -2,7 +2,9 @@
  * A peer of llama.cpp's kind at work: quantizing a model, or timed at prompt and reply.
  *
  *   driver quantize IN OUT TYPE PURE      TYPE: a number of its enum llama_ftype
- *   driver bench MODEL THREADS REPACK PROMPT GEN DEPTH...
+ *   driver bench MODEL THREADS OPTIONS PROMPT GEN DEPTH...
+ *
+ * OPTIONS: "defaults", or some of "repacked", "merged", "no flash" with commas between.
  *
  * Built once for each peer against its llama.h; what differs between them is named below and
  * nothing else. What is timed is what `nybble bench` times: a prompt up to its first token, and
@@ -24,22 +26,27 @@ static void forget(struct llama_context *c) { llama_kv_cache_clear(c); }
 static struct llama_batch batch_of(llama_token *ids, int n, int position) {
     return llama_batch_get_one(ids, n, position, 0);
 }
-static void choose_loading(struct llama_model_params *p, bool repack) {
-    p->repack_tensors = repack;
-    p->use_mmap = !repack; /* a mapped file cannot be rewritten */
+static void choose_loading(struct llama_model_params *p, const char *options) {
+    p->repack_tensors = strstr(options, "repacked") != NULL;
+    p->merge_qkv = strstr(options, "merged") != NULL;
+    p->use_mmap = !p->repack_tensors; /* a mapped file cannot be rewritten */
 }
-static void choose_context(struct llama_context_params *p) { (void)p; }
+static void choose_context(struct llama_context_params *p, const char *options) {
+    p->flash_attn = strstr(options, "no flash") == NULL;
+}
 #else
 static void forget(struct llama_context *c) { llama_memory_clear(llama_get_memory(c), false); }
 static struct llama_batch batch_of(llama_token *ids, int n, int position) {
     (void)position; /* it counts by itself */
     return llama_batch_get_one(ids, n);
 }
-static void choose_loading(struct llama_model_params *p, bool repack) {
-    (void)p, (void)repack; /* it repacks what it can by itself */
+static void choose_loading(struct llama_model_params *p, const char *options) {
+    (void)p, (void)options; /* it repacks what it can by itself, and merges nothing */
 }
-static void choose_context(struct llama_context_params *p) {
+static void choose_context(struct llama_context_params *p, const char *options) {
     p->swa_full = false; /* sliding windows cost only what they hold */
+    if (strstr(options, "no flash"))
+        p->flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
 }
 #endif
 
@@ -120,7 +127,7 @@ static int bench(int n, char **args) {
     for (int i = 5; i < n; i++)
         longest = atoi(args[i]) > longest ? atoi(args[i]) : longest;
     struct llama_model_params mp = llama_model_default_params();
-    choose_loading(&mp, atoi(args[2]) != 0);
+    choose_loading(&mp, args[2]);
     struct llama_model *model = llama_model_load_from_file(args[0], mp);
     if (!model)
         fail("the model cannot be loaded");
@@ -128,7 +135,7 @@ static int bench(int n, char **args) {
     cp.n_ctx = (uint32_t)(longest + gen + 256) / 256 * 256;
     cp.n_batch = cp.n_ubatch = BATCH;
     cp.n_threads = cp.n_threads_batch = threads;
-    choose_context(&cp);
+    choose_context(&cp, args[2]);
     run r = {.context = llama_init_from_model(model, cp)};
     if (!r.context)
         fail("no context");
@@ -164,7 +171,7 @@ int main(int n, char **args) {
     if (n > 7 && !strcmp(args[1], "bench"))
         return bench(n - 2, args + 2);
     fputs("driver quantize IN OUT TYPE PURE\n"
-          "driver bench MODEL THREADS REPACK PROMPT GEN DEPTH...\n",
+          "driver bench MODEL THREADS OPTIONS PROMPT GEN DEPTH...\n",
           stderr);
     return 2;
 }

@@ -73,7 +73,8 @@ def nybble_side(model: str, plan: Plan) -> Side:
 
 def peer_side(name: str, driver: Path, model: Path, form: Form, plan: Plan) -> Side:
     """A peer's driver on a model that is in this form already."""
-    command = [str(driver), "bench", str(model), str(plan.threads), str(+form.repack)]
+    command = [str(driver), "bench", str(model), str(plan.threads)]
+    command += [",".join(form.options) or "defaults"]
     command += [str(n) for n in (plan.prompt, plan.gen, *plan.depths)]
     return Side(name, form.name, form.ftype is None, tuple(command))
 
@@ -116,12 +117,15 @@ def take_rounds(sides: Sequence[Side], plan: Plan, rounds: int, say: Say) -> dic
 
 def fastest(turns: dict[Side, list[Turn]]) -> list[Side]:
     """Of the sides of one peer on forms of one kind: the fastest at prefill and the fastest at
-    decode, by their best turns; often they are one."""
+    decode, by their best turns; often they are one, and none of none."""
 
     def best(side: Side, figures: slice) -> float:
         return max(sum(turn.rates[figures]) for turn in turns[side])
 
-    chosen = {max(turns, key=lambda side: best(side, at)) for at in (slice(0, 1), slice(1, None))}
+    if not turns:
+        return []
+    kinds = (slice(0, 1), slice(1, None))
+    chosen = {max(turns, key=lambda side, at=at: best(side, at)) for at in kinds}
     return [side for side in turns if side in chosen]
 
 
