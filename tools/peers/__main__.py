@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--prompt", type=positive, default=512, metavar="N", help="tokens (512)")
     p.add_argument("--gen", type=positive, default=64, metavar="N", help="tokens a reply (64)")
     p.add_argument("--runs", type=positive, default=5, metavar="N", help="rounds of all sides (5)")
-    p.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+    p.add_argument("--json", action="store_true", help="one JSON object; the tables are progress")
     p.add_argument("--build", action="store_true", help="build the peers and stop")
     p.add_argument(
         "--jobs", type=positive, default=os.cpu_count() or 1, metavar="N", help="compilers at once"
@@ -117,8 +117,9 @@ def main(arguments: list[str] | None = None) -> int:
                 results.append(
                     peers.compare(name, model, drivers, plan, args.runs, args.cache, say)
                 )
-                if not args.json:
-                    print("\n".join(report.table(facts, results[-1])), end="\n\n", flush=True)
+                lines = "\n".join(report.table(facts, results[-1]))
+                # With --json too, so that a run that is broken off has shown what it had.
+                print(lines, end="\n\n", file=sys.stderr if args.json else None, flush=True)
     except (build.BuildError, measure.MeasureError, NybbleError) as error:
         say(f"tools.peers: {error}")
         return 1
