@@ -4,7 +4,8 @@
  *   driver quantize IN OUT TYPE PURE      TYPE: a number of its enum llama_ftype
  *   driver bench MODEL THREADS OPTIONS PROMPT GEN DEPTH...
  *
- * OPTIONS: "defaults", or some of "repacked", "merged", "no flash" with commas between.
+ * OPTIONS: "defaults", or some of "repacked", "merged", "no flash" with commas between. At most 16
+ * depths.
  *
  * Built once for each peer against its llama.h; what differs between them is named below and
  * nothing else. What is timed is what `nybble bench` times: a prompt up to its first token, and
@@ -50,7 +51,7 @@ static void choose_context(struct llama_context_params *p, const char *options) 
 }
 #endif
 
-enum { BATCH = 512 };
+enum { BATCH = 512, MAX_DEPTHS = 16 };
 
 typedef struct run {
     struct llama_context *context;
@@ -123,9 +124,13 @@ static double tokens_per_second(run *r, int depth, int gen) {
 
 static int bench(int n, char **args) {
     const int threads = atoi(args[1]), prompt = atoi(args[3]), gen = atoi(args[4]);
-    int longest = prompt;
-    for (int i = 5; i < n; i++)
-        longest = atoi(args[i]) > longest ? atoi(args[i]) : longest;
+    int depth[MAX_DEPTHS], n_depths = 0, longest = prompt;
+    double rate[MAX_DEPTHS];
+    for (int i = 5; i < n; i++) {
+        depth[n_depths] = atoi(args[i]);
+        longest = depth[n_depths] > longest ? depth[n_depths] : longest;
+        n_depths++;
+    }
     struct llama_model_params mp = llama_model_default_params();
     choose_loading(&mp, args[2]);
     struct llama_model *model = llama_model_load_from_file(args[0], mp);
@@ -142,13 +147,21 @@ static int bench(int n, char **args) {
     r.vocab = llama_vocab_n_tokens(llama_model_get_vocab(model));
 
     tokens_per_second(&r, 0, 1); /* brings the weights in */
+    /* the prompt between the shallower depths and the others, which go on from it */
+    for (int i = 0; i < n_depths; i++)
+        if (depth[i] < prompt)
+            rate[i] = tokens_per_second(&r, depth[i], gen);
     forget(r.context);
     r.position = 0;
     const double start = seconds();
     fill(&r, prompt);
-    printf("{\"prefill_tok_s\": %.3f, \"decode_tok_s\": [", prompt / (seconds() - start));
-    for (int i = 5; i < n; i++)
-        printf("%s%.3f", i > 5 ? ", " : "", tokens_per_second(&r, atoi(args[i]), gen));
+    const double took = seconds() - start;
+    for (int i = 0; i < n_depths; i++)
+        if (depth[i] >= prompt)
+            rate[i] = tokens_per_second(&r, depth[i], gen);
+    printf("{\"prefill_tok_s\": %.3f, \"decode_tok_s\": [", prompt / took);
+    for (int i = 0; i < n_depths; i++)
+        printf("%s%.3f", i ? ", " : "", rate[i]);
     printf("]}\n");
     return 0;
 }
@@ -168,7 +181,7 @@ int main(int n, char **args) {
     llama_backend_init();
     if (n == 6 && !strcmp(args[1], "quantize"))
         return quantize(args + 2);
-    if (n > 7 && !strcmp(args[1], "bench"))
+    if (n > 7 && n <= 7 + MAX_DEPTHS && !strcmp(args[1], "bench"))
         return bench(n - 2, args + 2);
     fputs("driver quantize IN OUT TYPE PURE\n"
           "driver bench MODEL THREADS OPTIONS PROMPT GEN DEPTH...\n",

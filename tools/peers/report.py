@@ -53,7 +53,8 @@ def cpu_flags(cpuinfo: str) -> list[str]:
 
 def table(facts: dict[str, Any], result: dict[str, Any]) -> Iterator[str]:
     """The lines of one model's figures at one number of threads."""
-    yield f"{result['model']}, {result['threads']} threads, {facts['cpu']}"
+    threads = f"{result['threads']} thread{'s' if result['threads'] > 1 else ''}"
+    yield f"{result['model']}, {threads}, {facts['cpu']}"
     yield f"  {' '.join(facts['flags'])}"
     for name, side in facts["sides"].items():
         yield f"  {name} {side['version']}, {side['compiler']}"
