@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import tarfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -53,13 +54,31 @@ def test_a_turn_is_what_the_process_prints(driver, tmp_path):
     model = tmp_path / "m.gguf"
     model.write_text(said(1000, 100, 50) + "!no room\n" + "not JSON\n" + said(1000, 100))
     peer = measure.peer_side("fake", driver, model, Form("file"), PLAN)
-    assert measure.take_turn(peer, PLAN) == Turn((1000, 100, 50))
+    assert measure.take_turn(peer, PLAN).rates == (1000, 100, 50)
     with pytest.raises(measure.MeasureError, match=r"fake, file: .*exit status 3.*\n.*no room"):
         measure.take_turn(peer, PLAN)
     with pytest.raises(measure.MeasureError, match="not JSON"):
         measure.take_turn(peer, PLAN)
     with pytest.raises(measure.MeasureError, match="3 rates wanted"):
         measure.take_turn(peer, PLAN)
+
+
+def test_a_turn_tells_what_others_did_meanwhile():
+    """This process is none of the side's, so a thread of it that is busy is another's work; the
+    side's own work is not."""
+    busy = "import time; t = time.process_time()\nwhile time.process_time() - t < 0.6: pass\n"
+    answer = f"{busy}print({said(1, 2, 3)!r})"
+    alone = Side("a", "file", True, (sys.executable, "-c", answer))
+    done = threading.Event()
+    spinning = threading.Thread(target=lambda: [None for _ in iter(done.is_set, True)])
+    quiet = min(measure.take_turn(alone, PLAN).others_cpus for _ in range(3))
+    spinning.start()
+    try:
+        disturbed = measure.take_turn(alone, PLAN).others_cpus
+    finally:
+        done.set()
+        spinning.join()
+    assert disturbed > quiet + 0.3
 
 
 def test_a_peer_is_given_the_plan(driver):
@@ -95,7 +114,8 @@ def test_sides_run_in_turn(driver, tmp_path):
     heard = []
     turns = measure.take_rounds(sides, PLAN, 2, heard.append)
     assert [line.split(": ")[1] for line in heard] == ["a, file", "b, file"] * 2
-    assert turns == {side: [Turn((1, 2, 3)), Turn((4, 5, 6))] for side in sides}
+    for side in sides:
+        assert [turn.rates for turn in turns[side]] == [(1, 2, 3), (4, 5, 6)]
 
 
 # -- what turns say -------------------------------------------------------------------------------
@@ -168,7 +188,7 @@ def test_conditions_are_nybbles_and_leave_out_a_barrier_that_was_not_met():
         side("nybble"): [own((1, 1, 1), read=30, barrier=0), own((1, 1, 1), read=50, barrier=0)],
         side("a"): [Turn((1, 1, 1))],
     }
-    assert measure.conditions(turns) == {"read_gb_s": [30, 40, 50]}
+    assert measure.conditions(turns) == {"read_gb_s": [30, 40, 50], "others_cpus": [0, 0, 0]}
 
 
 # -- forms ----------------------------------------------------------------------------------------
@@ -219,7 +239,9 @@ def test_compare_measures_a_peer_in_its_best_forms(driver, tmp_path, monkeypatch
     sides = {(row["side"], row["form"], row["is_file"]) for row in got["rows"]}
     assert sides == {("nybble", "file", True), ("fake", "file", True), ("fake", "fast pure", False)}
     assert [round(s["nybble_is"], 3) for s in got["strongest"]] == [3, 1.5, 4, 1.6, 5, 10]
-    assert got["conditions"] == {"read_gb_s": [100] * 3, "barrier_us": [0.25] * 3}
+    assert got["conditions"]["read_gb_s"] == [100] * 3
+    assert got["conditions"]["barrier_us"] == [0.25] * 3
+    assert set(got["conditions"]) == {"read_gb_s", "barrier_us", "others_cpus"}
     assert json.loads(json.dumps(got)) == got
 
     facts = {
@@ -233,6 +255,7 @@ def test_compare_measures_a_peer_in_its_best_forms(driver, tmp_path, monkeypatch
     assert "plain read 100.00 GB/s" in lines
     assert "barrier 0.25 us" in lines
     assert "not measured: fake, no" in lines
+    assert "other programs kept " in lines
     assert "nybble is 1.60 times the strongest peer in its best form: fake, fast pure" in lines
 
 

@@ -8,11 +8,14 @@ gave in the same seconds.
 from __future__ import annotations
 
 import json
+import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import median
+from time import perf_counter
 from typing import Any, NamedTuple
 
 from tools.peers.build import Form
@@ -51,14 +54,15 @@ class Side(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """A side's figures of one turn, (1 + depths,) tokens a second; and what nybble tells of the
+    """A side's figures of one turn, (1 + depths,) tokens a second; what nybble tells of the
     machine: bytes that a token reads at each depth, plain read in GB/s, barrier in us (0 if one
-    thread worked)."""
+    thread worked); and how many CPUs other programs kept busy meanwhile, on the mean."""
 
     rates: tuple[float, ...]
     bytes_per_token: tuple[int, ...] = ()
     read_gb_s: float = 0.0
     barrier_us: float = 0.0
+    others_cpus: float = 0.0
 
 
 def nybble_side(model: str, plan: Plan) -> Side:
@@ -81,14 +85,29 @@ def peer_side(name: str, driver: Path, model: Path, form: Form, plan: Plan) -> S
 
 def take_turn(side: Side, plan: Plan) -> Turn:
     """Runs a side once."""
+    before = _cpu_seconds()
+    start = perf_counter()
     done = subprocess.run(side.command, capture_output=True, text=True, check=False)
+    others = (_cpu_seconds() - before) / (perf_counter() - start)
     try:
         if done.returncode != 0:
             raise ValueError(f"exit status {done.returncode}")
-        return parse(json.loads(done.stdout), plan)
+        # ticks of 10 ms can make it a little less than nothing
+        return parse(json.loads(done.stdout), plan)._replace(others_cpus=max(others, 0.0))
     except (ValueError, KeyError, TypeError, IndexError) as error:
         said = (done.stderr or done.stdout).strip()[-2000:]
         raise MeasureError(f"{side}: {error!r} of: {' '.join(side.command)}\n{said}") from error
+
+
+def _cpu_seconds() -> float:
+    """CPU seconds that the machine has spent on what is not a child of this process, as far as
+    /proc/stat tells. Time that a hypervisor took is not in it."""
+    user, nice, system, _, _, irq, softirq = (
+        int(ticks) for ticks in Path("/proc/stat").read_text().split(maxsplit=8)[1:8]
+    )
+    own = resource.getrusage(resource.RUSAGE_CHILDREN)
+    busy = (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+    return busy - own.ru_utime - own.ru_stime
 
 
 def parse(said: dict[str, Any], plan: Plan) -> Turn:
@@ -148,6 +167,7 @@ def summary(plan: Plan, turns: dict[Side, list[Turn]]) -> list[dict[str, Any]]:
                 "min": min(rates),
                 "max": max(rates),
                 "rounds": rates,
+                "others_cpus": [turn.others_cpus for turn in turns[side]],
             }
             if side.name != NYBBLE and ours is not None:
                 row["nybble_is"] = ours / middle[side]
@@ -186,12 +206,13 @@ def against_strongest(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def conditions(turns: dict[Side, list[Turn]]) -> dict[str, list[float]]:
-    """What the machine gave in the rounds: plain read in GB/s, barrier in us; [least, median,
-    most] of each."""
+    """What the machine gave in the rounds: plain read in GB/s and barrier in us, by nybble's turns;
+    CPUs that others kept busy, by all; [least, median, most] of each."""
+    every = [turn for side in turns for turn in turns[side]]
     own = [turn for side in turns if side.name == NYBBLE for turn in turns[side]]
     found = {}
-    for name in ("read_gb_s", "barrier_us"):
-        values = [getattr(turn, name) for turn in own]
-        if any(values):
+    for name, of in (("read_gb_s", own), ("barrier_us", own), ("others_cpus", every)):
+        values = [getattr(turn, name) for turn in of]
+        if any(values) or name == "others_cpus":
             found[name] = [min(values), median(values), max(values)]
     return found

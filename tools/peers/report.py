@@ -64,6 +64,8 @@ def table(facts: dict[str, Any], result: dict[str, Any]) -> Iterator[str]:
             yield f"  {what} {middle:.2f} {unit} ({least:.2f} to {most:.2f})"
     if result["threads"] > 1 and "barrier_us" not in result["conditions"]:
         yield "  barrier not measured: the machine was busy, and one thread worked alone"
+    least, middle, most = result["conditions"]["others_cpus"]
+    yield f"  other programs kept {middle:.2f} CPUs busy ({least:.2f} to {most:.2f})"
     for failed in result["failed"]:
         yield f"  not measured: {failed['side']}, {failed['form']}: {failed['why'].splitlines()[0]}"
     yield ""
