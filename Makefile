@@ -6,7 +6,7 @@ MODEL := smollm2-135m
 DEMO := .venv/demo
 DEV := .venv/dev
 
-ROOMS := $(wildcard runtime targets kernels_* tests)
+ROOMS := $(wildcard runtime targets kernels_* tests tools)
 # What a build depends on; the C files beside a .pyx are Cython's output.
 SOURCES := setup.py pyproject.toml $(shell find runtime $(wildcard targets kernels_*) -type f \
 	\( -name '*.h' -o -name '*.def' -o -name '*.py*' -o -name '*.c' \) \
@@ -16,7 +16,7 @@ C_FILES := $(shell find $(ROOMS) -type f \( -name '*.c' -o -name '*.h' -o -name 
 CYTHON_FILES := $(wildcard runtime/nybble/_core/*.pyx runtime/nybble/_core/*.pxd)
 BUILD := setup.py -q build_clib build_ext --inplace
 
-.PHONY: help demo test lint format bench debug clean
+.PHONY: help demo test lint format bench bench-peers debug clean
 
 help:
 	@echo "make demo     install nybble in $(DEMO), pull $(MODEL) (98 MB), ask it a question"
@@ -24,6 +24,8 @@ help:
 	@echo "make lint     ruff, mypy, cython-lint, clang-format, codespell"
 	@echo "make format   let ruff and clang-format rewrite what they would complain about"
 	@echo "make bench    the benchmarks"
+	@echo "make bench-peers  beside llama.cpp and ik_llama.cpp, which it downloads (120 MB) and builds"
+	@echo "              once: needs a network, a C++ compiler and, the first time, half an hour"
 	@echo "make debug    rebuild $(DEV) with -O1 -g, for debuggers (the next test build is plain)"
 	@echo "make clean    remove what was built; models stay"
 
@@ -36,6 +38,9 @@ test: $(DEV)/.built
 
 bench: $(DEV)/.built
 	$(DEV)/bin/python -m pytest tests -o python_files='bench_*.py' --benchmark-enable --benchmark-only
+
+bench-peers: $(DEV)/.built
+	$(DEV)/bin/python -m tools.peers
 
 lint: $(DEV)/.lint
 	$(DEV)/bin/ruff check .

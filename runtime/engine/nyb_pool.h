@@ -27,6 +27,11 @@ void nyb_pool_run(uint32_t threads, nyb_work_fn *work, void *context);
 /* Waits until all threads of the team are here. */
 void nyb_barrier(nyb_team *team, uint32_t threads);
 
+/* Seconds that a barrier of a team of `threads` takes that has nothing else to do, as the mean of
+ * `n` of them: what a phase costs beside its work. 0 where the team is one thread, which waits for
+ * nobody. */
+double nyb_barrier_seconds(uint32_t threads, uint32_t n);
+
 /* Ends the pool's threads; the next run starts them again. Before a fork, and at exit. */
 void nyb_pool_stop(void);
 

@@ -196,6 +196,29 @@ void nyb_pool_run(uint32_t threads, nyb_work_fn *work, void *context) {
     }
 }
 
+typedef struct barriers {
+    uint32_t n;
+    int64_t ns; /* that they took; stays 0 where nobody was met */
+} barriers;
+
+static void meet(void *context, nyb_team *team, uint32_t thread, uint32_t threads) {
+    barriers *b = context;
+    if (threads == 1)
+        return;
+    nyb_barrier(team, threads); /* until all are awake */
+    const int64_t start = now_ns();
+    for (uint32_t i = 0; i < b->n; i++)
+        nyb_barrier(team, threads);
+    if (thread == 0)
+        b->ns = now_ns() - start;
+}
+
+double nyb_barrier_seconds(uint32_t threads, uint32_t n) {
+    barriers b = {.n = n};
+    nyb_pool_run(threads, meet, &b);
+    return n ? (double)b.ns / 1e9 / n : 0;
+}
+
 void nyb_pool_stop(void) {
     pool.stop = 1;
     announce();

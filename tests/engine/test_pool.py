@@ -69,6 +69,17 @@ def test_an_idle_pool_burns_no_cpu(weights):
     assert spent < 0.05
 
 
+def test_a_barrier_takes_time_where_somebody_is_met(weights):
+    """Between what a few instructions and a time slice of the scheduler take; a busy machine's
+    lone thread tells of no barrier, so several calls are looked at."""
+    engine = Engine(weights, context=256, threads=2)
+    deadline = time.monotonic() + 20
+    while not (seconds := engine.barrier_seconds()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert 1e-9 < seconds < 0.1
+    assert Engine(weights, context=256, threads=1).barrier_seconds() == 0
+
+
 def test_interpreter_exit_with_a_live_pool_does_not_hang(tmp_path):
     tiny_model(tmp_path / "tiny.gguf", layers=1, vocab=323)
     program = (

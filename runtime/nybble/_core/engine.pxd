@@ -116,9 +116,13 @@ cdef extern from "nyb_engine.h" nogil:
     const float *nyb_logits(const nyb_bound *bound, uint32_t i) noexcept
     void nyb_clear_page(nyb_bound *bound, uint32_t page) noexcept
 
+cdef extern from "layout.h" nogil:
+    uint64_t nyb_page_bytes(const nyb_attention *a) noexcept
+
 cdef extern from "nyb_pool.h" nogil:
     enum:
         NYB_MAX_THREADS
+    double nyb_barrier_seconds(uint32_t threads, uint32_t n) noexcept
     void nyb_pool_stop() noexcept
     uint32_t nyb_pool_threads() noexcept
     uint64_t nyb_pool_solo_calls() noexcept

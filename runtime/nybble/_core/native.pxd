@@ -29,6 +29,7 @@ cdef const float *logits(const nyb_bound *bound, uint32_t i) noexcept nogil
 cdef void clear_page(nyb_bound *bound, uint32_t page) noexcept nogil
 cdef uint64_t read(const void *data, uint64_t nbytes, uint32_t streams,
                    uint32_t threads) noexcept nogil
+cdef double barrier_seconds(uint32_t threads, uint32_t n) noexcept nogil
 cdef uint64_t sample_scratch(uint32_t vocab) noexcept nogil
 cdef int sample(const nyb_rows *rows, const float *logits, uint32_t vocab,
                 const nyb_sampling *sampling, const int32_t *recent, uint32_t n_recent,

@@ -5,6 +5,7 @@ Structs and constants come from `kernels.pxd` and `engine.pxd`, which alone say 
 The functions that Python sees tell what this build has and what this machine can do.
 """
 from nybble._core.engine cimport (
+    nyb_barrier_seconds,
     nyb_bind,
     nyb_clear_page,
     nyb_logits,
@@ -178,6 +179,9 @@ cdef void clear_page(nyb_bound *bound, uint32_t page) noexcept nogil:
 cdef uint64_t read(const void *data, uint64_t nbytes, uint32_t streams,
                    uint32_t threads) noexcept nogil:
     return nyb_read(data, nbytes, streams, threads)
+
+cdef double barrier_seconds(uint32_t threads, uint32_t n) noexcept nogil:
+    return nyb_barrier_seconds(threads, n)
 
 cdef uint64_t sample_scratch(uint32_t vocab) noexcept nogil:
     return nyb_sample_scratch(vocab)

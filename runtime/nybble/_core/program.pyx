@@ -44,10 +44,12 @@ from nybble._core.engine cimport (
     NYB_STEP_ROPE_ANGLES,
     NYB_STEP_SELECT,
     NYB_STEP_SILU_MUL,
+    nyb_page_bytes,
 )
 from nybble._core.kernels cimport (
     NYB_BLOCK,
     NYB_F32,
+    NYB_PAGE,
     NYB_TILE_ROWS,
     nyb_layout,
     nyb_q8,
@@ -418,6 +420,14 @@ cdef class Program:
         is_tied = "output.weight" not in [p.name for p in self.placements]
         return sum(p.nbytes for p in self.placements
                    if is_tied or p.name != "token_embd.weight")
+
+    def kv_read_bytes(self, positions):
+        """Bytes of keys and values that one token of decode reads where `positions` are in the
+        cache, its own included."""
+        cdef uint64_t page = 0
+        for i in range(self.c.n_layers):
+            page += nyb_page_bytes(&self.attentions[self.layers[i]])
+        return page * positions // NYB_PAGE
 
 
 cdef size_t _source_row(size_t row, size_t head_dim, size_t rope_dims) noexcept nogil:

@@ -13,7 +13,16 @@ from nybble._core.engine cimport (
     nyb_span,
 )
 from nybble._core.kernels cimport NYB_PAGE
-from nybble._core.native cimport bind, clear_page, logits, measure, read, run, said
+from nybble._core.native cimport (
+    barrier_seconds,
+    bind,
+    clear_page,
+    logits,
+    measure,
+    read,
+    run,
+    said,
+)
 
 import os
 from _thread import allocate_lock
@@ -79,6 +88,16 @@ cdef class Engine:
             with nogil:
                 read(self.weights.arena.data, self.weights.arena.nbytes, streams, self.threads)
             return perf_counter() - start
+
+    def barrier_seconds(self):
+        """How long the engine's threads take to meet and go on, as the mean of 1,000 barriers in
+        one call; a token has some five a layer. 0.0 where one thread works, by itself or because
+        the machine is busy."""
+        cdef double seconds
+        with _engine_lock:
+            with nogil:
+                seconds = barrier_seconds(self.threads, 1000)
+        return seconds
 
 
 cdef class Sequence:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -14,9 +15,12 @@ _EXAMPLES = """\
 examples:
   nybble bench smollm2-135m
   nybble bench smollm2-135m --prompt 512 --gen 64 --threads 2 --json
+  nybble bench smollm2-135m --depth 0 --depth 512 --depth 2048
 
-Decoding reads every weight once for each token, so its ceiling is the rate at which the same
-threads can just read the same memory ("read"): the best of 1, 2 and 4 streams a thread.
+Decoding reads every weight, and the keys and values of all tokens before, once for each token, so
+its ceiling is the rate at which the same threads can just read the same memory ("read"): the best
+of 1, 2 and 4 streams a thread. Two and more threads meet some five times a layer: "barrier" is how
+long that takes them here when they have nothing else to do.
 """
 # What is fed to the model; its own tokens again and again until the prompt is long enough.
 _TEXT = """The river ran past the mill as it had always done, and nobody in the village could have
@@ -35,6 +39,14 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("model", metavar="MODEL", help="a known name or a .gguf file")
     parser.add_argument("--prompt", type=int, default=512, metavar="N", help="tokens (512)")
     parser.add_argument("--gen", type=int, default=64, metavar="N", help="tokens after it (64)")
+    parser.add_argument(
+        "--depth",
+        type=int,
+        action="append",
+        metavar="N",
+        help="tokens in the context before the first of --gen (as many as the prompt has);"
+        " may be given several times",
+    )
     parser.add_argument("--runs", type=int, default=5, metavar="N", help="runs (5)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the engine")
     parser.add_argument("--json", action="store_true", help="one JSON object, with every run")
@@ -51,15 +63,30 @@ def run(args: argparse.Namespace) -> int:
     for name in ("prompt", "gen", "runs"):
         if getattr(args, name) < 1:
             raise UsageError(f"--{name} must be 1 or more")
-    model = nybble.load(args.model, threads=args.threads, context=args.prompt + args.gen)
+    depths = args.depth or [args.prompt]
+    if min(depths) < 0:
+        raise UsageError("--depth must be 0 or more")
+    longest = max(args.prompt, *depths)
+    model = nybble.load(args.model, threads=args.threads, context=longest + args.gen + 1)
     ids = model.tokenize(_TEXT)
-    ids = (ids * (args.prompt // len(ids) + 1))[: args.prompt]
+    ids = (ids * (longest // len(ids) + 1))[:longest]
     runs = []
+    model.complete("a", max_tokens=2, ignore_eos=True).text  # noqa: B018 - threads and memory come
     for i in range(args.runs):
         if not args.json:
             say(f"run {i + 1} of {args.runs}")
-        runs.append(_once(model, ids, args.gen))
-    read = min(run["read_s"] for run in runs)
+        runs.append(_once(model, ids, args.prompt, args.gen, depths))
+    program = model.weights.program
+    read_gb_s = model.weights.arena.nbytes / min(run["read_s"] for run in runs) / 1e9
+    decode = []
+    for i, depth in enumerate(depths):
+        tok_s = median(run["decode_tok_s"][i] for run in runs)
+        # halfway through the reply
+        nbytes = program.read_bytes + program.kv_read_bytes(depth + args.gen // 2)
+        share = tok_s * nbytes / 1e9 / read_gb_s
+        decode.append(
+            {"depth": depth, "tok_s": tok_s, "bytes_per_token": nbytes, "read_share": share}
+        )
     result = {
         "model": args.model,
         "cpu": machine.cpu_name(),
@@ -67,45 +94,72 @@ def run(args: argparse.Namespace) -> int:
         "threads": model.threads,
         "prompt": args.prompt,
         "gen": args.gen,
-        "bytes_per_token": model.weights.program.read_bytes,
         "prefill_tok_s": median(run["prefill_tok_s"] for run in runs),
-        "decode_tok_s": median(run["decode_tok_s"] for run in runs),
-        "read_gb_s": model.weights.arena.nbytes / read / 1e9,
+        "decode_tok_s": decode[0]["tok_s"],
+        "bytes_per_token": decode[0]["bytes_per_token"],
+        "read_share": decode[0]["read_share"],
+        "decode": decode,
+        "read_gb_s": read_gb_s,
+        "barrier_us": median(run["barrier_s"] for run in runs) * 1e6,
         "peak_bytes": machine.peak_bytes(),
         "solo_calls": native.solo_calls(),
         "runs": runs,
     }
-    weights_gb_s = result["decode_tok_s"] * result["bytes_per_token"] / 1e9
-    result["read_share"] = weights_gb_s / result["read_gb_s"]
     if args.json:
         print(json.dumps(result))
-        return 0
-    print(f"{args.model} on {result['cpu']}, {model.threads} threads, {result['compiler']}")
-    for what in ("prefill", "decode"):
-        rates = [run[f"{what}_tok_s"] for run in runs]
-        print(
-            f"{what:<8} {median(rates):8.1f} tokens/s"
-            f"   (median of {len(rates)}: {min(rates):.1f} to {max(rates):.1f})"
-        )
-    print(
-        f"weights  {megabytes(result['bytes_per_token'])} a token, read at {weights_gb_s:.1f} GB/s:"
-        f" {result['read_share']:.0%} of the {result['read_gb_s']:.1f} GB/s of a plain read"
-    )
-    print(f"memory   {megabytes(result['peak_bytes'])} at most")
+    else:
+        for line in _as_text(result):
+            print(line)
     return 0
 
 
-def _once(model: Any, ids: list[int], gen: int) -> dict[str, float]:
-    """One prompt, one reply of `gen` tokens, and plain reads in the same minute."""
-    reply = model._reply(ids, {"max_tokens": gen, "ignore_eos": True}, None)
+def _as_text(result: dict[str, Any]) -> Iterator[str]:
+    runs = result["runs"]
+    yield f"{result['model']} on {result['cpu']}, {result['threads']} threads, {result['compiler']}"
+    yield _rates("prefill", [run["prefill_tok_s"] for run in runs])
+    for i, row in enumerate(result["decode"]):
+        yield _rates("decode", [run["decode_tok_s"][i] for run in runs]) + f" at {row['depth']}"
+        yield (
+            f"  reads  {megabytes(row['bytes_per_token'])} a token at"
+            f" {row['tok_s'] * row['bytes_per_token'] / 1e9:.1f} GB/s:"
+            f" {row['read_share']:.0%} of a plain read"
+        )
+    yield f"read     {result['read_gb_s']:8.1f} GB/s"
+    if result["barrier_us"]:
+        yield f"barrier  {result['barrier_us']:8.2f} us"
+    elif result["threads"] > 1:
+        yield "barrier  not measured: the machine is busy, and one thread works alone"
+    yield f"memory   {megabytes(result['peak_bytes'])} at most"
+
+
+def _rates(what: str, rates: list[float]) -> str:
+    return (
+        f"{what:<8} {median(rates):8.1f} tokens/s"
+        f"   (median of {len(rates)}: {min(rates):.1f} to {max(rates):.1f})"
+    )
+
+
+def _once(model: Any, ids: list[int], prompt: int, gen: int, depths: list[int]) -> dict[str, Any]:
+    """One prompt, replies of `gen` tokens at each depth, and in the same minute plain reads and
+    barriers."""
+
+    def reply(n: int, max_tokens: int) -> Any:
+        made = model._reply(ids[:n], {"max_tokens": max_tokens, "ignore_eos": True}, None)
+        made.text  # noqa: B018 - reading it runs it
+        return made.stats
+
     model.forget()
     start = perf_counter()
-    reply.text  # noqa: B018 - reading it runs it
-    stats = reply.stats
-    decode_s = stats.total_s - stats.first_token_s
+    prefill_tok_s = reply(prompt, 1).prefill_tok_s
+    # The first token of a reply comes from the prompt, so that `gen` steps make one more; at depth
+    # 0 the prompt is one token, for something has to come first.
+    decode_tok_s = [reply(max(depth, 1), gen + 1).decode_tok_s for depth in depths]
+    barriers = [model.engine.barrier_seconds() for _ in range(5)]
     return {
-        "prefill_tok_s": stats.prefill_tok_s,
-        "decode_tok_s": (stats.tokens - 1) / decode_s if stats.tokens > 1 else 0.0,
+        "prefill_tok_s": prefill_tok_s,
+        "decode_tok_s": decode_tok_s,
         "total_s": perf_counter() - start,
         "read_s": min(model.engine.read_seconds(streams) for streams in (1, 2, 4)),
+        # 0 is a team that was one thread, alone or because the machine was busy
+        "barrier_s": min((s for s in barriers if s), default=0.0),
     }

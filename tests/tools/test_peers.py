@@ -1,0 +1,517 @@
+"""The comparison with peers: what is built, in which order sides run, and what follows from it.
+
+A script stands in for the peers' drivers; it runs as a process of its own, as they do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import tarfile
+import threading
+from pathlib import Path
+
+import pytest
+
+from tools import peers
+from tools.peers import __main__ as command_line
+from tools.peers import build, measure, report
+from tools.peers.build import Form, Peer
+from tools.peers.measure import Plan, Side, Turn
+from tools.tiny_model import tiny_model
+
+PLAN = Plan(threads=2, prompt=512, gen=64, depths=(0, 2048))
+FAKE = Path(__file__).with_name("fake_peer.py")
+
+
+def said(prefill, *decode):
+    return json.dumps({"prefill_tok_s": prefill, "decode_tok_s": decode}) + "\n"
+
+
+@pytest.fixture(name="driver")
+def fixture_driver(tmp_path):
+    """The fake peer as one executable file."""
+    path = tmp_path / "driver"
+    path.write_text(f'#!/bin/sh\nexec {sys.executable} {FAKE} "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+def own(rates, read=40.0, barrier=0.2, nbytes=(10**8, 2 * 10**8)):
+    return Turn(rates, nbytes, read, barrier)
+
+
+def side(name, form="file", is_file=True):
+    return Side(name, form, is_file, ())
+
+
+# -- turns ----------------------------------------------------------------------------------------
+
+
+def test_a_turn_is_what_the_process_prints(driver, tmp_path):
+    model = tmp_path / "m.gguf"
+    model.write_text(said(1000, 100, 50) + "!no room\n" + "not JSON\n" + said(1000, 100))
+    peer = measure.peer_side("fake", driver, model, Form("file"), PLAN)
+    assert measure.take_turn(peer, PLAN).rates == (1000, 100, 50)
+    with pytest.raises(measure.MeasureError, match=r"fake, file: .*exit status 3.*\n.*no room"):
+        measure.take_turn(peer, PLAN)
+    with pytest.raises(measure.MeasureError, match="not JSON"):
+        measure.take_turn(peer, PLAN)
+    with pytest.raises(measure.MeasureError, match="3 rates wanted"):
+        measure.take_turn(peer, PLAN)
+
+
+def test_a_turn_tells_what_others_did_meanwhile():
+    """This process is none of the side's, so a thread of it that is busy is another's work; the
+    side's own work is not."""
+    busy = "import time; t = time.process_time()\nwhile time.process_time() - t < 0.6: pass\n"
+    answer = f"{busy}print({said(1, 2, 3)!r})"
+    alone = Side("a", "file", True, (sys.executable, "-c", answer))
+    done = threading.Event()
+    spinning = threading.Thread(target=lambda: [None for _ in iter(done.is_set, True)])
+    quiet = min(measure.take_turn(alone, PLAN).others_cpus for _ in range(3))
+    spinning.start()
+    try:
+        disturbed = measure.take_turn(alone, PLAN).others_cpus
+    finally:
+        done.set()
+        spinning.join()
+    assert disturbed > quiet + 0.3
+
+
+def test_a_peer_is_given_the_plan(driver):
+    form = Form("Q4_0", 2, pure=True, options=("repacked", "no flash"))
+    assert form.name == "Q4_0 pure repacked no flash"
+    peer = measure.peer_side("fake", driver, Path("m.gguf"), form, PLAN)
+    start = (str(driver), "bench", "m.gguf", "2")
+    assert peer.command == (*start, "repacked,no flash", "512", "64", "0", "2048")
+    assert not peer.is_file
+    plain = measure.peer_side("fake", driver, Path("m.gguf"), Form("file"), PLAN)
+    assert plain.command == (*start, "defaults", "512", "64", "0", "2048")
+    assert plain.is_file
+
+
+def test_nybble_takes_a_turn_by_its_own_bench(tmp_path):
+    tiny_model(tmp_path / "tiny.gguf", layers=1, dim=64, heads=2, kv_heads=1, vocab=323)
+    plan = Plan(threads=1, prompt=9, gen=3, depths=(0, 9, 20))
+    turn = measure.take_turn(measure.nybble_side(str(tmp_path / "tiny.gguf"), plan), plan)
+    assert len(turn.rates) == 4
+    assert turn.read_gb_s > 0
+    assert turn.barrier_us == 0  # one thread meets nobody
+    # one layer of one KV head of 32 dimensions: 128 bytes of half floats a position
+    steps = [b - a for a, b in zip(turn.bytes_per_token, turn.bytes_per_token[1:], strict=False)]
+    assert steps == [9 * 128, 11 * 128]
+
+
+def test_sides_run_in_turn(driver, tmp_path):
+    sides = []
+    for name in "ab":
+        model = tmp_path / f"{name}.gguf"
+        model.write_text(said(1, 2, 3) + said(4, 5, 6))
+        sides.append(measure.peer_side(name, driver, model, Form("file"), PLAN))
+    heard = []
+    turns = measure.take_rounds(sides, PLAN, 2, heard.append)
+    assert [line.split(": ")[1] for line in heard] == ["a, file", "b, file"] * 2
+    for side in sides:
+        assert [turn.rates for turn in turns[side]] == [(1, 2, 3), (4, 5, 6)]
+
+
+# -- what turns say -------------------------------------------------------------------------------
+
+
+def test_summary_gives_medians_spread_and_ratios():
+    turns = {
+        side("nybble"): [own((900, 300, 100)), own((1000, 200, 120)), own((1100, 250, 110))],
+        side("a"): [Turn((500, 100, 50)), Turn((400, 110, 60)), Turn((450, 90, 40))],
+    }
+    rows = measure.summary(PLAN, turns)
+    assert [(r["figure"], r["side"]) for r in rows] == [
+        (figure, name)
+        for figure in ("prefill 512", "decode at 0", "decode at 2,048")
+        for name in ("nybble", "a")
+    ]
+    prefill, decode = rows[1], rows[3]
+    assert (prefill["tok_s"], prefill["min"], prefill["max"]) == (450, 400, 500)
+    assert prefill["nybble_is"] == pytest.approx(1000 / 450)
+    assert decode["nybble_is"] == 2.5
+    assert decode["rounds"] == [100, 110, 90]
+    assert "nybble_is" not in rows[0]
+
+
+def test_read_share_is_taken_within_each_round():
+    """The machine gave half as much in the second round, to the decode and to the plain read."""
+    turns = {side("nybble"): [own((1, 200, 150), read=40), own((1, 100, 75), read=20)]}
+    prefill, shallow, deep = measure.summary(PLAN, turns)
+    assert "read_share" not in prefill
+    assert shallow["read_share"] == pytest.approx(0.5)
+    assert deep["read_share"] == pytest.approx(0.75)
+
+
+def test_the_strongest_is_found_for_each_figure_and_kind_of_file():
+    turns = {
+        side("nybble"): [own((1000, 300, 100))],
+        side("a"): [Turn((500, 100, 50))],
+        side("b"): [Turn((400, 120, 40))],
+        side("b", "Q4_0", is_file=False): [Turn((2000, 150, 60))],
+    }
+    rows = measure.summary(PLAN, turns)
+    found = [
+        (row["figure"], row["same_file"], row["side"], row["form"], row["nybble_is"])
+        for row in measure.against_strongest(rows)
+    ]
+    assert found == [
+        ("prefill 512", True, "a", "file", 2),
+        ("prefill 512", False, "b", "Q4_0", 0.5),
+        ("decode at 0", True, "b", "file", 2.5),
+        ("decode at 0", False, "b", "Q4_0", 2),
+        ("decode at 2,048", True, "a", "file", 2),
+        ("decode at 2,048", False, "b", "Q4_0", pytest.approx(100 / 60)),
+    ]
+
+
+def test_the_fastest_forms_are_those_of_prefill_and_of_decode():
+    slow, fast, filler = (side("a", form) for form in ("slow", "fast", "filler"))
+    turns = {
+        slow: [Turn((10, 10))],
+        fast: [Turn((9, 10)), Turn((9, 30))],  # its best turn counts
+        filler: [Turn((99, 5))],
+    }
+    assert measure.fastest(turns) == [fast, filler]
+    assert measure.fastest({slow: [Turn((10, 10))]}) == [slow]
+    assert measure.fastest({}) == []
+
+
+def test_conditions_are_nybbles_and_leave_out_a_barrier_that_was_not_met():
+    turns = {
+        side("nybble"): [own((1, 1, 1), read=30, barrier=0), own((1, 1, 1), read=50, barrier=0)],
+        side("a"): [Turn((1, 1, 1))],
+    }
+    assert measure.conditions(turns) == {"read_gb_s": [30, 40, 50], "others_cpus": [0, 0, 0]}
+
+
+# -- forms ----------------------------------------------------------------------------------------
+
+
+def test_compare_measures_a_peer_in_its_best_forms(driver, tmp_path, monkeypatch):
+    """One form cannot be made, one fails in its trial, one is slow, one is fast and goes on."""
+    peer = Peer(
+        name="fake",
+        package="fake-python",
+        version="1",
+        sha256="",
+        tree="",
+        forms=(
+            Form("file"),
+            Form("no", 13),
+            Form("crashing", 3),
+            Form("slow", 2),
+            Form("fast", 2, pure=True),
+        ),
+    )
+    trial = said(10, 10)
+    model = tmp_path / "m.gguf"
+    model.write_text(trial * 3 + said(10, 10, 10) * 3)
+    (tmp_path / "m.2-0").write_text(trial * 3)
+    (tmp_path / "m.2-1").write_text(said(20, 20) * 3 + said(20, 25, 5) * 3)
+    (tmp_path / "m.3-0").write_text(trial + "!crashed\n")
+    own_model = tmp_path / "own.gguf"
+    nybble = {"prefill_tok_s": 30, "decode_tok_s": [40, 50]}
+    own_turn = {
+        "runs": [nybble],
+        "decode": [{"bytes_per_token": 10**9}, {"bytes_per_token": 10**9}],
+        "read_gb_s": 100,
+        "barrier_us": 0.25,
+    }
+    own_model.write_text((json.dumps(own_turn) + "\n") * 3)
+    own_side = Side("nybble", "file", True, (str(driver), "bench", str(own_model)))
+    monkeypatch.setattr(measure, "nybble_side", lambda model, plan: own_side)
+    # The fake takes lines off its file, which in the cache's name is the file as it was.
+    digest = build.digest(model)
+    monkeypatch.setattr(peers, "digest", lambda path: digest)
+
+    heard = []
+    got = peers.compare("m", model, {peer: driver}, PLAN, 3, tmp_path / "cache", heard.append)
+    assert [f["form"] for f in got["failed"]] == ["no", "crashing"]
+    assert "crashed" in got["failed"][1]["why"]
+    assert "cannot be quantized" in (tmp_path / "cache/models/quantize.log").read_text()
+    sides = {(row["side"], row["form"], row["is_file"]) for row in got["rows"]}
+    assert sides == {("nybble", "file", True), ("fake", "file", True), ("fake", "fast pure", False)}
+    assert [round(s["nybble_is"], 3) for s in got["strongest"]] == [3, 1.5, 4, 1.6, 5, 10]
+    assert got["conditions"]["read_gb_s"] == [100] * 3
+    assert got["conditions"]["barrier_us"] == [0.25] * 3
+    assert set(got["conditions"]) == {"read_gb_s", "barrier_us", "others_cpus"}
+    assert json.loads(json.dumps(got)) == got
+
+    facts = {
+        "cpu": "A CPU",
+        "flags": ["avx2"],
+        "sides": {"nybble": {"version": "1", "compiler": "gcc 12"}},
+    }
+    lines = "\n".join(report.table(facts, got))
+    assert "m, 2 threads, A CPU" in lines
+    assert "nybble 1, gcc 12" in lines
+    assert "plain read 100.00 GB/s" in lines
+    assert "barrier 0.25 us" in lines
+    assert "not measured: fake, no" in lines
+    assert "other programs kept " in lines
+    assert "nybble is 1.60 times the strongest peer in its best form: fake, fast pure" in lines
+
+
+# -- builds ---------------------------------------------------------------------------------------
+
+
+def sdist(tmp_path, text="int llama;"):
+    """A source package as PyPI has them, with a tree in vendor/."""
+    folder = tmp_path / "made" / "some_peer-1.2" / "vendor" / "tree"
+    folder.mkdir(parents=True)
+    (folder / "llama.c").write_text(text)
+    (folder.parents[1] / "setup.py").write_text("raise SystemExit")
+    archive = tmp_path / "some_peer-1.2.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(folder.parents[1], "some_peer-1.2")
+    return archive
+
+
+def peer_of(archive):
+    return Peer(
+        name="some",
+        package="some-peer",
+        version="1.2",
+        sha256=hashlib.sha256(archive.read_bytes()).hexdigest(),
+        tree="vendor/tree",
+        forms=(),
+    )
+
+
+def test_a_source_package_that_is_there_is_not_fetched_again(tmp_path):
+    archive = sdist(tmp_path)
+    assert build.download(peer_of(archive), tmp_path) == archive
+    build.extract(archive, "vendor/tree", tmp_path / "source")
+    assert [path.name for path in (tmp_path / "source").iterdir()] == ["llama.c"]
+    build.extract(archive, "vendor/tree", tmp_path / "source")  # as if another run were faster
+    assert [path.name for path in (tmp_path / "source").iterdir()] == ["llama.c"]
+
+
+def test_a_package_with_another_sum_is_refused(tmp_path, monkeypatch):
+    archive = sdist(tmp_path)
+    peer = peer_of(archive)
+
+    def pip_brings_it(command, log):
+        archive.rename(Path(command[-1]) / archive.name)
+
+    monkeypatch.setattr(build, "run", pip_brings_it)
+    (tmp_path / "cache").mkdir()
+    fine = build.download(peer, tmp_path / "cache")
+    assert fine.parent == tmp_path / "cache"
+    archive.write_bytes(b"something else")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(build.BuildError, match="some-peer==1.2: what PyPI has is not the pinned"):
+        build.download(peer, tmp_path / "other")
+    assert list((tmp_path / "other").iterdir()) == []
+
+
+def test_a_failed_command_is_named_with_its_log(tmp_path):
+    log = tmp_path / "a.log"
+    heard = []
+    command = [sys.executable, "-c", "print('[1/2] one'); print('no such header'); exit(4)"]
+    with pytest.raises(build.BuildError) as error:
+        build.run(command, log, heard.append)
+    assert "exit status 4" in str(error.value)
+    assert "exit(4)" in str(error.value)
+    assert "\nno such header\n" in str(error.value)
+    assert str(log) in str(error.value)
+    assert heard == ["[1/2] one"]
+    assert "no such header" in log.read_text()
+
+
+def test_compiler_is_what_cmake_wrote_down(tmp_path):
+    folder = tmp_path / "build" / "CMakeFiles" / "3.31.0"
+    folder.mkdir(parents=True)
+    (folder / "CMakeCXXCompiler.cmake").write_text(
+        'set(CMAKE_CXX_COMPILER "/usr/bin/c++")\nset(CMAKE_CXX_COMPILER_ID "GNU")\n'
+        'set(CMAKE_CXX_COMPILER_VERSION "12.2.0")\nset(CMAKE_CXX_COMPILER_WRAPPER "")\n'
+    )
+    assert build.compiler(tmp_path / "driver") == "gcc 12.2.0"
+
+
+# A llama.h of each peer, as far as the driver uses it, with functions that count.
+API = """
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+typedef int32_t llama_token;
+enum ggml_log_level { GGML_LOG_LEVEL_ERROR };
+enum llama_ftype { LLAMA_FTYPE_NONE };
+enum llama_flash_attn_type { LLAMA_FLASH_ATTN_TYPE_DISABLED, LLAMA_FLASH_ATTN_TYPE_AUTO };
+struct llama_model_params { bool repack_tensors, merge_qkv, use_mmap; };
+struct llama_context_params { uint32_t n_ctx, n_batch, n_ubatch, n_threads, n_threads_batch;
+                              bool swa_full, flash_attn;
+                              enum llama_flash_attn_type flash_attn_type; };
+typedef struct { enum llama_ftype ftype; bool pure, allow_requantize; } llama_model_quantize_params;
+struct llama_batch { llama_token *token; int n, position; };
+struct llama_model; struct llama_context; struct llama_vocab;
+typedef void *llama_memory_t;
+static int cells, calls;
+static void llama_log_set(void (*f)(enum ggml_log_level, const char *, void *), void *p) {
+    (void)f, (void)p;
+}
+static void llama_backend_init(void) {}
+static struct llama_model_params llama_model_default_params(void) {
+    return (struct llama_model_params){.use_mmap = true};
+}
+static struct llama_context_params llama_context_default_params(void) {
+    return (struct llama_context_params){
+        .swa_full = true, .flash_attn = true, .flash_attn_type = LLAMA_FLASH_ATTN_TYPE_AUTO};
+}
+static llama_model_quantize_params llama_model_quantize_default_params(void) {
+    return (llama_model_quantize_params){0};
+}
+static int llama_model_quantize(const char *in, const char *out,
+                                const llama_model_quantize_params *p) {
+    printf("%s %s %d %d %d\\n", in, out, (int)p->ftype, p->pure, p->allow_requantize);
+    return 0;
+}
+static struct llama_model *llama_model_load_from_file(const char *path,
+                                                      struct llama_model_params p) {
+    fprintf(stderr, "%s repack %d merge %d mmap %d\\n", path, p.repack_tensors, p.merge_qkv,
+            p.use_mmap);
+    return (struct llama_model *)1;
+}
+static struct llama_context *llama_init_from_model(struct llama_model *m,
+                                                   struct llama_context_params p) {
+    (void)m;
+    fprintf(stderr, "context %u batch %u threads %u flash %d %d\\n", p.n_ctx, p.n_ubatch,
+            p.n_threads, p.flash_attn, p.flash_attn_type);
+    return (struct llama_context *)1;
+}
+static const struct llama_vocab *llama_model_get_vocab(struct llama_model *m) {
+    return (struct llama_vocab *)m;
+}
+static int llama_vocab_n_tokens(const struct llama_vocab *v) { (void)v; return 5; }
+static float *llama_get_logits_ith(struct llama_context *c, int i) {
+    static float logits[5] = {0, 1, 4, 4, 3};
+    (void)c, (void)i;
+    return logits;
+}
+static int llama_decode(struct llama_context *c, struct llama_batch b) {
+    (void)c, calls++;
+    if (b.position >= 0 && b.position != cells)
+        return 1;
+    fprintf(stderr, "at %d: %d from %d\\n", cells, b.n, b.token[0]);
+    cells += b.n;
+    return 0;
+}
+#ifdef PEER_IK
+static void llama_kv_cache_clear(struct llama_context *c) { (void)c, cells = 0; }
+static struct llama_batch llama_batch_get_one(llama_token *t, int n, int p, int s) {
+    (void)s;
+    return (struct llama_batch){t, n, p};
+}
+#else
+static llama_memory_t llama_get_memory(struct llama_context *c) { return c; }
+static void llama_memory_clear(llama_memory_t m, bool data) { (void)m, (void)data, cells = 0; }
+static struct llama_batch llama_batch_get_one(llama_token *t, int n) {
+    return (struct llama_batch){t, n, -1};
+}
+#endif
+"""
+
+
+# What the peer is asked for: by default, with everything; flash_attn is ik_llama.cpp's name for
+# it, flash_attn_type llama.cpp's, whose 1 is "auto".
+ASKED = {
+    "llama.cpp": (
+        [],
+        ("repack 0 merge 0 mmap 1", "flash 1 1"),
+        ("repack 0 merge 0 mmap 1", "flash 1 0"),
+    ),
+    "ik_llama.cpp": (
+        ["-DPEER_IK=1"],
+        ("repack 0 merge 0 mmap 1", "flash 1 1"),
+        ("repack 1 merge 1 mmap 0", "flash 0 1"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_the_driver_feeds_prompts_and_replies_at_their_depths(tmp_path, name):
+    define, by_default, with_everything = ASKED[name]
+    (tmp_path / "llama.h").write_text(API)
+    program = tmp_path / "driver"
+    flags = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined"]
+    subprocess.run(
+        ["cc", *flags, *define, f"-I{tmp_path}", str(build.DRIVER), "-o", str(program)], check=True
+    )
+
+    def bench(options):
+        arguments = ["bench", "m.gguf", "2", options, "600", "2", "0", "600", "900"]
+        return subprocess.run([program, *arguments], capture_output=True, text=True, check=True)
+
+    for options, want in (
+        ("defaults", by_default),
+        ("repacked,merged,no flash", with_everything),
+    ):
+        loading, context = bench(options).stderr.splitlines()[:2]
+        assert loading == f"m.gguf {want[0]}"
+        assert context == f"context 1024 batch 512 threads 2 {want[1]}"
+    done = bench("defaults")
+    got = json.loads(done.stdout)
+    assert got["prefill_tok_s"] > 0
+    assert len(got["decode_tok_s"]) == 3
+    fed = done.stderr.splitlines()[2:]
+    # token 2 is the first of the largest logits; 512 * 7919 % 5 is 3, 602 * 7919 % 5 is 3
+    assert fed == [
+        *("at 0: 1 from 0", "at 1: 1 from 2"),  # warm
+        *("at 0: 1 from 0", "at 1: 1 from 2", "at 2: 1 from 2"),  # depth 0
+        *("at 0: 512 from 0", "at 512: 88 from 3"),  # the prompt
+        *("at 600: 1 from 2", "at 601: 1 from 2"),
+        *("at 602: 298 from 3", "at 900: 1 from 2", "at 901: 1 from 2"),
+    ]
+    done = subprocess.run(
+        [program, "quantize", "in", "out", "25", "1"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "in out 25 1 1\n"
+    assert subprocess.run([program, "bench"], capture_output=True).returncode == 2
+
+
+# -- the rest -------------------------------------------------------------------------------------
+
+
+def test_cpu_flags_are_those_that_kernels_use():
+    assert report.cpu_flags("flags\t\t: fpu fma avx2 avx512_vnni\n") == [
+        "avx2",
+        "fma",
+        "avx512_vnni",
+    ]
+    assert report.cpu_flags("Features\t: fp asimd asimddp\n") == ["asimd", "asimddp"]
+    assert report.cpu_flags("isa\t\t: rv64imafdcv_zicsr_zvfh\n") == ["v", "zvfh"]
+
+
+def test_pins_are_whole():
+    for peer in build.PEERS.values():
+        assert len(bytes.fromhex(peer.sha256)) == 32
+        assert peer.forms[0] == Form("file")
+        assert any(form.ftype is not None for form in peer.forms)
+        assert len({form.name for form in peer.forms}) == len(peer.forms)
+
+
+def test_the_command_line_teaches_and_refuses(capsys):
+    with pytest.raises(SystemExit) as end:
+        command_line.main(["--help"])
+    assert end.value.code == 0
+    assert "examples:" in capsys.readouterr().out
+    for wrong in (["--threads", "0"], ["--depth", "-1"], ["--peer", "none"]):
+        with pytest.raises(SystemExit) as end:
+            command_line.main(wrong)
+        assert end.value.code == 2
+
+
+def test_a_build_that_fails_ends_in_a_sentence(tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise build.BuildError("exit status 1 of: cmake\nsee build.log")
+
+    monkeypatch.setattr(build, "build", fail)
+    assert command_line.main(["--build", "--cache", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "tools.peers: exit status 1 of: cmake\nsee build.log\n"

@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: MIT
+ * A peer of llama.cpp's kind at work: quantizing a model, or timed at prompt and reply.
+ *
+ *   driver quantize IN OUT TYPE PURE      TYPE: a number of its enum llama_ftype
+ *   driver bench MODEL THREADS OPTIONS PROMPT GEN DEPTH...
+ *
+ * OPTIONS: "defaults", or some of "repacked", "merged", "no flash" with commas between. At most 16
+ * depths.
+ *
+ * Built once for each peer against its llama.h; what differs between them is named below and
+ * nothing else. What is timed is what `nybble bench` times: a prompt up to its first token, and
+ * steps of one token each with the choice of the next, by a loop here, because the peers' own
+ * samplers cost more than the largest of these logits. Tokens are arbitrary: a dense model does
+ * the same work for all of them.
+ */
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <llama.h>
+
+#if defined(PEER_IK)
+static void forget(struct llama_context *c) { llama_kv_cache_clear(c); }
+static struct llama_batch batch_of(llama_token *ids, int n, int position) {
+    return llama_batch_get_one(ids, n, position, 0);
+}
+static void choose_loading(struct llama_model_params *p, const char *options) {
+    p->repack_tensors = strstr(options, "repacked") != NULL;
+    p->merge_qkv = strstr(options, "merged") != NULL;
+    p->use_mmap = !p->repack_tensors; /* a mapped file cannot be rewritten */
+}
+static void choose_context(struct llama_context_params *p, const char *options) {
+    p->flash_attn = strstr(options, "no flash") == NULL;
+}
+#else
+static void forget(struct llama_context *c) { llama_memory_clear(llama_get_memory(c), false); }
+static struct llama_batch batch_of(llama_token *ids, int n, int position) {
+    (void)position; /* it counts by itself */
+    return llama_batch_get_one(ids, n);
+}
+static void choose_loading(struct llama_model_params *p, const char *options) {
+    (void)p, (void)options; /* it repacks what it can by itself, and merges nothing */
+}
+static void choose_context(struct llama_context_params *p, const char *options) {
+    p->swa_full = false; /* sliding windows cost only what they hold */
+    if (strstr(options, "no flash"))
+        p->flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
+}
+#endif
+
+enum { BATCH = 512, MAX_DEPTHS = 16 };
+
+typedef struct run {
+    struct llama_context *context;
+    int vocab;
+    int position; /* tokens in the context */
+    llama_token next;
+} run;
+
+static double seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static void fail(const char *what) {
+    fprintf(stderr, "driver: %s\n", what);
+    exit(1);
+}
+
+static void quiet(enum ggml_log_level level, const char *text, void *data) {
+    (void)data;
+    if (level == GGML_LOG_LEVEL_ERROR)
+        fputs(text, stderr);
+}
+
+static void decode(run *r, llama_token *ids, int n) {
+    if (llama_decode(r->context, batch_of(ids, n, r->position)))
+        fail("llama_decode failed");
+    r->position += n;
+}
+
+/* The token with the largest logit of the last one decoded. */
+static void choose(run *r) {
+    const float *logits = llama_get_logits_ith(r->context, -1);
+    if (!logits)
+        fail("no logits");
+    int best = 0;
+    for (int i = 1; i < r->vocab; i++)
+        if (logits[i] > logits[best])
+            best = i;
+    r->next = best;
+}
+
+/* Fills the context with arbitrary tokens up to a depth. */
+static void fill(run *r, int depth) {
+    llama_token ids[BATCH];
+    while (r->position < depth) {
+        const int n = depth - r->position < BATCH ? depth - r->position : BATCH;
+        for (int i = 0; i < n; i++)
+            ids[i] = (llama_token)((uint64_t)(r->position + i) * 7919 % (uint64_t)r->vocab);
+        decode(r, ids, n);
+    }
+    choose(r);
+}
+
+static double tokens_per_second(run *r, int depth, int gen) {
+    if (r->position > depth) {
+        forget(r->context);
+        r->position = 0;
+    }
+    fill(r, depth > 0 ? depth : 1);
+    const double start = seconds();
+    for (int i = 0; i < gen; i++) {
+        llama_token id = r->next;
+        decode(r, &id, 1);
+        choose(r);
+    }
+    return gen / (seconds() - start);
+}
+
+static int bench(int n, char **args) {
+    const int threads = atoi(args[1]), prompt = atoi(args[3]), gen = atoi(args[4]);
+    int depth[MAX_DEPTHS], n_depths = 0, longest = prompt;
+    double rate[MAX_DEPTHS];
+    for (int i = 5; i < n; i++) {
+        depth[n_depths] = atoi(args[i]);
+        longest = depth[n_depths] > longest ? depth[n_depths] : longest;
+        n_depths++;
+    }
+    struct llama_model_params mp = llama_model_default_params();
+    choose_loading(&mp, args[2]);
+    struct llama_model *model = llama_model_load_from_file(args[0], mp);
+    if (!model)
+        fail("the model cannot be loaded");
+    struct llama_context_params cp = llama_context_default_params();
+    cp.n_ctx = (uint32_t)(longest + gen + 256) / 256 * 256;
+    cp.n_batch = cp.n_ubatch = BATCH;
+    cp.n_threads = cp.n_threads_batch = threads;
+    choose_context(&cp, args[2]);
+    run r = {.context = llama_init_from_model(model, cp)};
+    if (!r.context)
+        fail("no context");
+    r.vocab = llama_vocab_n_tokens(llama_model_get_vocab(model));
+
+    tokens_per_second(&r, 0, 1); /* brings the weights in */
+    /* the prompt between the shallower depths and the others, which go on from it */
+    for (int i = 0; i < n_depths; i++)
+        if (depth[i] < prompt)
+            rate[i] = tokens_per_second(&r, depth[i], gen);
+    forget(r.context);
+    r.position = 0;
+    const double start = seconds();
+    fill(&r, prompt);
+    const double took = seconds() - start;
+    for (int i = 0; i < n_depths; i++)
+        if (depth[i] >= prompt)
+            rate[i] = tokens_per_second(&r, depth[i], gen);
+    printf("{\"prefill_tok_s\": %.3f, \"decode_tok_s\": [", prompt / took);
+    for (int i = 0; i < n_depths; i++)
+        printf("%s%.3f", i ? ", " : "", rate[i]);
+    printf("]}\n");
+    return 0;
+}
+
+static int quantize(char **args) {
+    llama_model_quantize_params p = llama_model_quantize_default_params();
+    p.ftype = (enum llama_ftype)atoi(args[2]);
+    p.pure = atoi(args[3]) != 0;
+    p.allow_requantize = true; /* its speed is wanted, not its words */
+    if (llama_model_quantize(args[0], args[1], &p))
+        fail("the model cannot be quantized");
+    return 0;
+}
+
+int main(int n, char **args) {
+    llama_log_set(quiet, NULL);
+    llama_backend_init();
+    if (n == 6 && !strcmp(args[1], "quantize"))
+        return quantize(args + 2);
+    if (n > 7 && n <= 7 + MAX_DEPTHS && !strcmp(args[1], "bench"))
+        return bench(n - 2, args + 2);
+    fputs("driver quantize IN OUT TYPE PURE\n"
+          "driver bench MODEL THREADS OPTIONS PROMPT GEN DEPTH...\n",
+          stderr);
+    return 2;
+}
