@@ -157,6 +157,7 @@ static size_t encode_pieces(nyb_encoder *e, const uint8_t *text, size_t from, si
                             uint32_t *ids) {
     const size_t n = spell(e, text, from, to);
     size_t n_ids = 0;
+    e->is_unknown = 0;
     for (size_t at = 0; at < n;) {
         const size_t end = word_end(e, at, n);
         const uint8_t *word = e->spelled + at;
@@ -165,6 +166,7 @@ static size_t encode_pieces(nyb_encoder *e, const uint8_t *text, size_t from, si
         e->stats->steps += end - at;
         if (whole != NONE) { /* Gemma 4 has tokens of line ends that no merges lead to */
             ids[n_ids++] = whole;
+            e->is_unknown = 0;
         } else {
             n_ids += nyb_merge_word(e, word, end - at, ids + n_ids);
         }

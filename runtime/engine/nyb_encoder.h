@@ -38,6 +38,7 @@ typedef struct nyb_encoder {
     int levels;
     int buckets_are_clear;
     uint32_t heap_size;
+    int is_unknown;   /* whether the symbol before was unknown */
     uint32_t *marks;  /* per byte of the text: FREE, COVERED, or 1 + number of a special token */
     uint8_t *seen;    /* per special token: whether its spelling is somewhere in the text */
     uint8_t *spelled; /* not for BYTES: text with its spaces as the tokens spell them */

@@ -51,9 +51,11 @@ static inline uint32_t pair_rank(nyb_encoder *e, uint32_t left, uint32_t right, 
 }
 
 /* Writes the ids of a symbol: its token, or the tokens of its bytes. */
-static size_t put_symbol(const nyb_encoder *e, uint32_t id, uint32_t from, uint32_t to,
+static size_t put_symbol(nyb_encoder *e, uint32_t id, uint32_t from, uint32_t to,
                          uint32_t *ids, size_t n_ids) {
     const nyb_vocab_tables *t = e->tables;
+    const int was_unknown = e->is_unknown;
+    e->is_unknown = 0;
     if (id != NONE) {
         ids[n_ids++] = id;
         return n_ids;
@@ -61,12 +63,11 @@ static size_t put_symbol(const nyb_encoder *e, uint32_t id, uint32_t from, uint3
     if (t->kind == NYB_VOCAB_BYTES) {
         return n_ids;
     }
-    int is_unknown = 0;
     for (uint32_t at = from; at < to; at++) {
-        is_unknown |= t->byte_ids[e->word_text[at]] == NONE;
+        e->is_unknown |= t->byte_ids[e->word_text[at]] == NONE;
     }
-    if (is_unknown) { /* what is unknown in a row is one token, as in SentencePiece */
-        if (t->unknown != NONE && (n_ids == 0 || ids[n_ids - 1] != t->unknown)) {
+    if (e->is_unknown) { /* what is unknown in a row is one token, as in SentencePiece */
+        if (t->unknown != NONE && !was_unknown) {
             ids[n_ids++] = t->unknown;
         }
         return n_ids;

@@ -5,6 +5,8 @@
 
 #include "nyb_encoder.h"
 
+enum { SEEN_CHECKED = 64 }; /* special tokens */
+
 /* Whether a break lies inside text[at..end), that is after its first byte and before its last. */
 static int is_broken(const nyb_encoder_input *in, size_t at, size_t end) {
     size_t low = 0, high = in->n_breaks; /* the first break beyond `at` */
@@ -26,6 +28,9 @@ static int see_specials(nyb_encoder *e, const nyb_encoder_input *in, size_t at) 
     uint32_t low = 0, high = e->tables->n_specials;
     int found = 0;
     for (size_t depth = 0; at + depth < in->n && low < high; depth++) {
+        if (high - low <= SEEN_CHECKED && memchr(e->seen + low, 0, high - low) == NULL) {
+            break; /* runs of one character: the tokens of all their lengths have been seen */
+        }
         const uint8_t byte = in->text[at + depth];
         for (int side = 0; side < 2; side++) { /* first with this byte, first beyond it */
             uint32_t from = low, to = high;
@@ -57,7 +62,8 @@ static int see_specials(nyb_encoder *e, const nyb_encoder_input *in, size_t at) 
 /* Marks where special token number `which` is, left to right, in what is still free. What covers
  * a part of it already is no shorter, so it covers the first or the last byte. */
 static void mark_special(nyb_encoder *e, const nyb_encoder_input *in, uint32_t which) {
-    const uint32_t id = nyb_vocab_section(e->tables, specials_at)[which];
+    const uint32_t *specials = nyb_vocab_section(e->tables, specials_at);
+    const uint32_t id = specials[which];
     const uint8_t *spelling = nyb_vocab_text(e->vocab, id).at;
     const size_t length = nyb_vocab_text(e->vocab, id).n;
     for (size_t at = 0; at + length <= in->n;) {
@@ -67,6 +73,10 @@ static void mark_special(nyb_encoder *e, const nyb_encoder_input *in, uint32_t w
         }
         at = (size_t)(found - in->text);
         e->stats->steps++;
+        if (e->marks[at] != NYB_MARK_FREE && e->marks[at] != NYB_MARK_COVERED) {
+            at += nyb_vocab_text(e->vocab, specials[e->marks[at] - 1]).n;
+            continue;
+        }
         if (e->marks[at] != NYB_MARK_FREE || e->marks[at + length - 1] != NYB_MARK_FREE ||
             memcmp(found, spelling, length) != 0 || is_broken(in, at, at + length)) {
             at++;

@@ -56,7 +56,7 @@ def test_ids_equal_the_leaders_own_suite(name):
     path = peers.llama_cpp_sdist() / f"ggml-vocab-{name}.gguf"
     text = Path(f"{path}.inp").read_bytes().decode()
     strings = text.split("\n__ggml_vocab_test__\n")
-    lines = Path(f"{path}.out").read_text().split("\n")
+    lines = Path(f"{path}.out").read_text().splitlines()
     loaded = tokenizer.load(GgufFile(path).metadata)
     assert len(strings) >= SUITES[name]
     for string, line in zip(strings, lines, strict=True):
@@ -66,10 +66,10 @@ def test_ids_equal_the_leaders_own_suite(name):
 
 def test_ids_equal_llama_cpp_on_smollm2(smollm2):
     goldens = json.loads(GOLDEN.read_text())
-    assert len(goldens) > 150
+    assert len(goldens) > 300
     for string, plain, special in goldens:
         assert smollm2.encode(string) == plain, string
-        assert smollm2.encode(string, special=True) == special, string
+        assert smollm2.encode(string, special=True) == (special or plain), string
 
 
 def test_text_comes_back_as_it_was(smollm2):

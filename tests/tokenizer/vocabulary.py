@@ -71,7 +71,7 @@ SMALL_PIECES = {
     "\u2581": -20.0,
     **{letter: -21.0 - n for n, letter in enumerate("abcdefghilmnoprstuwxyz漢>")},
     "th": -2.0,
-    "\u2581t": -1.0,
+    "\u2581t": -3.5,
     "the": -3.0,
     "\u2581the": -4.0,
     "er": -5.0,
