@@ -9,8 +9,8 @@ from nybble.errors import DownloadError
 
 
 def pulled(name):
-    """Path of a known model, pulled into $NYBBLE_HOME on first use. Where it cannot be had, CI fails
-    and a laptop skips."""
+    """Path of a known model, pulled into $NYBBLE_HOME on first use. Where it cannot be had, CI
+    fails and a laptop skips."""
     try:
         return hub.pull(name)
     except DownloadError as error:

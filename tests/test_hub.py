@@ -53,14 +53,14 @@ def whole(**changes):
     return model((Part(**fields | changes),), sha256)
 
 
-def parted(sha256=hashlib.sha256(CONTENT).hexdigest()):
+def parted():
     """The small model in four parts."""
     sizes = [end - start for start, end in zip(CUTS, CUTS[1:], strict=False)]
     parts = tuple(
         Part(f"tiny-part{n}", "1.0", MEMBER, nbytes=size, download_nbytes=size + 400)
         for n, size in enumerate(sizes, start=1)
     )
-    return model(parts, sha256)
+    return model(parts, hashlib.sha256(CONTENT).hexdigest())
 
 
 def model(parts, sha256):

@@ -162,7 +162,7 @@ def every_script() -> list[str]:
     for start in ranges:
         letters = [chr(c) for c in range(start, start + 256) if chr(c).isalpha()]
         step = max(1, len(letters) // 6)
-        strings.append("".join(letters[:: step][:3]) + " " + "".join(letters[:: step][3:6]))
+        strings.append("".join(letters[::step][:3]) + " " + "".join(letters[::step][3:6]))
     return [text for text in strings if text != " "]
 
 

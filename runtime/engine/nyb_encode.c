@@ -36,9 +36,9 @@ static uint64_t place(nyb_encoder *e, const nyb_vocab_tables *t, size_t n, void 
         e->masks[level] = base ? (uint64_t *)(void *)(base + at) : NULL;
         at += 8 * masks;
     }
-    uint32_t **parts[] = {&e->word.id,   &e->word.start,  &e->word.next,  &e->word.previous,
-                          &e->word.rank, &e->word.result, &e->word.later, &e->word.earlier,
-                          &e->marks};
+    uint32_t **parts[] = {&e->word.id,       &e->word.start,   &e->word.next,
+                          &e->word.previous, &e->word.rank,    &e->word.result,
+                          &e->word.later,    &e->word.earlier, &e->marks};
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
         *parts[i] = base ? (uint32_t *)(void *)(base + at) : NULL;
         at += 4 * symbols;
@@ -188,8 +188,7 @@ size_t nyb_encode(const nyb_vocab *vocab, const uint8_t *text, size_t n, int spe
     const nyb_vocab_tables *t = vocab->tables;
     const nyb_encoder_input in = {text, n, special, breaks, n_breaks};
     const uint32_t *specials = nyb_vocab_section(t, specials_at);
-    nyb_encoder e = {
-        .vocab = vocab, .tables = t, .merges = nyb_vocab_merges(t), .stats = stats};
+    nyb_encoder e = {.vocab = vocab, .tables = t, .merges = nyb_vocab_merges(t), .stats = stats};
     size_t n_ids = 0, from = 0;
     memset(stats, 0, sizeof *stats);
     (void)place(&e, t, n, scratch);

@@ -31,7 +31,7 @@ typedef struct nyb_encoder {
     const nyb_merge *merges;
     nyb_encode_stats *stats;
     nyb_symbols word;
-    const uint8_t *word_text;         /* of the word being merged, spelled as the tokens are */
+    const uint8_t *word_text; /* of the word being merged, spelled as the tokens are */
     uint32_t word_bytes;
     uint32_t *bucket;                 /* first pair of a rank */
     uint64_t *masks[NYB_MASK_LEVELS]; /* level 0: which buckets are filled; above: which masks */

@@ -51,8 +51,8 @@ static inline uint32_t pair_rank(nyb_encoder *e, uint32_t left, uint32_t right, 
 }
 
 /* Writes the ids of a symbol: its token, or the tokens of its bytes. */
-static size_t put_symbol(nyb_encoder *e, uint32_t id, uint32_t from, uint32_t to,
-                         uint32_t *ids, size_t n_ids) {
+static size_t put_symbol(nyb_encoder *e, uint32_t id, uint32_t from, uint32_t to, uint32_t *ids,
+                         size_t n_ids) {
     const nyb_vocab_tables *t = e->tables;
     const int was_unknown = e->is_unknown;
     e->is_unknown = 0;

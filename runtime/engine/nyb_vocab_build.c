@@ -82,12 +82,10 @@ static int check_counts(const nyb_vocab_file *file, nyb_error *error) {
         return nyb_fail(error, "the vocabulary has 2^31 merges or more", 0, file->n_merges);
     }
     if (file->tokens_bytes > UINT32_MAX || file->tokens_bytes > SIZE_MAX / 2) {
-        return nyb_fail(error, "the vocabulary's tokens take 4 GiB or more", 0,
-                        file->tokens_bytes);
+        return nyb_fail(error, "the vocabulary's tokens take 4 GiB or more", 0, file->tokens_bytes);
     }
     if (file->merges_bytes > UINT32_MAX || file->merges_bytes > SIZE_MAX / 2) {
-        return nyb_fail(error, "the vocabulary's merges take 4 GiB or more", 0,
-                        file->merges_bytes);
+        return nyb_fail(error, "the vocabulary's merges take 4 GiB or more", 0, file->merges_bytes);
     }
     if (file->n_tokens > file->tokens_bytes / 8) {
         return nyb_fail(error, "more tokens are announced than there are bytes for", 0,
@@ -290,8 +288,8 @@ static int build_tokens(const nyb_vocab_file *file, nyb_vocab_tables *t, const n
 /* The token of a byte: <0x0A>, or else the byte as it is. */
 static uint32_t byte_token(const nyb_vocab *vocab, uint8_t byte) {
     static const char DIGITS[] = "0123456789ABCDEF";
-    const uint8_t named[6] = {
-        '<', '0', 'x', (uint8_t)DIGITS[byte >> 4], (uint8_t)DIGITS[byte & 15], '>'};
+    const uint8_t named[6] = {'<', '0', 'x', (uint8_t)DIGITS[byte >> 4], (uint8_t)DIGITS[byte & 15],
+                              '>'};
     const uint32_t id = nyb_vocab_find(vocab, named, sizeof named);
     return id != NYB_VOCAB_NONE ? id : nyb_vocab_find(vocab, &byte, 1);
 }

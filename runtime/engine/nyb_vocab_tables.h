@@ -23,7 +23,8 @@ typedef struct nyb_string {
     size_t n;
 } nyb_string;
 
-/* Places in a hash table of n entries: half full. Pairs have the number of a merge plus one, or 0. */
+/* Places in a hash table of n entries: half full. Pairs have the number of a merge plus one, or 0.
+ */
 #define NYB_VOCAB_SLOTS(n) (2 * (uint64_t)(n) + 2)
 
 /* U+2581 LOWER ONE EIGHTH BLOCK: how a space is spelled, but in the byte alphabet. */

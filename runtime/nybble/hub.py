@@ -148,7 +148,9 @@ def _fetch(
             is_resumable = done > 0
             _check_space(model, done)
             for part in model.parts[done:]:
-                _append_part(part, target, digest, folder, lock, _Progress(model, part, on_progress))
+                _append_part(
+                    part, target, digest, folder, lock, _Progress(model, part, on_progress)
+                )
                 is_resumable = True
         if digest.hexdigest() != model.sha256:
             is_resumable = False

@@ -85,8 +85,8 @@ static void encode(const nyb_vocab *vocab, const sample *s, int special, int ver
     void *scratch = allocate(nyb_encode_scratch(vocab, n));
     nyb_encode_stats stats;
     const size_t n_breaks = special == 2 ? sizeof breaks / sizeof breaks[0] : 0;
-    const size_t n_ids = nyb_encode(vocab, s->bytes[TEXT], n, special != 0, breaks, n_breaks,
-                                    scratch, ids, &stats);
+    const size_t n_ids =
+        nyb_encode(vocab, s->bytes[TEXT], n, special != 0, breaks, n_breaks, scratch, ids, &stats);
     size_t total = 0;
     for (size_t i = 0; i < n_ids; i++) {
         const uint8_t *spelling;

@@ -56,7 +56,9 @@ def test_ids_equal_the_leaders_own_suite(name):
     path = peers.llama_cpp_sdist() / f"ggml-vocab-{name}.gguf"
     text = Path(f"{path}.inp").read_bytes().decode()
     strings = text.split("\n__ggml_vocab_test__\n")
-    lines = Path(f"{path}.out").read_text().splitlines()
+    lines = Path(f"{path}.out").read_text().split("\n")
+    if len(lines) == len(strings) + 1:  # one of them ends with a line end, the others do not
+        assert lines.pop() == ""
     loaded = tokenizer.load(GgufFile(path).metadata)
     assert len(strings) >= SUITES[name]
     for string, line in zip(strings, lines, strict=True):
@@ -215,7 +217,8 @@ def test_whole_words_come_before_merges():
     spelled = [*vocabulary.BYTES, "ab", "cd", "abcd"]
     merges = ["a b", "c d"]
     loaded = [
-        tokenizer.load(vocabulary.metadata(spelled, merges, pre=pre)) for pre in ("dbrx", "llama-bpe")
+        tokenizer.load(vocabulary.metadata(spelled, merges, pre=pre))
+        for pre in ("dbrx", "llama-bpe")
     ]
     assert [len(one.encode("abcd")) for one in loaded] == [2, 1]
 

@@ -128,9 +128,7 @@ def test_texts_of_every_length_merge_as_defined(length):
                 pieces.setdefault(left + right, -float(rng.randrange(8)))
         scores = {f"<0x{byte:02X}>": 0.0 for byte in range(256)} | pieces
         types = {token: vocabulary.BYTE for token in scores if token not in pieces}
-        loaded = tokenizer.load(
-            vocabulary.pieces_metadata(scores, types, add_space_prefix=False)
-        )
+        loaded = tokenizer.load(vocabulary.pieces_metadata(scores, types, add_space_prefix=False))
         text = "".join(rng.choice("aab  漢") for _ in range(length))
         assert spellings(loaded, text) == naive_pieces(text.replace(" ", SPACE), scores, types)
 
@@ -244,7 +242,9 @@ TEXTS = {
     "spaces": lambda n: b" " * n,
     "dashes": lambda n: b"-" * n,
     "letters": lambda n: bytes(random.Random(1).choices(b"abcdefghijklmnopqrstuvwxyz", k=n)),
-    "CJK": lambda n: "".join(map(chr, random.Random(1).choices(range(0x4E00, 0x9FA5), k=n // 3))).encode(),
+    "CJK": lambda n: "".join(
+        map(chr, random.Random(1).choices(range(0x4E00, 0x9FA5), k=n // 3))
+    ).encode(),
     "words": lambda n: (b"the quick brown fox. " * (n // 21 + 1))[:n],
     "bytes": lambda n: random.Random(1).randbytes(n),
     "newlines": lambda n: b"\n" * n,

@@ -50,9 +50,7 @@ def metadata(
         "tokenizer.ggml.pre": pre,
         "tokenizer.ggml.tokens": Array(memoryview(region(tokens)), "string", len(tokens)),
         "tokenizer.ggml.merges": Array(memoryview(region(merges)), "string", len(merges)),
-        "tokenizer.ggml.token_type": Array(
-            memoryview(numbers), "int32", len(tokens)
-        ),
+        "tokenizer.ggml.token_type": Array(memoryview(numbers), "int32", len(tokens)),
         **{f"tokenizer.ggml.{key}": value for key, value in more.items()},
     }
 
@@ -186,7 +184,11 @@ def hostile() -> dict[str, tuple[Arguments, str]]:
     """Arguments of `Vocabulary` that are refused, and a part of the complaint."""
     tokens, merges, n = region(SMALL_TOKENS), region(SMALL_MERGES), len(SMALL_TOKENS)
     types = packed()["types"]
-    pieces, scores, n_pieces = region(list(SMALL_PIECES)), packed_pieces()["scores"], len(SMALL_PIECES)
+    pieces, scores, n_pieces = (
+        region(list(SMALL_PIECES)),
+        packed_pieces()["scores"],
+        len(SMALL_PIECES),
+    )
 
     def with_merge(merge: str) -> Arguments:
         return packed(merges=merges + region([merge]), n_merges=len(SMALL_MERGES) + 1)
@@ -256,7 +258,10 @@ def hostile() -> dict[str, tuple[Arguments, str]]:
             packed_pieces(scores=scores[:-4] + bytes.fromhex("0100a0ff")),
             "score is not a number",
         ),
-        "merges beside scores": (packed_pieces(merges=merges, n_merges=len(SMALL_MERGES)), "merges"),
+        "merges beside scores": (
+            packed_pieces(merges=merges, n_merges=len(SMALL_MERGES)),
+            "merges",
+        ),
         "a piece twice": (with_piece("the"), "the same spelling"),
         "a piece too long": (with_piece("a" * 1025), "too long"),
         "an unknown token that is none": (packed_pieces(unknown=n_pieces), "the unknown token"),

@@ -24,8 +24,8 @@ def chat(model: Model, system: str | None, ask_options: dict[str, Any], verbose:
     """Answer line after line from the terminal until `/exit` or the end of the input."""
     if not model.has_template:
         raise UsageError(
-            "this model has no chat template: it continues text and does not chat; give it a prompt,"
-            f" or chat with another: nybble run {DEFAULT}"
+            "this model has no chat template: it continues text and does not chat; give it a"
+            f" prompt, or chat with another: nybble run {DEFAULT}"
         )
     try:
         import readline  # noqa: F401  line editing in input(), where Python has it

@@ -166,7 +166,7 @@ class Tokenizer:
         return self.vocabulary.type(id) in (core.CONTROL, core.UNKNOWN)
 
     def is_special(self, id: int) -> bool:
-        """Whether a token is looked for in text before anything else: text starts anew behind it."""
+        """Whether a token is looked for before words are: text starts anew behind it."""
         return self.is_control(id) or self.vocabulary.type(id) == core.USER_DEFINED
 
 
@@ -307,9 +307,7 @@ def _tokenizer(
     )
 
 
-def _token_id(
-    metadata: Mapping[str, object], name: str, default: int | None = None
-) -> int | None:
+def _token_id(metadata: Mapping[str, object], name: str, default: int | None = None) -> int | None:
     """The id of a special token. One outside the vocabulary means none, as in llama.cpp."""
     id = metadata.get(f"tokenizer.ggml.{name}_token_id", default)
     _, n_tokens = _array(metadata, "tokens", "string")
@@ -328,9 +326,7 @@ def _arrays(metadata: Mapping[str, object], **needed: str) -> dict[str, Any]:
     return keywords
 
 
-def _array(
-    metadata: Mapping[str, object], name: str, element_type: str
-) -> tuple[memoryview, int]:
+def _array(metadata: Mapping[str, object], name: str, element_type: str) -> tuple[memoryview, int]:
     """The bytes of an array of tokenizer.ggml, and its number of elements."""
     key = f"tokenizer.ggml.{name}"
     array: Any = metadata.get(key)
