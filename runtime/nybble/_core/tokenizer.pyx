@@ -181,7 +181,7 @@ cdef class Vocabulary:
                 c_breaks[i] = breaks[i]
             with nogil:
                 n_ids = encode(&self.vocab, start, n, special, c_breaks, n_breaks, scratch, ids,
-                                   &stats)
+                               &stats)
             return [ids[i] for i in range(n_ids)], stats.steps
         finally:
             free(scratch)
@@ -203,7 +203,7 @@ cdef class Vocabulary:
             free(out)
 
     def spelling(self, id):
-        """A token's bytes in the file: in the kind's own spelling, but special tokens as they are."""
+        """A token's bytes in the file: in the kind's own spelling, special tokens as they are."""
         cdef const uint8_t *spelling = NULL
         self.check_id(id)
         cdef size_t n = vocab_spelling(&self.vocab, id, &spelling)
@@ -217,7 +217,7 @@ cdef class Vocabulary:
     def find(self, bytes spelling not None):
         """The id of the token spelled so in the file, or None."""
         cdef uint32_t id = vocab_find(&self.vocab, <const uint8_t *><const char *>spelling,
-                                    len(spelling))
+                                      len(spelling))
         return None if id == NYB_VOCAB_NONE else id
 
     def specials(self):
