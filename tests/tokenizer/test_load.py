@@ -34,7 +34,7 @@ def test_unknown_kinds_are_refused_by_name():
         tokenizer.load({**small(), "tokenizer.ggml.model": "bert"})
     with pytest.raises(FormatError, match="kind None"):
         tokenizer.load({})
-    with pytest.raises(FormatError, match=r"'tekken'; known here: .*gpt-2.*smollm"):
+    with pytest.raises(FormatError, match="'tekken', which is none of the"):
         tokenizer.load(small(pre="tekken"))
     with pytest.raises(FormatError, match="pre-tokenizer is 5"):
         tokenizer.load(small(pre=5))

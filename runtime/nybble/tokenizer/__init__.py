@@ -232,7 +232,7 @@ def load(metadata: Mapping[str, object]) -> Tokenizer:
     model = metadata.get("tokenizer.ggml.model")
     if not isinstance(model, str) or model not in _KINDS:
         raise FormatError(
-            f"the file's tokenizer is of kind {model!r}; known here: {', '.join(_KINDS)}"
+            f"the file's tokenizer is of kind {model!r:.60}; known here: {', '.join(_KINDS)}"
         )
     return _KINDS[model](metadata)
 
@@ -242,7 +242,8 @@ def _load_bytes(metadata: Mapping[str, object]) -> Tokenizer:
     pre = metadata.get("tokenizer.ggml.pre", "default")
     if not isinstance(pre, str) or pre not in PRE_TOKENIZERS:
         raise FormatError(
-            f"the file's pre-tokenizer is {pre!r}; known here: {', '.join(sorted(PRE_TOKENIZERS))}"
+            f"the file's pre-tokenizer is {pre!r:.60}, which is none of the {len(PRE_TOKENIZERS)}"
+            " known here; without it the text would be cut into other tokens than in training"
         )
     how = PRE_TOKENIZERS[pre]
     vocabulary = core.Vocabulary(
