@@ -1,4 +1,4 @@
-"""Fixtures for all tests: the real model, pulled once."""
+"""Fixtures for all tests: the real models, pulled once."""
 
 import os
 
@@ -8,15 +8,27 @@ from nybble import hub
 from nybble.errors import DownloadError
 
 
-@pytest.fixture(scope="session")
-def smollm2_path():
-    """Path of the known model smollm2-135m, pulled into $NYBBLE_HOME on first use.
-
-    Where it cannot be had, CI fails and a laptop skips.
-    """
+def pulled(name):
+    """Path of a known model, pulled into $NYBBLE_HOME on first use. Where it cannot be had, CI
+    fails and a laptop skips."""
     try:
-        return hub.pull("smollm2-135m")
+        return hub.pull(name)
     except DownloadError as error:
         if os.environ.get("CI") == "true":
             pytest.fail(f"CI needs the real model: {error}")
-        pytest.skip(f"needs the real model; run: nybble pull smollm2-135m ({error})")
+        pytest.skip(f"needs the real model; run: nybble pull {name} ({error})")
+
+
+@pytest.fixture(scope="session")
+def smollm2_path():
+    return pulled("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def gemma3_path():
+    return pulled("gemma3-270m")
+
+
+@pytest.fixture(scope="session")
+def qwen_coder_path():
+    return pulled("qwen2.5-coder-0.5b")

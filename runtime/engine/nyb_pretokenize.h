@@ -16,10 +16,18 @@ enum nyb_pretokenizer {
     NYB_PRE_DEFAULT, /* what llama.cpp does with a file that names no pre-tokenizer */
     NYB_PRE_GPT2,   /* 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+ */
     NYB_PRE_SMOLLM, /* \p{N} alone, then as NYB_PRE_GPT2 */
+    NYB_PRE_FALCON, /* punctuation, then as NYB_PRE_GPT2, then three digits */
+    NYB_PRE_LLAMA3, /* (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}
+                       | ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+ */
+    NYB_PRE_QWEN2,  /* the same, but \p{N} alone */
+    NYB_PRE_QWEN35, /* as NYB_PRE_QWEN2, but marks (\p{M}) are letters */
+    NYB_PRE_DEEPSEEK_LLM,   /* line ends alone, \s?[letters of two cases]+, \s?[punctuation]+, \s+$,
+                               [CJK]+, \p{N}+ */
+    NYB_PRE_DEEPSEEK_CODER, /* line ends alone, \s?\p{L}+, \s?\p{P}+, [CJK]+, \p{N} alone */
     NYB_PRE_COUNT
 };
 
-enum { NYB_PRE_STAGES = 4 };
+enum { NYB_PRE_STAGES = 6 };
 
 /* A text being cut. Ends are offsets into it, the end of the current piece of every stage. */
 typedef struct nyb_words {

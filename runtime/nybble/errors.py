@@ -67,7 +67,7 @@ class CpuError(NybbleError):
 
 
 class DownloadError(NybbleError):
-    """A download failed: network, checksum, or no space; nothing was left behind."""
+    """A download failed: network, checksum, or no space; the model is not there, nor half of it."""
 
 
 class NumericError(NybbleError):

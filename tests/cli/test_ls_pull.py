@@ -23,6 +23,13 @@ def put(home, name, nbytes):
 
 def test_ls_lists_what_is_there(home, capsys):
     assert main(["ls"]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (
+        "no models here; nybble pull smollm2-135m gets one (98 MB),"
+        " nybble ls --known lists all that can be pulled\n"
+    )
+    assert main(["ls", "--json"]) == 0
     assert capsys.readouterr() == ("", "")
     first = put(home, "a-model", 1_300_000_000)
     second = put(home, "b", 999)
@@ -52,7 +59,7 @@ def test_ls_known_says_what_is_here(home, capsys):
     assert not any(row["here"] for row in rows)
     put(home, "smollm2-135m", KNOWN["smollm2-135m"].nbytes)
     assert main(["ls", "--known"]) == 0
-    assert "smollm2-135m   98 MB  here  SmolLM2" in capsys.readouterr().out
+    assert "smollm2-135m         98 MB  here  SmolLM2" in capsys.readouterr().out
 
 
 def test_pull_says_that_a_model_is_there(home, capsys):
@@ -78,7 +85,7 @@ def test_pull_says_what_it_did(home, capsys, monkeypatch):
 
 def test_pull_draws_a_bar_on_a_terminal(home, monkeypatch):
     def pull(name, on_progress, on_wait):
-        on_progress(46_000_000, 92_000_000)
+        on_progress(49_000_000, 98_000_000)
         raise DownloadError("the network is gone")
 
     monkeypatch.setattr(hub, "pull", pull)
@@ -90,7 +97,7 @@ def test_pull_draws_a_bar_on_a_terminal(home, monkeypatch):
         while not seen.endswith("gone\r\n") and select.select([controller], [], [], 10)[0]:
             seen += os.read(controller, 4096).decode()  # a terminal hands on what it likes
     os.close(controller)
-    assert "\rsmollm2-135m [############............] 46 MB of 92 MB" in seen
+    assert "\rsmollm2-135m [############............] 49 MB of 98 MB" in seen
     assert seen.endswith("\nnybble: the network is gone\r\n")
 
 

@@ -96,7 +96,7 @@ def test_python_m_nybble_is_the_command_line(home):
     )
     assert ls.returncode == 0
     assert ls.stderr == ""
-    assert ls.stdout.startswith("smollm2-135m   98 MB")
+    assert ls.stdout.split()[:3] == ["smollm2-135m", "98", "MB"]
 
 
 def test_closed_pipe_is_quiet(home):

@@ -126,9 +126,15 @@ def test_run_without_a_template_completes_and_says_so(calls, monkeypatch, capsys
     assert asked(calls) == [("complete", "Once upon", {})]
     out, err = capsys.readouterr()
     assert out == "You said <Once upon>\n"
-    assert "has no chat template" in err
+    assert err == (
+        "nybble: this model has no chat template: it continues the prompt as it stands"
+        " (smollm2-135m answers)\n"
+    )
     assert main(["run", "Once upon", "--system", "Be brief."]) == 2
     assert main(["run"]) == 2
+    assert "does not chat; give it a prompt, or chat with another: nybble run smollm2-135m" in (
+        capsys.readouterr().err
+    )
 
 
 def test_run_of_a_model_not_pulled_names_the_command(home, stdin, capsys):

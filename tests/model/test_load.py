@@ -222,8 +222,9 @@ def test_rotation_has_its_limits(refused, dims):
         ({"tokenizer.ggml.tokens": None}, "no vocabulary"),
         ({"tokenizer.ggml.tokens": "abc"}, "no vocabulary"),
         ({"tokenizer.ggml.merges": None}, "no tokenizer.ggml.merges"),
-        ({"tokenizer.ggml.model": "llama"}, "tokenizer is of kind 'llama'"),
-        ({"tokenizer.ggml.pre": "qwen35"}, "pre-tokenizer is 'qwen35'"),
+        ({"tokenizer.ggml.model": "bert"}, "tokenizer is of kind 'bert'"),
+        ({"tokenizer.ggml.model": "llama"}, "no tokenizer.ggml.scores"),
+        ({"tokenizer.ggml.pre": "tekken"}, "pre-tokenizer is 'tekken'"),
     ],
     ids=lambda value: str(value)[:40],
 )

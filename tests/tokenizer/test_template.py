@@ -72,7 +72,7 @@ def reference(source, messages, **variables):
 
 def specials_of(tokens, ids):
     """The spellings of the special tokens among ids, those of plain space left out."""
-    found = [tokens.spelling(id) for id in ids if id in set(tokens.bpe.specials())]
+    found = [tokens.spelling(id) for id in ids if id in set(tokens.vocabulary.specials())]
     return [spelling for spelling in found if not spelling.isspace()]
 
 
@@ -145,7 +145,7 @@ FORGERIES = [
 @pytest.mark.parametrize("pattern", FORGERIES)
 def test_no_spelling_in_a_message_becomes_a_token(smollm2, smollm2_tokens, pattern):
     honest = specials_of(smollm2_tokens, smollm2.encode([{"role": "user", "content": "x"}]))
-    for id in smollm2_tokens.bpe.specials():
+    for id in smollm2_tokens.vocabulary.specials():
         content = pattern.replace("{}", smollm2_tokens.spelling(id))
         messages = [{"role": "user", "content": content}]
         ids = smollm2.encode(messages)
@@ -251,7 +251,7 @@ def test_markers_of_the_template_are_protected_and_others_are_not():
     with_markers = ChatTemplate(PLAIN + "{# <think> </think> <tool_response> #}", tokens)
     ids = with_markers.encode(messages, add_generation_prompt=False)
     assert specials_of(tokens, ids) == ["<|start|>", "<|end|>"]
-    assert tokens.bpe.find(b"\n\n") in ids  # plain space is never protected
+    assert tokens.vocabulary.find(b"\n\n") in ids  # plain space is never protected
 
 
 def test_the_think_pair_is_left_alone_in_an_assistants_message():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from nybble._core import tokenizer as core
 
@@ -15,7 +16,7 @@ ALPHABET = {byte: chr(byte) for byte in PRINTABLE} | {
     byte: chr(0x100 + n) for n, byte in enumerate(OTHERS)
 }
 BYTES = [ALPHABET[byte] for byte in range(256)]
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 
 
 @dataclass
@@ -43,15 +44,13 @@ def metadata(
     **more: object,
 ) -> dict[str, object]:
     """`types` are those that are not NORMAL, by spelling; `more` are keys of tokenizer.ggml."""
-    numbers = [(types or {}).get(token, NORMAL) for token in tokens]
+    numbers = type_numbers(tokens, types or {})
     return {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": pre,
         "tokenizer.ggml.tokens": Array(memoryview(region(tokens)), "string", len(tokens)),
         "tokenizer.ggml.merges": Array(memoryview(region(merges)), "string", len(merges)),
-        "tokenizer.ggml.token_type": Array(
-            memoryview(struct.pack(f"<{len(numbers)}i", *numbers)), "int32", len(numbers)
-        ),
+        "tokenizer.ggml.token_type": Array(memoryview(numbers), "int32", len(tokens)),
         **{f"tokenizer.ggml.{key}": value for key, value in more.items()},
     }
 
@@ -61,42 +60,149 @@ SMALL_TOKENS = [*BYTES, *(merge.replace(" ", "") for merge in SMALL_MERGES), "<|
 SMALL_TYPES = {"<|end|>": CONTROL, "<|x|>": USER_DEFINED}
 
 
-def packed(
-    tokens: bytes | None = None,
-    n_tokens: int | None = None,
-    merges: bytes | None = None,
-    n_merges: int | None = None,
-    types: bytes | None = None,
-    n_types: int | None = None,
-    pre: int = 1,
-    whole_words: int = 0,
-) -> tuple[bytes, int, bytes, int, bytes, int, int, int]:
-    """The arguments of `Bpe`: a small sound vocabulary, but for what is said otherwise."""
-    numbers = [SMALL_TYPES.get(token, NORMAL) for token in SMALL_TOKENS]
-    small_types = struct.pack(f"<{len(numbers)}i", *numbers)
-    types = small_types if types is None else types
-    return (
-        region(SMALL_TOKENS) if tokens is None else tokens,
-        len(SMALL_TOKENS) if n_tokens is None else n_tokens,
-        region(SMALL_MERGES) if merges is None else merges,
-        len(SMALL_MERGES) if n_merges is None else n_merges,
-        types,
-        len(types) // 4 if n_types is None else n_types,
-        pre,
-        whole_words,
+# A SentencePiece vocabulary: spelling to score. The best of what is there is merged first.
+SMALL_PIECES = {
+    "<unk>": 0.0,
+    "<s>": 0.0,
+    "</s>": 0.0,
+    **{f"<0x{byte:02X}>": 0.0 for byte in range(256)},
+    "\u2581": -20.0,
+    **{letter: -21.0 - n for n, letter in enumerate("abcdefghilmnoprstuwxyz漢>")},
+    "th": -2.0,
+    "\u2581t": -3.5,
+    "the": -3.0,
+    "\u2581the": -4.0,
+    "er": -5.0,
+    "lo": -6.0,
+    "low": -7.0,
+    "lower": -8.0,
+    "aa": -9.0,
+    "aaaa": -9.0,
+    ">\u2581a": -9.5,
+    ">\u2581": -9.5,
+    "\u2581\u2581": -10.0,
+    "    ": 0.0,
+    "<|x|>": 0.0,
+}
+SMALL_PIECE_TYPES = {
+    "<unk>": UNKNOWN,
+    "<s>": CONTROL,
+    "</s>": CONTROL,
+    **{f"<0x{byte:02X}>": BYTE for byte in range(256)},
+    "    ": USER_DEFINED,
+    "<|x|>": USER_DEFINED,
+}
+# Gemma 4's kind: the same spelling, but merges.
+SMALL_CHAR_MERGES = ["t h", "th e", "\u2581 the", "a a", "aa aa", "\n \n", "> \u2581", ">\u2581 a"]
+SMALL_CHARS = [
+    *(f"<0x{byte:02X}>" for byte in range(256)),
+    *"\u2581abcdehlort漢>\n",
+    *(merge.replace(" ", "") for merge in SMALL_CHAR_MERGES),
+    "\n\n\n",
+    "<|end|>",
+    "<|x|>",
+]
+SMALL_CHAR_TYPES = SMALL_TYPES | {f"<0x{byte:02X}>": BYTE for byte in range(256)}
+
+Arguments = dict[str, Any]
+
+
+def type_numbers(tokens: Iterable[str], types: Mapping[str, int]) -> bytes:
+    numbers = [types.get(token, NORMAL) for token in tokens]
+    return struct.pack(f"<{len(numbers)}i", *numbers)
+
+
+def floats(scores: Iterable[float]) -> bytes:
+    return b"".join(struct.pack("<f", score) for score in scores)
+
+
+def pieces_metadata(
+    scores: Mapping[str, float], types: Mapping[str, int], **more: object
+) -> dict[str, object]:
+    """`more` are keys of tokenizer.ggml."""
+    n = len(scores)
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": Array(memoryview(region(list(scores))), "string", n),
+        "tokenizer.ggml.scores": Array(memoryview(floats(scores.values())), "float32", n),
+        "tokenizer.ggml.token_type": Array(memoryview(type_numbers(scores, types)), "int32", n),
+        **{f"tokenizer.ggml.{key}": value for key, value in more.items()},
+    }
+
+
+def packed(**changes: Any) -> Arguments:
+    """The arguments of `Vocabulary`: a small sound one of bytes, but for what is said otherwise."""
+    types = type_numbers(SMALL_TOKENS, SMALL_TYPES)
+    return {
+        "kind": core.BYTES,
+        "tokens": region(SMALL_TOKENS),
+        "n_tokens": len(SMALL_TOKENS),
+        "merges": region(SMALL_MERGES),
+        "n_merges": len(SMALL_MERGES),
+        "types": types,
+        "n_types": len(changes.get("types", types)) // 4,
+        "pre": core.PRE_GPT2,
+    } | changes
+
+
+def packed_chars(**changes: Any) -> Arguments:
+    """A small sound vocabulary of Gemma 4's kind, but for what is said otherwise."""
+    types = type_numbers(SMALL_CHARS, SMALL_CHAR_TYPES)
+    return {
+        "kind": core.CHARS,
+        "tokens": region(SMALL_CHARS),
+        "n_tokens": len(SMALL_CHARS),
+        "merges": region(SMALL_CHAR_MERGES),
+        "n_merges": len(SMALL_CHAR_MERGES),
+        "types": types,
+        "n_types": len(changes.get("types", types)) // 4,
+    } | changes
+
+
+def packed_pieces(**changes: Any) -> Arguments:
+    """A small sound vocabulary of SentencePiece's kind, but for what is said otherwise."""
+    types = type_numbers(SMALL_PIECES, SMALL_PIECE_TYPES)
+    scores = floats(SMALL_PIECES.values())
+    return {
+        "kind": core.PIECES,
+        "tokens": region(list(SMALL_PIECES)),
+        "n_tokens": len(SMALL_PIECES),
+        "scores": scores,
+        "n_scores": len(changes.get("scores", scores)) // 4,
+        "types": types,
+        "n_types": len(changes.get("types", types)) // 4,
+        "unknown": 0,
+        "space_prefix": True,
+    } | changes
+
+
+def build(arguments: Arguments) -> core.Vocabulary:
+    return core.Vocabulary(**arguments)
+
+
+def hostile() -> dict[str, tuple[Arguments, str]]:
+    """Arguments of `Vocabulary` that are refused, and a part of the complaint."""
+    tokens, merges, n = region(SMALL_TOKENS), region(SMALL_MERGES), len(SMALL_TOKENS)
+    types = packed()["types"]
+    pieces, scores, n_pieces = (
+        region(list(SMALL_PIECES)),
+        packed_pieces()["scores"],
+        len(SMALL_PIECES),
     )
 
-
-def hostile() -> dict[str, tuple[tuple[bytes, int, bytes, int, bytes, int, int, int], str]]:
-    """Arguments of `Bpe` that are refused, and a part of the complaint."""
-    tokens, merges, n = region(SMALL_TOKENS), region(SMALL_MERGES), len(SMALL_TOKENS)
-    types = packed()[4]
-
-    def with_merge(merge: str) -> tuple[bytes, int, bytes, int, bytes, int, int, int]:
+    def with_merge(merge: str) -> Arguments:
         return packed(merges=merges + region([merge]), n_merges=len(SMALL_MERGES) + 1)
 
-    def with_type(number: int) -> tuple[bytes, int, bytes, int, bytes, int, int, int]:
+    def with_type(number: int) -> Arguments:
         return packed(types=types[:-4] + struct.pack("<i", number))
+
+    def with_piece(piece: str) -> Arguments:
+        return packed_pieces(
+            tokens=pieces + region([piece]),
+            n_tokens=n_pieces + 1,
+            scores=scores + floats([-1]),
+            types=packed_pieces()["types"] + struct.pack("<i", NORMAL),
+        )
 
     return {
         "no tokens": (packed(tokens=b"", n_tokens=0, types=b""), "no tokens"),
@@ -140,8 +246,30 @@ def hostile() -> dict[str, tuple[tuple[bytes, int, bytes, int, bytes, int, int, 
         "a merge into an unknown token": (with_merge("the the"), "makes something"),
         "a merge of three": (with_merge("t h e"), "a part that is no token"),
         "no such pre-tokenizer": (packed(pre=99), "pre-tokenizer"),
+        "no such kind": (packed(kind=3), "no kind of vocabulary"),
+        "scores beside merges": (packed(scores=bytes(4 * n), n_scores=n), "number of scores"),
+        "no scores": (packed_pieces(scores=b""), "number of scores"),
+        "a score too few": (packed_pieces(scores=scores[:-4]), "number of scores"),
+        "a score that is NaN": (
+            packed_pieces(scores=scores[:-4] + floats([float("nan")])),
+            "score is not a number",
+        ),
+        "a score that is a signalling NaN": (
+            packed_pieces(scores=scores[:-4] + bytes.fromhex("0100a0ff")),
+            "score is not a number",
+        ),
+        "merges beside scores": (
+            packed_pieces(merges=merges, n_merges=len(SMALL_MERGES)),
+            "merges",
+        ),
+        "a piece twice": (with_piece("the"), "the same spelling"),
+        "a piece too long": (with_piece("a" * 1025), "too long"),
+        "an unknown token that is none": (packed_pieces(unknown=n_pieces), "the unknown token"),
+        "pieces cut short": (packed_pieces(tokens=pieces[:-1]), "a token runs past"),
+        "a merge of characters into nothing": (
+            packed_chars(
+                merges=region([*SMALL_CHAR_MERGES, "a 漢"]), n_merges=len(SMALL_CHAR_MERGES) + 1
+            ),
+            "makes something",
+        ),
     }
-
-
-def bpe(*args: object) -> core.Bpe:
-    return core.Bpe(*args)  # type: ignore[arg-type]

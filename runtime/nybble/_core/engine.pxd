@@ -204,7 +204,7 @@ cdef extern from "nyb_gguf.h" nogil:
     const nyb_gguf_format *nyb_gguf_format_of(uint32_t format) noexcept
     uint64_t nyb_gguf_number(const uint8_t *p, unsigned n) noexcept
 
-# -- Byte-pair tokenizer: nyb_pretokenize.h, nyb_bpe.h ---------------------------------------------
+# -- Tokenizers: nyb_pretokenize.h, nyb_vocab.h, nyb_encode.h --------------------------------------
 
 
 cdef extern from "nyb_pretokenize.h" nogil:
@@ -212,8 +212,14 @@ cdef extern from "nyb_pretokenize.h" nogil:
         NYB_PRE_DEFAULT
         NYB_PRE_GPT2
         NYB_PRE_SMOLLM
+        NYB_PRE_FALCON
+        NYB_PRE_LLAMA3
+        NYB_PRE_QWEN2
+        NYB_PRE_QWEN35
+        NYB_PRE_DEEPSEEK_LLM
+        NYB_PRE_DEEPSEEK_CODER
 
-cdef extern from "nyb_bpe.h" nogil:
+cdef extern from "nyb_vocab.h" nogil:
     enum nyb_token_type:
         NYB_TOKEN_UNDEFINED
         NYB_TOKEN_NORMAL
@@ -223,44 +229,60 @@ cdef extern from "nyb_bpe.h" nogil:
         NYB_TOKEN_UNUSED
         NYB_TOKEN_BYTE
 
-    const uint32_t NYB_BPE_NONE
+    enum nyb_vocab_kind:
+        NYB_VOCAB_BYTES
+        NYB_VOCAB_CHARS
+        NYB_VOCAB_PIECES
 
-    ctypedef struct nyb_bpe_vocab:
+    const uint32_t NYB_VOCAB_NONE
+
+    ctypedef struct nyb_vocab_file:
         const uint8_t *tokens
         uint64_t tokens_bytes
         uint64_t n_tokens
         const uint8_t *merges
         uint64_t merges_bytes
         uint64_t n_merges
+        const uint8_t *scores
+        uint64_t n_scores
         const uint8_t *types
         uint64_t n_types
+        uint32_t kind
         uint32_t pre
-        uint32_t whole_words
+        uint32_t unknown
+        uint8_t whole_words
+        uint8_t space_prefix
+        uint8_t collapses_spaces
 
-    ctypedef struct nyb_bpe_tables:
+    ctypedef struct nyb_vocab_tables:
         uint64_t bytes
         uint32_t n_tokens
         uint32_t n_merges
         uint32_t n_specials
+        uint32_t space_prefix
         uint32_t in_order
 
-    ctypedef struct nyb_bpe:
+    ctypedef struct nyb_vocab:
         const uint8_t *tokens
-        const nyb_bpe_tables *tables
+        const nyb_vocab_tables *tables
 
-    ctypedef struct nyb_bpe_stats:
+    int nyb_vocab_measure(const nyb_vocab_file *file, uint64_t *bytes, nyb_error *error) nogil
+    int nyb_vocab_build(const nyb_vocab_file *file, void *memory, nyb_vocab *vocab,
+                        nyb_error *error) nogil
+    uint32_t nyb_vocab_find(const nyb_vocab *vocab, const uint8_t *spelling, size_t n) nogil
+    size_t nyb_vocab_spelling(const nyb_vocab *vocab, uint32_t id,
+                              const uint8_t **spelling) nogil
+    unsigned nyb_vocab_type(const nyb_vocab *vocab, uint32_t id) nogil
+    int nyb_vocab_is_end(const nyb_vocab *vocab, uint32_t id) nogil
+    size_t nyb_vocab_bytes(const nyb_vocab *vocab, uint32_t id, uint8_t *out) nogil
+
+cdef extern from "nyb_encode.h" nogil:
+    ctypedef struct nyb_encode_stats:
         uint64_t steps
         uint64_t merges
 
-    int nyb_bpe_measure(const nyb_bpe_vocab *vocab, uint64_t *bytes, nyb_error *error) nogil
-    int nyb_bpe_build(const nyb_bpe_vocab *vocab, void *memory, nyb_bpe *bpe,
-                      nyb_error *error) nogil
-    uint32_t nyb_bpe_find(const nyb_bpe *bpe, const uint8_t *spelling, size_t n) nogil
-    size_t nyb_bpe_spelling(const nyb_bpe *bpe, uint32_t id, const uint8_t **spelling) nogil
-    unsigned nyb_bpe_type(const nyb_bpe *bpe, uint32_t id) nogil
-    int nyb_bpe_is_end(const nyb_bpe *bpe, uint32_t id) nogil
-    size_t nyb_bpe_bytes(const nyb_bpe *bpe, uint32_t id, uint8_t *out) nogil
-    uint64_t nyb_bpe_scratch_bytes(const nyb_bpe *bpe, size_t n) nogil
-    size_t nyb_bpe_encode(const nyb_bpe *bpe, const uint8_t *text, size_t n, int special,
-                          const uint32_t *breaks, size_t n_breaks, void *scratch, uint32_t *ids,
-                          nyb_bpe_stats *stats) nogil
+    uint64_t nyb_encode_most(const nyb_vocab *vocab, size_t n) nogil
+    uint64_t nyb_encode_scratch(const nyb_vocab *vocab, size_t n) nogil
+    size_t nyb_encode(const nyb_vocab *vocab, const uint8_t *text, size_t n, int special,
+                      const uint32_t *breaks, size_t n_breaks, void *scratch, uint32_t *ids,
+                      nyb_encode_stats *stats) nogil

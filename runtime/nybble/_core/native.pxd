@@ -49,22 +49,23 @@ cdef const char *gguf_type_name(uint32_t type) noexcept nogil
 cdef uint32_t gguf_type_bytes(uint32_t type) noexcept nogil
 cdef const nyb_gguf_format *gguf_format_of(uint32_t format) noexcept nogil
 
-# -- Byte-pair tokenizer ---------------------------------------------------------------------------
+# -- Tokenizers ------------------------------------------------------------------------------------
 
 
-from nybble._core.engine cimport nyb_bpe, nyb_bpe_stats, nyb_bpe_vocab, nyb_error
+from nybble._core.engine cimport nyb_encode_stats, nyb_error, nyb_vocab, nyb_vocab_file
 
-cdef int bpe_measure(const nyb_bpe_vocab *vocab, uint64_t *nbytes,
+cdef int vocab_measure(const nyb_vocab_file *file, uint64_t *nbytes,
+                       nyb_error *error) noexcept nogil
+cdef int vocab_build(const nyb_vocab_file *file, void *memory, nyb_vocab *vocab,
                      nyb_error *error) noexcept nogil
-cdef int bpe_build(const nyb_bpe_vocab *vocab, void *memory, nyb_bpe *bpe,
-                   nyb_error *error) noexcept nogil
-cdef uint32_t bpe_find(const nyb_bpe *bpe, const uint8_t *spelling, size_t n) noexcept nogil
-cdef size_t bpe_spelling(const nyb_bpe *bpe, uint32_t id,
-                         const uint8_t **spelling) noexcept nogil
-cdef unsigned int bpe_type(const nyb_bpe *bpe, uint32_t id) noexcept nogil
-cdef int bpe_is_end(const nyb_bpe *bpe, uint32_t id) noexcept nogil
-cdef size_t bpe_bytes(const nyb_bpe *bpe, uint32_t id, uint8_t *out) noexcept nogil
-cdef uint64_t bpe_scratch_bytes(const nyb_bpe *bpe, size_t n) noexcept nogil
-cdef size_t bpe_encode(const nyb_bpe *bpe, const uint8_t *text, size_t n, int special,
-                       const uint32_t *breaks, size_t n_breaks, void *scratch, uint32_t *ids,
-                       nyb_bpe_stats *stats) noexcept nogil
+cdef uint32_t vocab_find(const nyb_vocab *vocab, const uint8_t *spelling, size_t n) noexcept nogil
+cdef size_t vocab_spelling(const nyb_vocab *vocab, uint32_t id,
+                           const uint8_t **spelling) noexcept nogil
+cdef unsigned int vocab_type(const nyb_vocab *vocab, uint32_t id) noexcept nogil
+cdef int vocab_is_end(const nyb_vocab *vocab, uint32_t id) noexcept nogil
+cdef size_t vocab_bytes(const nyb_vocab *vocab, uint32_t id, uint8_t *out) noexcept nogil
+cdef uint64_t encode_most(const nyb_vocab *vocab, size_t n) noexcept nogil
+cdef uint64_t encode_scratch(const nyb_vocab *vocab, size_t n) noexcept nogil
+cdef size_t encode(const nyb_vocab *vocab, const uint8_t *text, size_t n, int special,
+                   const uint32_t *breaks, size_t n_breaks, void *scratch, uint32_t *ids,
+                   nyb_encode_stats *stats) noexcept nogil

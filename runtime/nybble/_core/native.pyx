@@ -224,57 +224,62 @@ cdef uint32_t gguf_type_bytes(uint32_t type) noexcept nogil:
 cdef const nyb_gguf_format *gguf_format_of(uint32_t format) noexcept nogil:
     return nyb_gguf_format_of(format)
 
-# -- Byte-pair tokenizer ---------------------------------------------------------------------------
+# -- Tokenizers ------------------------------------------------------------------------------------
 
 from nybble._core.engine cimport (
-    nyb_bpe_build,
-    nyb_bpe_bytes,
-    nyb_bpe_encode,
-    nyb_bpe_find,
-    nyb_bpe_is_end,
-    nyb_bpe_measure,
-    nyb_bpe_scratch_bytes,
-    nyb_bpe_spelling,
-    nyb_bpe_type,
+    nyb_encode,
+    nyb_encode_most,
+    nyb_encode_scratch,
+    nyb_vocab_build,
+    nyb_vocab_bytes,
+    nyb_vocab_find,
+    nyb_vocab_is_end,
+    nyb_vocab_measure,
+    nyb_vocab_spelling,
+    nyb_vocab_type,
 )
 
 
-cdef int bpe_measure(const nyb_bpe_vocab *vocab, uint64_t *nbytes,
+cdef int vocab_measure(const nyb_vocab_file *file, uint64_t *nbytes,
+                       nyb_error *error) noexcept nogil:
+    return nyb_vocab_measure(file, nbytes, error)
+
+
+cdef int vocab_build(const nyb_vocab_file *file, void *memory, nyb_vocab *vocab,
                      nyb_error *error) noexcept nogil:
-    return nyb_bpe_measure(vocab, nbytes, error)
+    return nyb_vocab_build(file, memory, vocab, error)
 
 
-cdef int bpe_build(const nyb_bpe_vocab *vocab, void *memory, nyb_bpe *bpe,
-                   nyb_error *error) noexcept nogil:
-    return nyb_bpe_build(vocab, memory, bpe, error)
+cdef uint32_t vocab_find(const nyb_vocab *vocab, const uint8_t *spelling, size_t n) noexcept nogil:
+    return nyb_vocab_find(vocab, spelling, n)
 
 
-cdef uint32_t bpe_find(const nyb_bpe *bpe, const uint8_t *spelling, size_t n) noexcept nogil:
-    return nyb_bpe_find(bpe, spelling, n)
+cdef size_t vocab_spelling(const nyb_vocab *vocab, uint32_t id,
+                           const uint8_t **spelling) noexcept nogil:
+    return nyb_vocab_spelling(vocab, id, spelling)
 
 
-cdef size_t bpe_spelling(const nyb_bpe *bpe, uint32_t id,
-                         const uint8_t **spelling) noexcept nogil:
-    return nyb_bpe_spelling(bpe, id, spelling)
+cdef unsigned int vocab_type(const nyb_vocab *vocab, uint32_t id) noexcept nogil:
+    return nyb_vocab_type(vocab, id)
 
 
-cdef unsigned int bpe_type(const nyb_bpe *bpe, uint32_t id) noexcept nogil:
-    return nyb_bpe_type(bpe, id)
+cdef int vocab_is_end(const nyb_vocab *vocab, uint32_t id) noexcept nogil:
+    return nyb_vocab_is_end(vocab, id)
 
 
-cdef int bpe_is_end(const nyb_bpe *bpe, uint32_t id) noexcept nogil:
-    return nyb_bpe_is_end(bpe, id)
+cdef size_t vocab_bytes(const nyb_vocab *vocab, uint32_t id, uint8_t *out) noexcept nogil:
+    return nyb_vocab_bytes(vocab, id, out)
 
 
-cdef size_t bpe_bytes(const nyb_bpe *bpe, uint32_t id, uint8_t *out) noexcept nogil:
-    return nyb_bpe_bytes(bpe, id, out)
+cdef uint64_t encode_most(const nyb_vocab *vocab, size_t n) noexcept nogil:
+    return nyb_encode_most(vocab, n)
 
 
-cdef uint64_t bpe_scratch_bytes(const nyb_bpe *bpe, size_t n) noexcept nogil:
-    return nyb_bpe_scratch_bytes(bpe, n)
+cdef uint64_t encode_scratch(const nyb_vocab *vocab, size_t n) noexcept nogil:
+    return nyb_encode_scratch(vocab, n)
 
 
-cdef size_t bpe_encode(const nyb_bpe *bpe, const uint8_t *text, size_t n, int special,
-                       const uint32_t *breaks, size_t n_breaks, void *scratch, uint32_t *ids,
-                       nyb_bpe_stats *stats) noexcept nogil:
-    return nyb_bpe_encode(bpe, text, n, special, breaks, n_breaks, scratch, ids, stats)
+cdef size_t encode(const nyb_vocab *vocab, const uint8_t *text, size_t n, int special,
+                   const uint32_t *breaks, size_t n_breaks, void *scratch, uint32_t *ids,
+                   nyb_encode_stats *stats) noexcept nogil:
+    return nyb_encode(vocab, text, n, special, breaks, n_breaks, scratch, ids, stats)

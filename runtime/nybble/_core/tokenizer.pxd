@@ -1,8 +1,8 @@
-from nybble._core.engine cimport nyb_bpe
+from nybble._core.engine cimport nyb_vocab
 
 
-cdef class Bpe:
-    cdef nyb_bpe bpe                # its pointers are into `tokens` and `memory`
+cdef class Vocabulary:
+    cdef nyb_vocab vocab            # its pointers are into `tokens` and `memory`
     cdef void *memory               # owned: the tables
     cdef const unsigned char[::1] tokens    # holds the vocabulary's strings where they are
     cdef readonly unsigned int n_tokens

@@ -1,45 +1,65 @@
-"""Byte-level BPE over a GGUF vocabulary: owns the tables, checks what Python hands in."""
+"""Vocabularies of GGUF files: owns their tables, checks what Python hands in."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from nybble._core.engine cimport (
-    NYB_BPE_NONE,
+    NYB_PRE_DEEPSEEK_CODER,
+    NYB_PRE_DEEPSEEK_LLM,
     NYB_PRE_DEFAULT,
+    NYB_PRE_FALCON,
     NYB_PRE_GPT2,
+    NYB_PRE_LLAMA3,
+    NYB_PRE_QWEN2,
+    NYB_PRE_QWEN35,
     NYB_PRE_SMOLLM,
     NYB_TOKEN_CONTROL,
     NYB_TOKEN_NORMAL,
     NYB_TOKEN_UNKNOWN,
     NYB_TOKEN_USER_DEFINED,
-    nyb_bpe_stats,
-    nyb_bpe_vocab,
+    NYB_VOCAB_BYTES,
+    NYB_VOCAB_CHARS,
+    NYB_VOCAB_NONE,
+    NYB_VOCAB_PIECES,
+    nyb_encode_stats,
     nyb_error,
+    nyb_vocab_file,
 )
 from nybble._core.native cimport (
-    bpe_build,
-    bpe_bytes,
-    bpe_encode,
-    bpe_find,
-    bpe_is_end,
-    bpe_measure,
-    bpe_scratch_bytes,
-    bpe_spelling,
-    bpe_type,
+    encode,
+    encode_most,
+    encode_scratch,
+    vocab_build,
+    vocab_bytes,
+    vocab_find,
+    vocab_is_end,
+    vocab_measure,
+    vocab_spelling,
+    vocab_type,
 )
 
 from nybble.errors import FormatError, UsageError
 
+BYTES = NYB_VOCAB_BYTES
+CHARS = NYB_VOCAB_CHARS
+PIECES = NYB_VOCAB_PIECES
+
 PRE_DEFAULT = NYB_PRE_DEFAULT
 PRE_GPT2 = NYB_PRE_GPT2
 PRE_SMOLLM = NYB_PRE_SMOLLM
+PRE_FALCON = NYB_PRE_FALCON
+PRE_LLAMA3 = NYB_PRE_LLAMA3
+PRE_QWEN2 = NYB_PRE_QWEN2
+PRE_QWEN35 = NYB_PRE_QWEN35
+PRE_DEEPSEEK_LLM = NYB_PRE_DEEPSEEK_LLM
+PRE_DEEPSEEK_CODER = NYB_PRE_DEEPSEEK_CODER
 
 NORMAL = NYB_TOKEN_NORMAL
 UNKNOWN = NYB_TOKEN_UNKNOWN
 CONTROL = NYB_TOKEN_CONTROL
 USER_DEFINED = NYB_TOKEN_USER_DEFINED
 
-cdef size_t MOST_TEXT = (<size_t>1 << 31) - 1
+cdef size_t MOST_TEXT = (<size_t>1 << 29) - 1
 
 
 cdef object format_error(const nyb_error *error):
@@ -51,52 +71,74 @@ cdef const uint8_t *start_of(const unsigned char[::1] view) noexcept:
     return <const uint8_t *>&view[0] if view.shape[0] > 0 else NULL
 
 
-cdef class Bpe:
+cdef int check_region(str what, uint64_t n, const unsigned char[::1] region) except -1:
+    """Numbers of four bytes must fill their region."""
+    if region.shape[0] != <Py_ssize_t>(4 * n):
+        raise FormatError(f"bad vocabulary: {n} {what} take {4 * n} bytes, not {region.shape[0]}")
+    return 0
+
+
+cdef class Vocabulary:
     """A vocabulary and its tables; encodes and decodes.
 
-    `tokens`, `merges` (n_* strings each) and `types` (n_types int32) are the bytes of the arrays in
-    a GGUF file; `tokens` is held and read in place for as long as this object lives, the others are
-    done with when it is made. `pre` is one of the PRE_* numbers; with `whole_words` a word that is
-    a token is that token, whatever the merges say.
+    `kind` is BYTES, CHARS or PIECES (nyb_vocab.h says what they are). `tokens`, `merges` (n_*
+    strings each), `scores` (n_scores float32, of PIECES) and `types` (n_types int32) are the bytes
+    of the arrays in a GGUF file; `tokens` is held and read in place for as long as this object
+    lives, the others are done with when it is made.
+
+    pre              : of BYTES, one of the PRE_* numbers
+    whole_words      : of BYTES, a word that is a token is that token, whatever the merges say
+    unknown          : of the others, the id for what has no token and no tokens of its bytes
+    space_prefix     : of the others, a space is put before text and after special tokens
+    collapses_spaces : of the others, of a run of spaces one is left, and at the ends none
 
     FormatError if any of it is damaged: what, at which token or merge.
     """
 
-    def __cinit__(self, const unsigned char[::1] tokens not None, uint64_t n_tokens,
-                  const unsigned char[::1] merges not None, uint64_t n_merges,
-                  const unsigned char[::1] types not None, uint64_t n_types,
-                  uint32_t pre, bint whole_words=False):
-        cdef nyb_bpe_vocab vocab
+    def __cinit__(self, uint32_t kind, const unsigned char[::1] tokens not None,
+                  uint64_t n_tokens, *, const unsigned char[::1] merges not None=b"",
+                  uint64_t n_merges=0, const unsigned char[::1] scores not None=b"",
+                  uint64_t n_scores=0, const unsigned char[::1] types not None=b"",
+                  uint64_t n_types=0, uint32_t pre=NYB_PRE_DEFAULT, unknown=None,
+                  bint whole_words=False, bint space_prefix=False, bint collapses_spaces=False):
+        cdef nyb_vocab_file file
         cdef nyb_error error
         cdef uint64_t nbytes = 0
         cdef int failed
-        if types.shape[0] != <Py_ssize_t>(4 * n_types):
-            raise FormatError(f"bad vocabulary: {n_types} types take {4 * n_types} bytes, "
-                              f"not {types.shape[0]}")
-        vocab.tokens = start_of(tokens)
-        vocab.tokens_bytes = tokens.shape[0]
-        vocab.n_tokens = n_tokens
-        vocab.merges = start_of(merges)
-        vocab.merges_bytes = merges.shape[0]
-        vocab.n_merges = n_merges
-        vocab.types = start_of(types)
-        vocab.n_types = n_types
-        vocab.pre = pre
-        vocab.whole_words = whole_words
-        if bpe_measure(&vocab, &nbytes, &error) != 0:
+        check_region("types", n_types, types)
+        check_region("scores", n_scores, scores)
+        file.tokens = start_of(tokens)
+        file.tokens_bytes = tokens.shape[0]
+        file.n_tokens = n_tokens
+        file.merges = start_of(merges)
+        file.merges_bytes = merges.shape[0]
+        file.n_merges = n_merges
+        file.scores = start_of(scores)
+        file.n_scores = n_scores
+        file.types = start_of(types)
+        file.n_types = n_types
+        file.kind = kind
+        file.pre = pre
+        file.unknown = NYB_VOCAB_NONE if unknown is None else unknown
+        file.whole_words = whole_words
+        file.space_prefix = space_prefix
+        file.collapses_spaces = collapses_spaces
+        with nogil:
+            failed = vocab_measure(&file, &nbytes, &error)
+        if failed:
             raise format_error(&error)
         self.memory = malloc(nbytes)
         if self.memory == NULL:
             raise MemoryError(f"the tokenizer's tables take {nbytes} bytes")
         with nogil:
-            failed = bpe_build(&vocab, self.memory, &self.bpe, &error)
+            failed = vocab_build(&file, self.memory, &self.vocab, &error)
         if failed:
             raise format_error(&error)
         self.tokens = tokens
         self.nbytes = nbytes
-        self.n_tokens = self.bpe.tables.n_tokens
-        self.n_specials = self.bpe.tables.n_specials
-        self.in_order = self.bpe.tables.in_order
+        self.n_tokens = self.vocab.tables.n_tokens
+        self.n_specials = self.vocab.tables.n_specials
+        self.in_order = self.vocab.tables.in_order
 
     def __dealloc__(self):
         free(self.memory)  # NULL after a failed __cinit__; cannot raise
@@ -118,8 +160,8 @@ cdef class Bpe:
         cdef size_t n = text.shape[0]
         cdef size_t n_breaks = len(breaks)
         cdef size_t i, n_ids = 0
-        cdef uint64_t scratch_bytes
-        cdef nyb_bpe_stats stats
+        cdef uint64_t scratch_bytes, most
+        cdef nyb_encode_stats stats
         cdef uint8_t *scratch = NULL
         cdef uint32_t *ids
         cdef uint32_t *c_breaks
@@ -127,18 +169,19 @@ cdef class Bpe:
         if n > MOST_TEXT:
             raise UsageError(f"a text of {n} bytes is too long, {MOST_TEXT} is the most")
         # One block: the scratch, which wants to be aligned to 8, then the ids, then the breaks.
-        scratch_bytes = bpe_scratch_bytes(&self.bpe, n)
-        scratch = <uint8_t *>malloc(scratch_bytes + 4 * (n + n_breaks))
+        scratch_bytes = encode_scratch(&self.vocab, n)
+        most = encode_most(&self.vocab, n)
+        scratch = <uint8_t *>malloc(scratch_bytes + 4 * (most + n_breaks))
         if scratch == NULL:
             raise MemoryError(f"a text of {n} bytes takes {scratch_bytes} bytes to encode")
         try:
             ids = <uint32_t *>(scratch + scratch_bytes)
-            c_breaks = ids + n
+            c_breaks = ids + most
             for i in range(n_breaks):
                 c_breaks[i] = breaks[i]
             with nogil:
-                n_ids = bpe_encode(&self.bpe, start, n, special, c_breaks, n_breaks, scratch, ids,
-                                   &stats)
+                n_ids = encode(&self.vocab, start, n, special, c_breaks, n_breaks, scratch, ids,
+                               &stats)
             return [ids[i] for i in range(n_ids)], stats.steps
         finally:
             free(scratch)
@@ -149,33 +192,33 @@ cdef class Bpe:
         cdef uint8_t *out
         cdef size_t n
         self.check_id(id)
-        n = bpe_spelling(&self.bpe, id, &spelling)
+        n = vocab_spelling(&self.vocab, id, &spelling)
         out = <uint8_t *>malloc(n + 1)
         if out == NULL:
             raise MemoryError
-        n = bpe_bytes(&self.bpe, id, out)
+        n = vocab_bytes(&self.vocab, id, out)
         try:
             return (<const char *>out)[:n]
         finally:
             free(out)
 
     def spelling(self, id):
-        """A token's bytes in the file: in the byte alphabet, or as it is for special tokens."""
+        """A token's bytes in the file: in the kind's own spelling, special tokens as they are."""
         cdef const uint8_t *spelling = NULL
         self.check_id(id)
-        cdef size_t n = bpe_spelling(&self.bpe, id, &spelling)
+        cdef size_t n = vocab_spelling(&self.vocab, id, &spelling)
         return (<const char *>spelling)[:n]
 
     def type(self, id):
         """A token's type, GGUF's number: NORMAL, CONTROL, ..."""
         self.check_id(id)
-        return bpe_type(&self.bpe, id)
+        return vocab_type(&self.vocab, id)
 
     def find(self, bytes spelling not None):
         """The id of the token spelled so in the file, or None."""
-        cdef uint32_t id = bpe_find(&self.bpe, <const uint8_t *><const char *>spelling,
-                                    len(spelling))
-        return None if id == NYB_BPE_NONE else id
+        cdef uint32_t id = vocab_find(&self.vocab, <const uint8_t *><const char *>spelling,
+                                      len(spelling))
+        return None if id == NYB_VOCAB_NONE else id
 
     def specials(self):
         """The ids of the tokens that are looked for in text: control, unknown, user defined."""
@@ -183,7 +226,7 @@ cdef class Bpe:
         cdef unsigned int type
         ids = []
         for id in range(self.n_tokens):
-            type = bpe_type(&self.bpe, id)
+            type = vocab_type(&self.vocab, id)
             if type == NYB_TOKEN_CONTROL or type == NYB_TOKEN_UNKNOWN \
                     or type == NYB_TOKEN_USER_DEFINED:
                 ids.append(id)
@@ -192,4 +235,4 @@ cdef class Bpe:
     def ends(self):
         """The ids of the tokens that end a reply, going by their spelling."""
         cdef uint32_t id
-        return [id for id in range(self.n_tokens) if bpe_is_end(&self.bpe, id)]
+        return [id for id in range(self.n_tokens) if vocab_is_end(&self.vocab, id)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nybble.cli.terminal import figures, print_words, printable, say, valid
 from nybble.errors import NybbleError, UsageError
+from nybble.known import DEFAULT
 
 if TYPE_CHECKING:
     from nybble.chat import Chat
@@ -22,7 +23,10 @@ _HELP = """\
 def chat(model: Model, system: str | None, ask_options: dict[str, Any], verbose: bool) -> None:
     """Answer line after line from the terminal until `/exit` or the end of the input."""
     if not model.has_template:
-        raise UsageError("this model has no chat template and cannot chat; give it a prompt")
+        raise UsageError(
+            "this model has no chat template: it continues text and does not chat; give it a"
+            f" prompt, or chat with another: nybble run {DEFAULT}"
+        )
     try:
         import readline  # noqa: F401  line editing in input(), where Python has it
     except ImportError:

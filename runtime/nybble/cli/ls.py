@@ -7,8 +7,8 @@ import json
 from typing import Any
 
 from nybble import hub
-from nybble.cli.terminal import megabytes, printable
-from nybble.known import KNOWN
+from nybble.cli.terminal import megabytes, printable, say
+from nybble.known import DEFAULT, KNOWN
 
 _EXAMPLES = """\
 examples:
@@ -38,6 +38,11 @@ def run(args: argparse.Namespace) -> int:
         for row in rows:
             print(json.dumps(row))
         return 0
+    if not rows:
+        say(
+            f"no models here; nybble pull {DEFAULT} gets one ({megabytes(KNOWN[DEFAULT].nbytes)}),"
+            " nybble ls --known lists all that can be pulled"
+        )
     width = max((len(printable(row["name"])) for row in rows), default=0)
     for row in rows:
         last = f"{row['about']} ({row['licence']})" if args.known else printable(row["path"])

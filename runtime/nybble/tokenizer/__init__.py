@@ -1,13 +1,13 @@
 """Text to token ids and back, for the vocabulary that a GGUF file carries.
 
-The work is done in C (`runtime/engine/nyb_bpe.h`); here the metadata is read and the names of
-pre-tokenizers are known. Chat templates are in `nybble.tokenizer.template`.
+The work is done in C (`runtime/engine/nyb_vocab.h`, `nyb_encode.h`); here the metadata is read and
+the names of pre-tokenizers are known. Chat templates are in `nybble.tokenizer.template`.
 """
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from nybble._core import tokenizer as core
 from nybble.errors import FormatError, UsageError
@@ -16,65 +16,120 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+
+class PreTokenizer:
+    """How a byte-level vocabulary's text is cut into words, and what goes with it.
+
+    number      : core.PRE_*
+    whole_words : a word that is a token is that token, whatever the merges say
+    add_bos     : whether raw text gets BOS in front where the file does not say
+    """
+
+    __slots__ = ("add_bos", "number", "whole_words")
+
+    def __init__(self, number: int, *, whole_words: bool = False, add_bos: bool = False) -> None:
+        self.number = number
+        self.whole_words = whole_words
+        self.add_bos = add_bos
+
+
+_GPT2 = PreTokenizer(core.PRE_GPT2)
+_SMOLLM = PreTokenizer(core.PRE_SMOLLM)
+_LLAMA3 = PreTokenizer(core.PRE_LLAMA3, whole_words=True, add_bos=True)
+_QWEN2 = PreTokenizer(core.PRE_QWEN2)
+
 # tokenizer.ggml.pre -> how text is cut into words. What is not here would give other tokens than
 # the model was trained on, so it is refused and never guessed.
 PRE_TOKENIZERS = {
-    "default": core.PRE_DEFAULT,
-    "gpt-2": core.PRE_GPT2,
-    "phi-2": core.PRE_GPT2,
-    "mpt": core.PRE_GPT2,
-    "olmo": core.PRE_GPT2,
-    "jais": core.PRE_GPT2,
-    "exaone4": core.PRE_GPT2,
-    "trillion": core.PRE_GPT2,
-    "granite-docling": core.PRE_GPT2,
-    "smollm": core.PRE_SMOLLM,
-    "starcoder": core.PRE_SMOLLM,
-    "refact": core.PRE_SMOLLM,
-    "command-r": core.PRE_SMOLLM,
-    "codeshell": core.PRE_SMOLLM,
-    "exaone": core.PRE_SMOLLM,
-    "minerva-7b": core.PRE_SMOLLM,
+    "default": PreTokenizer(core.PRE_DEFAULT),
+    "gpt-2": _GPT2,
+    "phi-2": _GPT2,
+    "mpt": _GPT2,
+    "olmo": _GPT2,
+    "jais": _GPT2,
+    "exaone4": _GPT2,
+    "trillion": _GPT2,
+    "granite-docling": _GPT2,
+    "smollm": _SMOLLM,
+    "starcoder": _SMOLLM,
+    "refact": _SMOLLM,
+    "command-r": _SMOLLM,
+    "codeshell": _SMOLLM,
+    "exaone": _SMOLLM,
+    "minerva-7b": _SMOLLM,
+    "falcon": PreTokenizer(core.PRE_FALCON),
+    "llama-bpe": _LLAMA3,
+    "llama3": _LLAMA3,
+    "llama-v3": _LLAMA3,
+    "falcon3": _LLAMA3,
+    "falcon-h1": _LLAMA3,
+    "lfm2": _LLAMA3,
+    "pixtral": _LLAMA3,
+    "dbrx": PreTokenizer(core.PRE_LLAMA3),
+    "smaug-bpe": PreTokenizer(core.PRE_LLAMA3),
+    "glm4": PreTokenizer(core.PRE_LLAMA3, whole_words=True),
+    "qwen2": _QWEN2,
+    "deepseek-r1-qwen": _QWEN2,
+    "megrez": _QWEN2,
+    "stablelm2": _QWEN2,
+    "hunyuan": _QWEN2,
+    "qwen35": PreTokenizer(core.PRE_QWEN35),
+    "deepseek-llm": PreTokenizer(core.PRE_DEEPSEEK_LLM),
+    "deepseek-coder": PreTokenizer(core.PRE_DEEPSEEK_CODER),
 }
-MODELS = ("gpt2",)
 
 
 class Tokenizer:
     """A vocabulary: encodes text to ids, decodes ids to bytes.
 
-    Attributes: `n_tokens`; `bos` and `eos`, ids or None; `add_bos`, whether the file wants BOS in
-    front of raw text; `end_ids`, the tokens that end a reply.
+    Attributes: `n_tokens`; `bos` and `eos`, ids or None; `add_bos` and `add_eos`, whether the file
+    wants BOS in front of raw text and EOS behind it; `end_ids`, the tokens that end a reply;
+    `space_prefix`, whether text gets a space in front (Llama 2's vocabulary, not Gemma's).
     """
 
     def __init__(
         self,
-        bpe: core.Bpe,
+        vocabulary: core.Vocabulary,
         *,
         bos: int | None = None,
         eos: int | None = None,
         add_bos: bool = False,
+        add_eos: bool = False,
         end_ids: Iterable[int] = (),
+        space_prefix: bool = False,
     ) -> None:
-        self.bpe = bpe
-        self.n_tokens = bpe.n_tokens
+        self.vocabulary = vocabulary
+        self.n_tokens = vocabulary.n_tokens
         self.bos = bos
         self.eos = eos
         self.add_bos = add_bos and bos is not None
-        self.end_ids = frozenset(end_ids) | frozenset(bpe.ends())
+        self.add_eos = add_eos and eos is not None
+        self.end_ids = frozenset(end_ids) | frozenset(vocabulary.ends())
+        self.space_prefix = space_prefix
 
     def encode(
-        self, text: str | bytes, *, special: bool = False, add_bos: bool = False
+        self,
+        text: str | bytes,
+        *,
+        special: bool = False,
+        add_bos: bool = False,
+        add_eos: bool = False,
     ) -> list[int]:
         """The ids of a text.
 
         Spellings of control tokens are ordinary text unless `special`; those of user-defined tokens
-        are always found. `add_bos` puts BOS in front if the vocabulary has one. Bytes that are not
-        UTF-8 keep their value, and so do str's escaped ones (U+DC80 to U+DCFF, as
-        `surrogateescape` makes them); any other lone surrogate becomes U+FFFD. A byte for which
-        the vocabulary has no token (SmolLM2 lacks some controls) is left out, as in llama.cpp.
+        are always found. `add_bos` puts BOS in front, `add_eos` EOS behind, if the vocabulary has
+        one. Bytes that are not UTF-8 keep their value, and so do str's escaped ones (U+DC80 to
+        U+DCFF, as `surrogateescape` makes them); any other lone surrogate becomes U+FFFD. A byte
+        for which a byte-level vocabulary has no token (SmolLM2 lacks some controls) is left out,
+        as in llama.cpp. SentencePiece's kind cannot tell U+2581 from a space: it comes back as one.
         """
-        ids = self.bpe.encode(to_bytes(text), special)
-        return [self.bos, *ids] if add_bos and self.bos is not None else ids
+        ids = self.vocabulary.encode(to_bytes(text), special)
+        if add_bos and self.bos is not None:
+            ids.insert(0, self.bos)
+        if add_eos and self.eos is not None:
+            ids.append(self.eos)
+        return ids
 
     def encode_marked(self, text: str, mark: str) -> list[int]:
         """The ids of a text with its special tokens found, but none across a `mark`; the marks, a
@@ -85,30 +140,34 @@ class Tokenizer:
         for part in parts[:-1]:
             at += len(part)
             breaks.append(at)
-        return self.bpe.encode(b"".join(parts), True, breaks)
+        return self.vocabulary.encode(b"".join(parts), True, breaks)
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> bytes:
-        """The bytes of a sequence of ids; control tokens are left out unless `special`."""
-        return b"".join(
-            self.bpe.token_bytes(id) for id in ids if special or not self.is_control(id)
-        )
+        """The bytes of a text, from the ids of all of it; control tokens are left out unless
+        `special`. The space that `encode` put in front is taken away again (`space_prefix`)."""
+        return b"".join(self.text_stream(special=special).bytes_of(ids))
 
-    def text_stream(self, *, special: bool = False) -> TextStream:
-        """A decoder for ids that come a few at a time."""
-        return TextStream(self, special=special)
+    def text_stream(self, *, special: bool = False, behind: int | None = None) -> TextStream:
+        """A decoder for ids that come a few at a time, the first of them behind the token `behind`,
+        or at the start of the text."""
+        return TextStream(self, special=special, behind=behind)
 
     def token_bytes(self, id: int) -> bytes:
         """The bytes that one token stands for; a control token's are its spelling."""
-        return self.bpe.token_bytes(id)
+        return self.vocabulary.token_bytes(id)
 
     def spelling(self, id: int) -> str:
-        """How the file spells a token: as it is for control tokens (`<|im_end|>`), in GPT-2's byte
-        alphabet for others (`Ġthe`)."""
-        return self.bpe.spelling(id).decode("utf-8", "replace")
+        """How the file spells a token: as it is for control tokens (`<|im_end|>`), for others in
+        GPT-2's byte alphabet (`Ġthe`) or with U+2581 for spaces (`▁the`)."""
+        return self.vocabulary.spelling(id).decode("utf-8", "replace")
 
     def is_control(self, id: int) -> bool:
         """Whether a token is no text: a control token, or the unknown token."""
-        return self.bpe.type(id) in (core.CONTROL, core.UNKNOWN)
+        return self.vocabulary.type(id) in (core.CONTROL, core.UNKNOWN)
+
+    def is_special(self, id: int) -> bool:
+        """Whether a token is looked for before words are: text starts anew behind it."""
+        return self.is_control(id) or self.vocabulary.type(id) == core.USER_DEFINED
 
 
 class TextStream:
@@ -118,18 +177,36 @@ class TextStream:
     pieces joined equal the whole decoded at once.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, special: bool = False) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, *, special: bool = False, behind: int | None = None
+    ) -> None:
         self._tokenizer = tokenizer
         self._special = special
+        self._is_start = behind is None or tokenizer.is_special(behind)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, ids: Iterable[int]) -> str:
         """The characters that these ids complete; for one id often a word, sometimes nothing."""
-        return self._decoder.decode(self._tokenizer.decode(ids, special=self._special))
+        return self._decoder.decode(b"".join(self.bytes_of(ids)))
 
     def flush(self) -> str:
         """What is left when no more ids come: U+FFFD for a character that was cut off, or none."""
         return self._decoder.decode(b"", final=True)
+
+    def bytes_of(self, ids: Iterable[int]) -> Iterator[bytes]:
+        """The bytes of each of the next ids."""
+        tokenizer = self._tokenizer
+        for id in ids:
+            if tokenizer.is_special(id):
+                self._is_start = True
+                if self._special or not tokenizer.is_control(id):
+                    yield tokenizer.token_bytes(id)
+                continue
+            text = tokenizer.token_bytes(id)
+            if self._is_start and tokenizer.space_prefix:
+                text = text.removeprefix(b" ")
+            self._is_start = False
+            yield text
 
 
 def to_bytes(text: str | bytes) -> bytes:
@@ -153,39 +230,106 @@ def load(metadata: Mapping[str, object]) -> Tokenizer:
     the tokenizer is of a kind that is not known here, or damaged.
     """
     model = metadata.get("tokenizer.ggml.model")
-    if model not in MODELS:
+    if not isinstance(model, str) or model not in _KINDS:
         raise FormatError(
-            f"the file's tokenizer is of kind {model!r}; known here: {', '.join(MODELS)}"
+            f"the file's tokenizer is of kind {model!r:.60}; known here: {', '.join(_KINDS)}"
         )
+    return _KINDS[model](metadata)
+
+
+def _load_bytes(metadata: Mapping[str, object]) -> Tokenizer:
+    """GPT-2's kind: merges over bytes, inside of words."""
     pre = metadata.get("tokenizer.ggml.pre", "default")
     if not isinstance(pre, str) or pre not in PRE_TOKENIZERS:
         raise FormatError(
-            f"the file's pre-tokenizer is {pre!r}; known here: {', '.join(sorted(PRE_TOKENIZERS))}"
+            f"the file's pre-tokenizer is {pre!r:.60}, which is none of the {len(PRE_TOKENIZERS)}"
+            " known here; without it the text would be cut into other tokens than in training"
         )
-    tokens, n_tokens = _array(metadata, "tokenizer.ggml.tokens", "string")
-    merges, n_merges = _array(metadata, "tokenizer.ggml.merges", "string")
-    types, n_types = memoryview(b""), 0
-    if "tokenizer.ggml.token_type" in metadata:
-        types, n_types = _array(metadata, "tokenizer.ggml.token_type", "int32")
-    bpe = core.Bpe(tokens, n_tokens, merges, n_merges, types, n_types, PRE_TOKENIZERS[pre])
+    how = PRE_TOKENIZERS[pre]
+    vocabulary = core.Vocabulary(
+        core.BYTES,
+        *_array(metadata, "tokens", "string"),
+        **_arrays(metadata, merges="string"),
+        pre=how.number,
+        whole_words=how.whole_words,
+    )
+    return _tokenizer(metadata, vocabulary, add_bos=how.add_bos)
 
-    def token_id(name: str) -> int | None:
-        """An id outside the vocabulary means none, as in llama.cpp."""
-        id = metadata.get(f"tokenizer.ggml.{name}_token_id")
-        return id if isinstance(id, int) and 0 <= id < n_tokens else None
 
-    ends = [token_id(name) for name in ("eos", "eot", "eom")]
+def _load_chars(metadata: Mapping[str, object]) -> Tokenizer:
+    """Gemma 4's kind: merges over characters. (Its scores are all the same and mean nothing.)"""
+    vocabulary = core.Vocabulary(
+        core.CHARS,
+        *_array(metadata, "tokens", "string"),
+        **_arrays(metadata, merges="string"),
+        unknown=_token_id(metadata, "unknown"),
+    )
+    return _tokenizer(metadata, vocabulary)
+
+
+def _load_pieces(metadata: Mapping[str, object]) -> Tokenizer:
+    """SentencePiece's kind, called "llama": Llama 2, Mistral, Gemma to 3. Some old files leave out
+    the ids of Llama's special tokens."""
+    space_prefix = metadata.get("tokenizer.ggml.add_space_prefix", True) is True
+    vocabulary = core.Vocabulary(
+        core.PIECES,
+        *_array(metadata, "tokens", "string"),
+        **_arrays(metadata, scores="float32"),
+        unknown=_token_id(metadata, "unknown", 0),
+        space_prefix=space_prefix,
+        collapses_spaces=metadata.get("tokenizer.ggml.remove_extra_whitespaces") is True,
+    )
+    return _tokenizer(metadata, vocabulary, bos=1, eos=2, add_bos=True, space_prefix=space_prefix)
+
+
+_KINDS = {"gpt2": _load_bytes, "llama": _load_pieces, "gemma4": _load_chars}
+
+
+def _tokenizer(
+    metadata: Mapping[str, object],
+    vocabulary: core.Vocabulary,
+    *,
+    bos: int | None = None,
+    eos: int | None = None,
+    add_bos: bool = False,
+    space_prefix: bool = False,
+) -> Tokenizer:
+    """What is not of one kind only; the keywords are what counts where the file does not say."""
+    eos = _token_id(metadata, "eos", eos)
+    ends = [eos, _token_id(metadata, "eot"), _token_id(metadata, "eom")]
     return Tokenizer(
-        bpe,
-        bos=token_id("bos"),
-        eos=token_id("eos"),
-        add_bos=metadata.get("tokenizer.ggml.add_bos_token") is True,
+        vocabulary,
+        bos=_token_id(metadata, "bos", bos),
+        eos=eos,
+        add_bos=metadata.get("tokenizer.ggml.add_bos_token", add_bos) is True,
+        add_eos=metadata.get("tokenizer.ggml.add_eos_token") is True,
         end_ids=[id for id in ends if id is not None],
+        space_prefix=space_prefix,
     )
 
 
-def _array(metadata: Mapping[str, object], key: str, element_type: str) -> tuple[memoryview, int]:
-    """The bytes of an array in the file, and its number of elements."""
+def _token_id(metadata: Mapping[str, object], name: str, default: int | None = None) -> int | None:
+    """The id of a special token. One outside the vocabulary means none, as in llama.cpp."""
+    id = metadata.get(f"tokenizer.ggml.{name}_token_id", default)
+    _, n_tokens = _array(metadata, "tokens", "string")
+    return id if isinstance(id, int) and 0 <= id < n_tokens else None
+
+
+def _arrays(metadata: Mapping[str, object], **needed: str) -> dict[str, Any]:
+    """The keywords of Vocabulary for the arrays `needed`, by their types, and the tokens' types."""
+    if "tokenizer.ggml.token_type" in metadata:
+        types, n_types = _array(metadata, "token_type", "int32")
+    else:
+        types, n_types = memoryview(b""), 0
+    keywords: dict[str, Any] = {"types": types, "n_types": n_types}
+    for name, element_type in needed.items():
+        keywords[name], keywords[f"n_{name}"] = _array(metadata, name, element_type)
+    return keywords
+
+
+def _array(metadata: Mapping[str, object], name: str, element_type: str) -> tuple[memoryview, int]:
+    """The bytes of an array of tokenizer.ggml, and its number of elements."""
+    key = f"tokenizer.ggml.{name}"
     array: Any = metadata.get(key)
     if array is None:
         raise FormatError(f"the file has a tokenizer but no {key}")

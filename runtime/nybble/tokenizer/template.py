@@ -212,11 +212,11 @@ class _Guard:
 
 def _protected(tokenizer: Tokenizer, source: str) -> Iterator[str]:
     """The spellings that messages must not pass off as tokens."""
-    for id in tokenizer.bpe.specials():
+    for id in tokenizer.vocabulary.specials():
         spelling = tokenizer.spelling(id)
         if not spelling or spelling.isspace():
             continue
-        if tokenizer.bpe.type(id) != core.USER_DEFINED or spelling in source:
+        if tokenizer.vocabulary.type(id) != core.USER_DEFINED or spelling in source:
             yield spelling
 
 

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: MIT
  * Builds vocabularies and encodes with them without Python in the way, to be built with sanitizers.
  *
- *   encode_bpe FILE...                  one line a file: ids, or what is wrong
- *   encode_bpe --cut FILE               every region cut at every length; how many are accepted
- *   encode_bpe --flip SEED ROUNDS FILE  ROUNDS copies with 1 to 4 bytes replaced at random
+ *   encode FILE...                  one line a file: ids, or what is wrong
+ *   encode --cut FILE               every region cut at every length; how many are accepted
+ *   encode --flip SEED ROUNDS FILE  ROUNDS copies with 1 to 4 bytes replaced at random
  *
- * A file is eight uint64: n_tokens, the bytes of the tokens, n_merges, the bytes of the merges,
- * n_types, pre-tokenizer, whole words, the bytes of the text; then tokens, merges, types, text.
+ * A file is the numbers of `enum head`, uint64 each, then tokens, merges, scores, types, text.
  * Each lies in a block of its exact size, and so do tables, scratch and ids, so that
  * AddressSanitizer sees any step outside.
  */
@@ -15,15 +14,30 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "nyb_bpe.h"
+#include "nyb_encode.h"
 
-enum { TOKENS, MERGES, TYPES, TEXT, REGIONS };
+enum head {
+    KIND,
+    N_TOKENS,
+    TOKENS_BYTES,
+    N_MERGES,
+    MERGES_BYTES,
+    N_SCORES,
+    N_TYPES,
+    PRE,
+    UNKNOWN,
+    WHOLE_WORDS,
+    SPACE_PREFIX,
+    COLLAPSES_SPACES,
+    TEXT_BYTES,
+    HEAD
+};
+enum { TOKENS, MERGES, SCORES, TYPES, TEXT, REGIONS };
 
 typedef struct {
+    uint64_t head[HEAD];
     uint8_t *bytes[REGIONS];
     uint64_t sizes[REGIONS];
-    uint64_t n_tokens, n_merges, n_types;
-    uint32_t pre, whole_words;
 } sample;
 
 static void *allocate(uint64_t nbytes) {
@@ -36,17 +50,16 @@ static void *allocate(uint64_t nbytes) {
 }
 
 static void load(const char *path, sample *s) {
-    uint64_t head[8];
     FILE *file = fopen(path, "rb");
-    if (file == NULL || fread(head, sizeof head, 1, file) != 1) {
+    if (file == NULL || fread(s->head, sizeof s->head, 1, file) != 1) {
         fprintf(stderr, "cannot read %s\n", path);
         exit(2);
     }
-    s->n_tokens = head[0], s->sizes[TOKENS] = head[1];
-    s->n_merges = head[2], s->sizes[MERGES] = head[3];
-    s->n_types = head[4], s->pre = (uint32_t)head[5], s->whole_words = (uint32_t)head[6];
-    s->sizes[TEXT] = head[7];
-    s->sizes[TYPES] = 4 * s->n_types;
+    s->sizes[TOKENS] = s->head[TOKENS_BYTES];
+    s->sizes[MERGES] = s->head[MERGES_BYTES];
+    s->sizes[SCORES] = 4 * s->head[N_SCORES];
+    s->sizes[TYPES] = 4 * s->head[N_TYPES];
+    s->sizes[TEXT] = s->head[TEXT_BYTES];
     for (int i = 0; i < REGIONS; i++) {
         s->bytes[i] = allocate(s->sizes[i]);
         if (fread(s->bytes[i], 1, s->sizes[i], file) != s->sizes[i]) {
@@ -63,32 +76,33 @@ static void unload(sample *s) {
     }
 }
 
-/* Encodes the text and decodes the ids; aborts if an id is none or more comes out than went in. */
-static void encode(const nyb_bpe *bpe, const sample *s, int special, int verbose) {
+/* Encodes the text and decodes the ids; aborts if an id is none or more come out than may. */
+static void encode(const nyb_vocab *vocab, const sample *s, int special, int verbose) {
     const size_t n = s->sizes[TEXT];
     const uint32_t breaks[] = {1, (uint32_t)(n / 2), (uint32_t)n};
-    uint32_t *ids = allocate(n * sizeof *ids);
-    void *scratch = allocate(nyb_bpe_scratch_bytes(bpe, n));
-    nyb_bpe_stats stats;
+    const uint64_t most = nyb_encode_most(vocab, n);
+    uint32_t *ids = allocate(most * sizeof *ids);
+    void *scratch = allocate(nyb_encode_scratch(vocab, n));
+    nyb_encode_stats stats;
     const size_t n_breaks = special == 2 ? sizeof breaks / sizeof breaks[0] : 0;
-    const size_t n_ids = nyb_bpe_encode(bpe, s->bytes[TEXT], n, special != 0, breaks, n_breaks,
-                                        scratch, ids, &stats);
+    const size_t n_ids =
+        nyb_encode(vocab, s->bytes[TEXT], n, special != 0, breaks, n_breaks, scratch, ids, &stats);
     size_t total = 0;
     for (size_t i = 0; i < n_ids; i++) {
         const uint8_t *spelling;
-        if (ids[i] >= bpe->tables->n_tokens) {
+        if (ids[i] >= vocab->tables->n_tokens) {
             fprintf(stderr, "id %" PRIu32 " is none\n", ids[i]);
             abort();
         }
-        const size_t length = nyb_bpe_spelling(bpe, ids[i], &spelling);
+        const size_t length = nyb_vocab_spelling(vocab, ids[i], &spelling);
         uint8_t *bytes = allocate(length);
-        total += nyb_bpe_bytes(bpe, ids[i], bytes);
+        total += nyb_vocab_bytes(vocab, ids[i], bytes);
         free(bytes);
         if (verbose) {
             printf(" %" PRIu32, ids[i]);
         }
     }
-    if (n_ids > n || total > n) {
+    if (n_ids > most || (vocab->tables->kind == NYB_VOCAB_BYTES && total > n)) {
         fprintf(stderr, "%zu ids of %zu bytes for a text of %zu\n", n_ids, total, n);
         abort();
     }
@@ -98,28 +112,41 @@ static void encode(const nyb_bpe *bpe, const sample *s, int special, int verbose
 
 /* Returns whether the vocabulary was accepted. */
 static int run(const sample *s, int verbose) {
-    const nyb_bpe_vocab vocab = {
-        s->bytes[TOKENS], s->sizes[TOKENS], s->n_tokens, s->bytes[MERGES], s->sizes[MERGES],
-        s->n_merges,      s->bytes[TYPES],  s->n_types,  s->pre,           s->whole_words};
+    const nyb_vocab_file file = {.kind = (uint32_t)s->head[KIND],
+                                 .tokens = s->bytes[TOKENS],
+                                 .tokens_bytes = s->sizes[TOKENS],
+                                 .n_tokens = s->head[N_TOKENS],
+                                 .merges = s->bytes[MERGES],
+                                 .merges_bytes = s->sizes[MERGES],
+                                 .n_merges = s->head[N_MERGES],
+                                 .scores = s->bytes[SCORES],
+                                 .n_scores = s->head[N_SCORES],
+                                 .types = s->bytes[TYPES],
+                                 .n_types = s->head[N_TYPES],
+                                 .pre = (uint32_t)s->head[PRE],
+                                 .unknown = (uint32_t)s->head[UNKNOWN],
+                                 .whole_words = s->head[WHOLE_WORDS] != 0,
+                                 .space_prefix = s->head[SPACE_PREFIX] != 0,
+                                 .collapses_spaces = s->head[COLLAPSES_SPACES] != 0};
     nyb_error error;
-    nyb_bpe bpe;
+    nyb_vocab vocab;
     uint64_t nbytes;
     void *tables = NULL;
-    int accepted = nyb_bpe_measure(&vocab, &nbytes, &error) == 0;
+    int accepted = nyb_vocab_measure(&file, &nbytes, &error) == 0;
     if (accepted) {
         tables = allocate(nbytes);
-        accepted = nyb_bpe_build(&vocab, tables, &bpe, &error) == 0;
+        accepted = nyb_vocab_build(&file, tables, &vocab, &error) == 0;
     }
     if (accepted) {
         if (verbose) {
             printf("ids");
         }
         for (int special = 0; special < 3; special++) {
-            encode(&bpe, s, special, verbose && special == 0);
+            encode(&vocab, s, special, verbose && special == 0);
         }
         uint64_t ends = 0;
-        for (uint32_t id = 0; id < bpe.tables->n_tokens; id++) {
-            ends += (uint64_t)nyb_bpe_is_end(&bpe, id);
+        for (uint32_t id = 0; id < vocab.tables->n_tokens; id++) {
+            ends += (uint64_t)nyb_vocab_is_end(&vocab, id);
         }
         if (verbose) {
             printf(" ends %" PRIu64 "\n", ends);
@@ -167,7 +194,9 @@ static void flip(uint64_t seed, uint64_t rounds, const sample *whole) {
         sample s = copy(whole);
         for (uint32_t flips = 1 + next_random(&seed) % 4; flips > 0; flips--) {
             const uint32_t region = next_random(&seed) % REGIONS;
-            s.bytes[region][next_random(&seed) % s.sizes[region]] = (uint8_t)next_random(&seed);
+            if (s.sizes[region] > 0) {
+                s.bytes[region][next_random(&seed) % s.sizes[region]] = (uint8_t)next_random(&seed);
+            }
         }
         accepted += (uint64_t)run(&s, 0);
         unload(&s);

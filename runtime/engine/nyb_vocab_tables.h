@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: MIT
+ * Inside of nyb_vocab.h and nyb_encode.h: how the sections of the tables are reached.
+ */
+#ifndef NYB_VOCAB_TABLES_H
+#define NYB_VOCAB_TABLES_H
+
+#include "nyb_vocab.h"
+
+typedef struct nyb_merge {
+    uint32_t left;
+    uint32_t right;
+    uint32_t result;
+} nyb_merge;
+
+/* A place in the hash table of spellings. */
+typedef struct nyb_token_slot {
+    uint32_t hash; /* of the spelling: most others are told apart without looking at theirs */
+    uint32_t id;   /* plus one; 0 where the place is free */
+} nyb_token_slot;
+
+typedef struct nyb_string {
+    const uint8_t *at;
+    size_t n;
+} nyb_string;
+
+/* Places in a hash table of n entries: half full. Pairs have the number of a merge plus one, or 0.
+ */
+#define NYB_VOCAB_SLOTS(n) (2 * (uint64_t)(n) + 2)
+
+/* U+2581 LOWER ONE EIGHTH BLOCK: how a space is spelled, but in the byte alphabet. */
+#define NYB_SPACE_MARK "\xE2\x96\x81"
+enum { NYB_SPACE_MARK_BYTES = 3 };
+
+/* A section of uint32 by the name of its offset. Building is what writes to one. */
+#define nyb_vocab_section(tables, field) ((uint32_t *)((uintptr_t)(tables) + (tables)->field))
+
+static inline nyb_merge *nyb_vocab_merges(const nyb_vocab_tables *tables) {
+    return (nyb_merge *)((uintptr_t)tables + tables->merges_at);
+}
+
+static inline nyb_token_slot *nyb_vocab_slots(const nyb_vocab_tables *tables) {
+    return (nyb_token_slot *)((uintptr_t)tables + tables->token_slots_at);
+}
+
+static inline uint8_t *nyb_vocab_types(const nyb_vocab_tables *tables) {
+    return (uint8_t *)((uintptr_t)tables + tables->types_at);
+}
+
+static inline uint64_t nyb_vocab_number(const uint8_t *at, size_t n) { /* little-endian */
+    uint64_t value = 0;
+    for (size_t i = n; i > 0; i--) {
+        value = value << 8 | at[i - 1];
+    }
+    return value;
+}
+
+/* The spelling of a token. Its length is the tables', not the file's, which may have changed. */
+static inline nyb_string nyb_vocab_text(const nyb_vocab *vocab, uint32_t id) {
+    const uint32_t *text_at = nyb_vocab_section(vocab->tables, text_at_at) + id;
+    const nyb_string s = {vocab->tokens + text_at[0] + 8, text_at[1] - text_at[0] - 8};
+    return s;
+}
+
+static inline int nyb_is_space_mark(const uint8_t *text, size_t at, size_t end) {
+    return end - at >= NYB_SPACE_MARK_BYTES && text[at] == 0xE2 && text[at + 1] == 0x96 &&
+           text[at + 2] == 0x81;
+}
+
+/* FNV-1a, which can go on where it stopped: the hash of A and B written together is that of B
+ * started from A's. */
+#define NYB_HASH_START 2166136261u
+static inline uint32_t nyb_hash(uint32_t start, nyb_string s) {
+    for (size_t i = 0; i < s.n; i++) {
+        start = (start ^ s.at[i]) * 16777619u;
+    }
+    return start;
+}
+
+/* A place for a hash, evenly over `slots` of them: the low bits of FNV are mixed up first. */
+static inline uint32_t nyb_slot_of(uint32_t hash, uint32_t slots) {
+    hash = (hash ^ hash >> 15) * 0x2C1B3C6Du;
+    hash = hash ^ hash >> 13;
+    return (uint32_t)((uint64_t)hash * slots >> 32);
+}
+
+static inline uint32_t nyb_pair_hash(uint32_t left, uint32_t right) {
+    return (uint32_t)(((uint64_t)left << 32 | right) * 0x9E3779B97F4A7C15u >> 32);
+}
+
+/* Looks for the token spelled a then b, hash being theirs. Sets *slot to the free place where the
+ * search ended, if it did without finding (NYB_VOCAB_NONE after too many probes). */
+uint32_t nyb_vocab_search(const nyb_vocab *vocab, uint32_t hash, nyb_string a, nyb_string b,
+                          uint32_t *slot);
+
+/* The rank of merging `left` with `right`, or NYB_VOCAB_NONE; the less, the sooner. */
+uint32_t nyb_vocab_rank(const nyb_vocab_tables *tables, uint32_t left, uint32_t right);
+
+/* PIECES: the token that text may become, with its rank; NYB_VOCAB_NONE if there is none. Control
+ * tokens, the unknown one and those of bytes are never spelled by text. */
+uint32_t nyb_vocab_piece(const nyb_vocab *vocab, const uint8_t *spelling, size_t n, uint32_t *rank);
+
+/* Spells a byte in GPT-2's alphabet, in UTF-8; returns the length, 1 or 2. */
+size_t nyb_byte_alphabet(uint8_t byte, uint8_t out[4]);
+
+/* What a spelling means by itself, whatever type the file gives its token. */
+enum nyb_token_role { NYB_ROLE_NONE, NYB_ROLE_END, NYB_ROLE_FILL };
+enum nyb_token_role nyb_role_of(nyb_string spelling, unsigned type);
+
+#endif

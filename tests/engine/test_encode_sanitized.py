@@ -1,0 +1,140 @@
+"""Vocabularies and the encoder under AddressSanitizer and UBSan, with no Python in the process."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "tokenizer"))
+
+import vocabulary
+
+from nybble import tokenizer
+
+ROOT = Path(__file__).parents[2]
+CC = os.environ.get("CC", "gcc")
+pytestmark = pytest.mark.skipif(
+    shutil.which(CC) is None, reason=f"no C compiler {CC!r}: install gcc, or set CC"
+)
+SOURCES = [
+    *("nyb_vocab", "nyb_vocab_build", "nyb_vocab_roles", "nyb_encode", "nyb_merge", "nyb_special"),
+    *("nyb_pretokenize", "nyb_unicode", "nyb_unicode_data"),
+]
+TEXT = (
+    "  the lower 漢字 <|end|> <|x|> it's 1234 ½\n\n \n\n\n    \t> a\u2581。\r\n".encode()
+    + b"\xff\xe6\xbc"
+    + b"a" * 140
+    + b"     "
+)
+
+
+@pytest.fixture(scope="module")
+def encode(tmp_path_factory):
+    """Runs encode, built with sanitizers that abort; returns its lines of output."""
+    program = tmp_path_factory.mktemp("encode") / "encode"
+    engine = ROOT / "runtime/engine"
+    subprocess.run(
+        [CC, "-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror"]
+        + ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+        + ["-I", engine, "-o", program, ROOT / "tests/engine/encode.c"]
+        + [engine / f"{name}.c" for name in SOURCES],
+        check=True,
+    )
+
+    def encode(*arguments):
+        done = subprocess.run(
+            [program, *map(str, arguments)], capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    return encode
+
+
+def sample(arguments, text=TEXT):
+    """The arguments of `Vocabulary` and a text as encode.c reads them."""
+    default = {"merges": b"", "scores": b"", "types": b"", "unknown": 0xFFFFFFFF}
+    a = default | arguments
+    numbers = [a["kind"], a["n_tokens"], len(a["tokens"]), a.get("n_merges", 0), len(a["merges"])]
+    numbers += [a.get("n_scores", 0), a.get("n_types", 0), a.get("pre", 0), a["unknown"]]
+    numbers += [a.get(key, 0) for key in ("whole_words", "space_prefix", "collapses_spaces")]
+    head = struct.pack("<13Q", *numbers, len(text))
+    return head + a["tokens"] + a["merges"] + a["scores"] + a["types"] + text
+
+
+PIECES_OUT_OF_TOKENS = dict(vocabulary.SMALL_PIECES)
+for spelled in ("\u2581", "<0x41>", "<0xE2>"):
+    del PIECES_OUT_OF_TOKENS[spelled]
+KINDS = {
+    "bytes": vocabulary.packed(),
+    "bytes out of order": vocabulary.packed(
+        merges=vocabulary.region(vocabulary.SMALL_MERGES[::-1]), whole_words=1
+    ),
+    "bytes without merges": vocabulary.packed(merges=b"", n_merges=0),
+    "characters": vocabulary.packed_chars(),
+    "pieces": vocabulary.packed_pieces(),
+    "pieces without a prefix": vocabulary.packed_pieces(space_prefix=False, collapses_spaces=True),
+    "pieces that lack some": vocabulary.packed_pieces(
+        tokens=vocabulary.region(list(PIECES_OUT_OF_TOKENS)),
+        n_tokens=len(PIECES_OUT_OF_TOKENS),
+        scores=vocabulary.floats(PIECES_OUT_OF_TOKENS.values()),
+        types=vocabulary.type_numbers(PIECES_OUT_OF_TOKENS, vocabulary.SMALL_PIECE_TYPES),
+    ),
+    "pieces of bytes only": vocabulary.packed_pieces(
+        tokens=vocabulary.region(list(vocabulary.SMALL_PIECES)[:259]),
+        n_tokens=259,
+        scores=bytes(4 * 259),
+        types=b"",
+    ),
+}
+NUMBERS = sorted({how.number for how in tokenizer.PRE_TOKENIZERS.values()})
+CUT = {f"bytes, pre-tokenizer {pre}": vocabulary.packed(pre=pre) for pre in NUMBERS}
+TEXTS = [b"", b"a", b" ", TEXT, *(random.Random(n).randbytes(n) for n in (1, 2, 3, 31, 33, 999))]
+
+
+@pytest.mark.parametrize("name", [*KINDS, *CUT])
+def test_c_and_python_give_the_same_ids(encode, tmp_path, name):
+    arguments = (KINDS | CUT)[name]
+    for n, text in enumerate(TEXTS):
+        (tmp_path / str(n)).write_bytes(sample(arguments, text))
+    lines = encode(*(tmp_path / str(n) for n in range(len(TEXTS))))
+    built = vocabulary.build(arguments)
+    for text, line in zip(TEXTS, lines, strict=True):
+        ids = [int(word) for word in line.split(" ends ")[0].split()[1:]]
+        assert ids == built.encode(text)
+
+
+def test_hostile_vocabularies_are_refused(encode, tmp_path):
+    cases = vocabulary.hostile()
+    for n, (arguments, _) in enumerate(cases.values()):
+        (tmp_path / str(n)).write_bytes(sample(arguments))
+    lines = encode(*(tmp_path / str(n) for n in range(len(cases))))
+    for (name, (_, complaint)), line in zip(cases.items(), lines, strict=True):
+        assert line.startswith("error: "), f"{name}: {line}"
+        assert complaint in line, f"{name}: {line}"
+
+
+@pytest.mark.parametrize("name", ["bytes", "characters", "pieces"])
+def test_regions_cut_anywhere_are_refused(encode, tmp_path, name):
+    arguments = KINDS[name]
+    (tmp_path / "small").write_bytes(sample(arguments))
+    tried = len(arguments["tokens"]) + len(arguments.get("merges", b""))
+    assert encode("--cut", tmp_path / "small") == [f"accepted 0 of {tried}"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_random_bytes_lead_nowhere(encode, tmp_path, name):
+    """Some flips hit text, types or scores and are accepted, most hit a string: both are
+    exercised."""
+    (tmp_path / "small").write_bytes(sample(KINDS[name]))
+    (line,) = encode("--flip", 1, 3_000, tmp_path / "small")
+    accepted = int(line.split()[1])
+    assert line.endswith(" of 3000")
+    assert 0 < accepted < 3_000
