@@ -5,6 +5,7 @@
  * computed and why each step is the same everywhere: docs/arithmetic.md.
  */
 #include <float.h>
+#include <string.h>
 
 #include "nyb_kernels.h"
 
@@ -68,8 +69,8 @@ void NYB_KERNEL(quantize)(const nyb_quantize_args *a) {
         nyb_v8 scaled[4];
         for (int i = 0; i < 4; i++)
             scaled[i] = usable ? v8_mul(v8_load(x + NYB_LANES * i), inverse) : v8_set(0);
-        out->sum = v8_store_bytes(out->q, scaled);
-        out->unused = 0;
+        v8_store_bytes(out->q, scaled, out->half_sum);
+        out->sum = out->half_sum[0] + out->half_sum[1];
         out->d = amax / 127.0f;
         out->s = out->d * (float)out->sum;
     }
@@ -85,9 +86,9 @@ void NYB_KERNEL(quantize16)(const nyb_quantize16_args *a) {
         const int usable = amax > 0;
         const nyb_v8 inverse = v8_set(usable ? 32512.0f / amax : 0);
         int32_t q[NYB_LANES];
-        out->sum = 0;
-        out->unused = 0;
+        memset(out, 0, sizeof *out);
         for (int i = 0; i < NYB_BLOCK; i += NYB_LANES) {
+            int16_t *const half_sum[] = {&out->half_sum[0][i / 16], &out->half_sum[1][i / 16]};
             v8_store_int(q, usable ? v8_mul(v8_load(x + i), inverse) : v8_set(0));
             for (int j = 0; j < NYB_LANES; j++) {
                 const int32_t hi = (q[j] + 128 + 65536) / 256 - 256; /* floor division */
@@ -95,6 +96,8 @@ void NYB_KERNEL(quantize16)(const nyb_quantize16_args *a) {
                 out->hi[i + j] = (int8_t)hi;
                 out->lo[i + j] = (int8_t)lo;
                 out->sum += 256 * hi + lo;
+                *half_sum[0] = (int16_t)(*half_sum[0] + hi);
+                *half_sum[1] = (int16_t)(*half_sum[1] + lo);
             }
         }
         out->d = amax / 32512.0f;

@@ -114,11 +114,12 @@ static uint64_t tiled(uint64_t rows) { return nyb_tiles((uint32_t)rows) * NYB_TI
 static int check_matrix(const nyb_program *program, const nyb_rows *rows, const nyb_step *step,
                         nyb_op op, uint64_t at, nyb_error *error) {
     CHECK(has_row(rows, op, step->format), "no kernel for weights of this format", step->format);
-    CHECK(step->cols % NYB_BLOCK == 0, "columns are not a multiple of 32", step->cols);
     const nyb_layout *layout = nyb_layout_of(step->format);
     CHECK(layout != NULL, "no layout for weights of this format", step->format);
-    const uint64_t tiles = (uint64_t)nyb_tiles(step->rows) * (step->cols / NYB_BLOCK);
-    return check_weights(program, step, tiles * layout->tile_bytes, at, error);
+    CHECK(step->cols % NYB_BLOCK == 0 && step->cols % layout->block_cols == 0,
+          "columns are not a multiple of the format's block", step->cols);
+    const uint64_t row_bytes = nyb_tile_row_bytes(layout, step->cols / NYB_BLOCK);
+    return check_weights(program, step, nyb_tiles(step->rows) * row_bytes, at, error);
 }
 
 static int check_units(const nyb_step *step, uint64_t at, nyb_error *error) {

@@ -130,9 +130,8 @@ static void embed(const worker *w, const nyb_step *step) {
 
 /* This thread's tile rows of a matrix, as bytes. */
 static const uint8_t *tiles_at(const worker *w, const nyb_step *step, uint64_t tile) {
-    const uint64_t row_bytes =
-        step->cols / NYB_BLOCK * (uint64_t)nyb_layout_of(step->format)->tile_bytes;
-    return weights_of(w, step) + tile * row_bytes;
+    const nyb_layout *layout = nyb_layout_of(step->format);
+    return weights_of(w, step) + tile * nyb_tile_row_bytes(layout, step->cols / NYB_BLOCK);
 }
 
 static void matmul(const worker *w, const nyb_step *step) {

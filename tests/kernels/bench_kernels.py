@@ -1,4 +1,5 @@
-"""How fast every row of this CPU is, on the shapes of SmolLM2-135M. `make bench` runs it.
+"""How fast every row of this CPU is, on the shapes of SmolLM2-135M (or the next wider ones that a
+K-quant can have). `make bench` runs it.
 
 A matrix is read from memory and not from a cache, as decoding does: several copies of it are gone
 through in turn. extra_info has bytes and GB/s, and for gemm multiply-adds and GMAC/s, each of the
@@ -18,8 +19,10 @@ from .contract import (
     BLOCK,
     PAGE,
     Q8,
+    Q16,
     ROWS,
     ROWS_BY_NAME,
+    columns,
     format_of,
     op_of,
     pack,
@@ -63,7 +66,7 @@ def cold(calls):
 
 
 def bench_gemv_of(benchmark, name, n, k):
-    rng = np.random.default_rng(0)
+    rng, k = np.random.default_rng(0), columns(format_of(name), k)
     bits = 16 if op_of(name) == "gemv16" else 8
     x = quantized(rng.standard_normal((1, k)), bits=bits)[0]
     w = pack(format_of(name), random_blocks(rng, format_of(name), n, k))
@@ -90,6 +93,7 @@ def test_head(benchmark, name):
 @pytest.mark.parametrize("name", rows_of("gemm"))
 def test_gemm(benchmark, name, shape):
     (n, k), rng = SHAPES[shape], np.random.default_rng(0)
+    k = columns(format_of(name), k)
     w = pack(format_of(name), random_blocks(rng, format_of(name), n, k))
     x = quantized(rng.standard_normal((TOKENS, k)))
     call = prepared(
@@ -109,11 +113,11 @@ def test_gemm(benchmark, name, shape):
 
 @pytest.mark.parametrize("name", rows_of("embed"))
 def test_embed(benchmark, name):
-    rng = np.random.default_rng(0)
-    w = pack(format_of(name), random_blocks(rng, format_of(name), 512, DIM))
-    out = np.zeros(DIM, np.float32)
+    rng, k = np.random.default_rng(0), columns(format_of(name), DIM)
+    w = pack(format_of(name), random_blocks(rng, format_of(name), 512, k))
+    out = np.zeros(k, np.float32)
     calls = [
-        prepared(name, row=row, n_blocks=DIM // BLOCK, w=w, scale=1.0, out=out)
+        prepared(name, row=row, n_blocks=k // BLOCK, w=w, scale=1.0, out=out)
         for row in rng.permutation(512).tolist()
     ]
     measure(benchmark, name, w.nbytes // 512, cold(calls))
@@ -147,7 +151,7 @@ CASES = {  # op -> bytes read and written, arguments
         {"n_blocks": HIDDEN // BLOCK, "x": floats(HIDDEN), "out": quantized(floats(HIDDEN) * 0)},
     ),
     "quantize16": lambda: (
-        4 * DIM + DIM // BLOCK * 80,
+        4 * DIM + DIM // BLOCK * Q16.itemsize,
         {"n_blocks": DIM // BLOCK, "x": floats(DIM), "out": quantized(floats(DIM) * 0, bits=16)},
     ),
     "add": lambda: (12 * DIM, {"n": DIM, "x": np.zeros(DIM, np.float32), "y": floats(DIM) * 0}),

@@ -18,16 +18,17 @@ from nybble.archs.turns import rope_turns
 
 from .contract import (
     BLOCK,
-    FORMATS,
     PAGE,
     ROWS_BY_NAME,
     TINY,
     call,
+    columns,
     format_of,
     op_of,
     pack,
     quantized,
     random_blocks,
+    set_scales,
 )
 
 SOURCE = Path(__file__).with_name("call_flushing.c")
@@ -74,10 +75,10 @@ def half_bits(rng, shape):
 def matrix(rng, format, n, k):
     """A packed matrix whose scales and minima are `half_bits`."""
     blocks = random_blocks(rng, format, n, k)
-    view = blocks.reshape(n, -1, FORMATS[format][1])
-    scale_bytes = FORMATS[format][1] % 16  # what a block has beyond its 16 or 32 bytes of weights
-    scales = view[..., :scale_bytes].view(np.uint16)
-    scales[...] = half_bits(rng, scales.shape)
+    if format == "MXFP4":
+        set_scales(format, blocks, lambda shape: 2.0 ** rng.uniform(-42, -20, shape))
+    else:
+        set_scales(format, blocks, lambda shape: half_bits(rng, shape).view(np.float16))
     return pack(format, blocks)
 
 
@@ -86,7 +87,7 @@ def arguments(name, rng):
     op = op_of(name)
     floats = lambda *shape: np.zeros(shape, np.float32)  # noqa: E731
     if op in ("gemv", "gemv16", "gemm"):
-        tokens, n, k = 5 if op == "gemm" else 1, 40, 192
+        tokens, n, k = 5 if op == "gemm" else 1, 40, columns(format_of(name), 192)
         w = matrix(rng, format_of(name), n, k)
         x = quantized(edge(rng, (tokens, k), -30), bits=16 if op == "gemv16" else 8)
         args = {"n_tiles": n // 8, "n_blocks": k // BLOCK, "w": w, "x": x, "y": floats(tokens, n)}
@@ -96,8 +97,9 @@ def arguments(name, rng):
             args |= {"n_tokens": tokens, "x_stride": k // BLOCK, "y_stride": n, "panel": panel}
         return args
     if op == "embed":
-        w = matrix(rng, format_of(name), 8, 96)
-        return {"row": 3, "n_blocks": 3, "w": w, "scale": 2.0**-17, "out": floats(96)}
+        k = columns(format_of(name), 96)
+        w = matrix(rng, format_of(name), 8, k)
+        return {"row": 3, "n_blocks": k // BLOCK, "w": w, "scale": 2.0**-17, "out": floats(k)}
     if op in ("quantize", "quantize16"):
         x = edge(rng, (6, BLOCK))
         x[0, 0] = np.finfo(np.float32).max  # 127 / amax is as small as it gets

@@ -1,5 +1,5 @@
 # The kernels' contract (kernels_ref/nyb_kernels.h, targets/), word for word.
-from libc.stdint cimport int8_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int8_t, int16_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "nyb_kernels.h" nogil:
     enum:
@@ -31,21 +31,22 @@ cdef extern from "nyb_kernels.h" nogil:
         float d
         float s
         int32_t sum
-        int32_t unused
+        int16_t half_sum[2]
     ctypedef struct nyb_q16:
         int8_t hi[32]
         int8_t lo[32]
         float d
         float s
         int32_t sum
-        int32_t unused
+        int16_t half_sum[2][2]
+        int32_t unused[3]
     ctypedef struct nyb_layout:
         const char *name
         uint32_t format
+        uint32_t block_cols
         uint32_t block_bytes
-        uint32_t tile_bytes
-        # 0, or 1 + 8 * block + row of the first scale that is not finite
-        size_t (*pack)(size_t n_blocks, const uint8_t *const *rows, uint8_t *dst) noexcept nogil
+        # 0, or 1 + 8 * tile + row of the first scale or float that is not finite
+        size_t (*pack)(size_t n_tiles, const uint8_t *const *rows, uint8_t *dst) noexcept nogil
     ctypedef struct nyb_gemv_args:
         size_t n_tiles
         size_t n_blocks

@@ -65,15 +65,15 @@ def rows():
 
 
 def formats():
-    """The GGUF formats that this build can pack: name -> (type number, bytes of a block, bytes of
-    a packed tile, address of the function that packs a tile row)."""
+    """The GGUF formats that this build can pack: name -> (type number, columns of a block, bytes
+    of a block, address of the function that packs a tile row). A tile is 8 blocks."""
     cdef const nyb_layout *layout
     out = {}
     for number in range(48):
         layout = nyb_layout_of(number)
         if layout is not NULL:
             pack = <size_t>layout.pack
-            out[layout.name.decode()] = (number, layout.block_bytes, layout.tile_bytes, pack)
+            out[layout.name.decode()] = (number, layout.block_cols, layout.block_bytes, pack)
     return out
 
 

@@ -166,15 +166,15 @@ class _Lowering:
 
     def matrix(self, name, rows, cols, rope=None, head_dim=0):
         """Places a matrix; returns the fields of a step that reads it."""
-        format = self.formats[name]
-        if format not in packable():
-            raise FormatError(f"{name} is {format}; this version runs "
-                              f"{', '.join(packable())} matrices")
-        if cols % NYB_BLOCK:
-            raise FormatError(f"{name} has {cols} columns, which is not a multiple of {NYB_BLOCK}")
-        number, _, tile_bytes, _ = packable()[format]
+        format, known = self.formats[name], packable()
+        if format not in known:
+            raise FormatError(f"{name} is {format}; this version runs {', '.join(known)} matrices")
+        number, block_cols, block_bytes, _ = known[format]
+        of_blocks = max(block_cols, NYB_BLOCK)
+        if cols % of_blocks:
+            raise FormatError(f"{name} has {cols} columns, which is not a multiple of {of_blocks}")
         rope_dims = rope.dims if rope is not None and rope.layout == "pairs" else 0
-        nbytes = _tiles(rows) * (cols // NYB_BLOCK) * tile_bytes
+        nbytes = _tiles(rows) * NYB_TILE_ROWS * cols // block_cols * block_bytes
         offset = self.place(name, number, rows, cols, nbytes, head_dim, rope_dims)
         return {"format": number, "rows": rows, "cols": cols, "weights": offset}
 
@@ -433,7 +433,7 @@ cdef size_t _source_row(size_t row, size_t head_dim, size_t rope_dims) noexcept 
 cdef size_t _pack_matrix(const nyb_layout *layout, const uint8_t *src, size_t rows, size_t cols,
                          size_t head_dim, size_t rope_dims, uint8_t *dst) noexcept nogil:
     """0, or 1 + the row whose scale is not finite."""
-    cdef size_t blocks = cols // NYB_BLOCK, row_bytes = blocks * layout.block_bytes
+    cdef size_t blocks = cols // layout.block_cols, row_bytes = blocks * layout.block_bytes
     cdef const uint8_t *pointers[NYB_TILE_ROWS]
     cdef size_t tile, i, row, bad
     for tile in range((rows + NYB_TILE_ROWS - 1) // NYB_TILE_ROWS):
@@ -443,7 +443,7 @@ cdef size_t _pack_matrix(const nyb_layout *layout, const uint8_t *src, size_t ro
                 pointers[i] = src + _source_row(row, head_dim, rope_dims) * row_bytes
             else:
                 pointers[i] = NULL
-        bad = layout.pack(blocks, pointers, dst + tile * blocks * layout.tile_bytes)
+        bad = layout.pack(blocks, pointers, dst + tile * NYB_TILE_ROWS * row_bytes)
         if bad:
             return 1 + tile * NYB_TILE_ROWS + (bad - 1) % NYB_TILE_ROWS
     return 0
@@ -483,7 +483,7 @@ cdef class Weights:
         cdef size_t head_dim = placement.head_dim, rope_dims = placement.rope_dims
         cdef uint8_t *dst = self.arena.data + <uint64_t>placement.offset
         cdef const nyb_layout *layout = layout_of(placement.format)
-        cdef size_t expected = (rows * (cols // NYB_BLOCK) * layout.block_bytes
+        cdef size_t expected = (rows * (cols // layout.block_cols) * layout.block_bytes
                                 if layout is not NULL else cols * 4)
         if <size_t>src.shape[0] != expected:
             raise FormatError(f"{placement.name} has {src.shape[0]} bytes, {expected} expected")
