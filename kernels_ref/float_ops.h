@@ -14,6 +14,7 @@ _Static_assert(FLT_EVAL_METHOD == 0 || FLT_EVAL_METHOD == 16, "a float operation
 #define NYB_JOIN_(a, b, c) a##b##_##c
 #define NYB_JOIN(a, b, c)  NYB_JOIN_(a, b, c)
 #define NYB_KERNEL(name)   NYB_JOIN(nyb_, name, NYB_LEVEL)
+#define NYB_INLINE         static inline __attribute__((always_inline))
 
 /* exp(x), relative error below 1.2e-7; 0 for x < -54, exp(88) for x > 88, NaN for NaN.
  * x = n ln 2 + r, |r| <= ln(2) / 2, exp(x) = 2^n exp(r); tools/fit_polynomials.py. */
@@ -366,3 +367,5 @@ void NYB_KERNEL(combine)(const nyb_combine_args *a) {
     for (size_t d = 0; d < a->head_dim; d += NYB_LANES)
         v8_store(a->out + d, v8_flush(v8_div(v8_load(a->out + d), v8_set(sum))));
 }
+
+#include "float_matrices.h"

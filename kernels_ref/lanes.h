@@ -103,6 +103,13 @@ static inline nyb_v8 v8_load_half(const uint16_t *p) {
     return r;
 }
 
+/* A bfloat16 is the upper half of a float. */
+static inline nyb_v8 v8_load_bf16(const uint16_t *p) {
+    nyb_v8 r;
+    NYB_EACH_LANE(i) r.lane[i] = nyb_float_of_bits((uint32_t)p[i] << 16);
+    return r;
+}
+
 static inline void v8_store_half(uint16_t *p, nyb_v8 a) {
     NYB_EACH_LANE(i) p[i] = nyb_half_of_float(a.lane[i]);
 }

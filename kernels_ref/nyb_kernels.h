@@ -37,6 +37,7 @@ typedef enum nyb_format {
     NYB_Q5_K = 13,
     NYB_Q6_K = 14,
     NYB_IQ4_NL = 20,
+    NYB_BF16 = 30,
     NYB_MXFP4 = 39,
     NYB_FORMATS = 48, /* one more than the largest number that may come to be used */
 } nyb_format;
@@ -66,11 +67,11 @@ typedef struct nyb_q8 {
 /* 32 activations as int16 in two planes: x is about d * (256 * hi + lo). Made by `quantize16`
  * for the output head, the one matrix whose input deserves 16 bits. */
 typedef struct nyb_q16 {
-    int8_t hi[NYB_BLOCK]; /* -127..127 */
-    int8_t lo[NYB_BLOCK]; /* -127..127 */
-    float d;              /* max|x| / 32512 */
-    float s;              /* d * (float)sum */
-    int32_t sum;          /* of 256 * hi + lo */
+    int8_t hi[NYB_BLOCK];   /* -127..127 */
+    int8_t lo[NYB_BLOCK];   /* -127..127 */
+    float d;                /* max|x| / 32512 */
+    float s;                /* d * (float)sum */
+    int32_t sum;            /* of 256 * hi + lo */
     int16_t half_sum[2][2]; /* of the first and the last 16 of hi, and of lo */
     int32_t unused[3];      /* keeps the next hi 16-byte aligned */
 } nyb_q16;
@@ -148,6 +149,13 @@ static inline int nyb_has_min(nyb_tile_format f) {
     NYB_ROW(op, iq4_nl, IQ4_NL, level, needs, panel_bytes)                                         \
     NYB_ROW(op, mxfp4, MXFP4, level, needs, panel_bytes)
 
+/* Formats of plain floats: a tile is 8 rows by one column, and activations are floats too. Their
+ * matrix operations are gemv32 and gemm32, written once in float_matrices.h. */
+#define NYB_FLOAT_MATRIX_ROWS(op, level, needs)                                                    \
+    NYB_ROW(op, f32, F32, level, needs, 0)                                                         \
+    NYB_ROW(op, f16, F16, level, needs, 0)                                                         \
+    NYB_ROW(op, bf16, BF16, level, needs, 0)
+
 /* The reference gemm's panel: 32 columns of 8 rows as 256 int16 and two floats a row. */
 enum { NYB_REF_PANEL_BYTES = 576 };
 
@@ -197,6 +205,14 @@ typedef struct nyb_gemv16_args {
     float *y;
 } nyb_gemv16_args;
 
+/* The same for weights that are floats. */
+typedef struct nyb_gemv32_args {
+    size_t n_tiles, n_blocks;
+    const uint8_t *w;
+    const float *x; /* (n_blocks * 32,) flushed */
+    float *y;
+} nyb_gemv32_args;
+
 /* y[t][n] = sum_k w[n][k] * x[t][k] for T tokens: each row equals the gemv of its token. */
 typedef struct nyb_gemm_args {
     size_t n_tiles, n_blocks, n_tokens;
@@ -207,6 +223,16 @@ typedef struct nyb_gemm_args {
     size_t y_stride;
     void *panel; /* scratch of n_blocks * the row's panel_bytes, 64-byte aligned */
 } nyb_gemm_args;
+
+/* The same for weights that are floats. */
+typedef struct nyb_gemm32_args {
+    size_t n_tiles, n_blocks, n_tokens;
+    const uint8_t *w;
+    const float *x; /* (n_tokens, x_stride) floats */
+    size_t x_stride;
+    float *y; /* (n_tokens, y_stride) floats */
+    size_t y_stride;
+} nyb_gemm32_args;
 
 /* out[k] = flush(scale * w[row][k]): one row of the embedding, as floats. */
 typedef struct nyb_embed_args {
@@ -318,7 +344,9 @@ typedef struct nyb_softmax_args {
 #define NYB_OPERATIONS(X)                                                                          \
     X(gemv)                                                                                        \
     X(gemv16)                                                                                      \
+    X(gemv32)                                                                                      \
     X(gemm)                                                                                        \
+    X(gemm32)                                                                                      \
     X(embed)                                                                                       \
     X(rmsnorm)                                                                                     \
     X(quantize)                                                                                    \

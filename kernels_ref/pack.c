@@ -177,6 +177,35 @@ static inline int block_q6_k(const uint8_t *src, uint8_t *tile, size_t r) {
     return put_halves(tile, 1, r, src + 208);
 }
 
+/* -- Floats: a block is a column ----------------------------------------------------------- */
+
+/* Flushed; false if not finite. */
+static inline int finite_float(uint32_t *bits) {
+    const uint32_t magnitude = *bits & 0x7fffffff;
+    if (magnitude < (uint32_t)(127 - 40) << 23) /* the exponent of 2^-40 */
+        *bits = 0;
+    return magnitude < 0x7f800000;
+}
+
+static inline int block_f32(const uint8_t *src, uint8_t *tile, size_t r) {
+    uint32_t bits = word_at(src, 0);
+    const int finite = finite_float(&bits);
+    put_word(tile, 0, r, bits);
+    return finite;
+}
+
+static inline int block_f16(const uint8_t *src, uint8_t *tile, size_t r) {
+    return put_halves(tile, 1, r, src);
+}
+
+static inline int block_bf16(const uint8_t *src, uint8_t *tile, size_t r) {
+    uint32_t bits = (uint32_t)src[0] << 16 | (uint32_t)src[1] << 24;
+    const int finite = finite_float(&bits);
+    tile[2 * r] = (uint8_t)(bits >> 16);
+    tile[2 * r + 1] = (uint8_t)(bits >> 24);
+    return finite;
+}
+
 /* -- The formats -------------------------------------------------------------------------- */
 
 /* name, name of the block's function, block's columns and bytes */
@@ -190,7 +219,10 @@ static inline int block_q6_k(const uint8_t *src, uint8_t *tile, size_t r) {
     X(Q5_K, q5_k, 256, 176)                                                                        \
     X(Q6_K, q6_k, 256, 210)                                                                        \
     X(IQ4_NL, q4_0, 32, 18)                                                                        \
-    X(MXFP4, mxfp4, 32, 17)
+    X(MXFP4, mxfp4, 32, 17)                                                                        \
+    X(F32, f32, 1, 4)                                                                              \
+    X(F16, f16, 1, 2)                                                                              \
+    X(BF16, bf16, 1, 2)
 
 #define PACK(name, block, block_cols, block_bytes)                                                 \
     static size_t pack_##name(size_t n_tiles, const uint8_t *const rows[NYB_TILE_ROWS],            \

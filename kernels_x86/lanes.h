@@ -51,6 +51,11 @@ static inline nyb_v8 v8_load_half(const uint16_t *p) {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
 }
 
+static inline nyb_v8 v8_load_bf16(const uint16_t *p) {
+    const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+}
+
 /* MINPS is a < b ? a : b: with the limit first, a NaN passes both. */
 static inline void v8_store_half(uint16_t *p, nyb_v8 a) {
     a = _mm256_min_ps(_mm256_set1_ps(65504.0f), a);

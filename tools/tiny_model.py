@@ -25,7 +25,21 @@ NORMAL_TOKEN, CONTROL_TOKEN, UNUSED_TOKEN = 1, 3, 5
 MERGES = 64  # at most; a small vocabulary has fewer
 MIN_VOCAB = len(CONTROL) + 256
 FORMATS = {"embed": "Q8_0", "attention": "Q4_1", "mlp": "Q4_1", "head": "Q8_0"}
-FILE_TYPES = {"F32": 0, "F16": 1, "Q4_1": 3, "Q8_0": 7}  # general.file_type of mostly-X
+FILE_TYPES = {  # general.file_type of mostly-X
+    "F32": 0,
+    "F16": 1,
+    "Q4_0": 2,
+    "Q4_1": 3,
+    "Q8_0": 7,
+    "Q5_0": 8,
+    "Q5_1": 9,
+    "Q4_K": 14,
+    "Q5_K": 16,
+    "Q6_K": 18,
+    "IQ4_NL": 25,
+    "BF16": 32,
+    "MXFP4": 38,
+}
 
 TEMPLATE = (
     "{% for message in messages %}"
@@ -102,11 +116,11 @@ def tiny_model(
 ) -> None:
     """Write a random llama-family model to `path`.
 
-    dim, hidden : multiples of 32 where a format that they meet has blocks of 32
+    dim, hidden : multiples of the blocks, 32 or 256, of the formats that they meet
     vocab   : at least 259 (3 control tokens and 256 bytes); up to 64 merges come on top, and
               what is left is filled with unused tokens
-    formats : {"embed", "attention", "mlp", "head"} -> "F32", "F16", "Q8_0" or "Q4_1"; those not
-              named are as in SmolLM2's Q4_1 file (`FORMATS`). Norms are F32.
+    formats : {"embed", "attention", "mlp", "head"} -> a key of `FILE_TYPES`; those not named
+              are as in SmolLM2's Q4_1 file (`FORMATS`). Norms are F32.
     tied    : the head is the embedding, and the file has no output.weight
     Raises ValueError for numbers that no model can have.
     """

@@ -128,6 +128,18 @@ static int check_units(const nyb_step *step, uint64_t at, nyb_error *error) {
     return 0;
 }
 
+/* A matrix of floats times floats. */
+static int check_matmul32(const nyb_program *program, const nyb_rows *rows, const nyb_step *s,
+                          uint64_t at, nyb_error *error) {
+    CHECK(has_row(rows, NYB_OP_gemm32, s->format), "no kernel for weights of this format",
+          s->format);
+    if (check_buffer(program, s->in, floats(s->cols), s->flags, at, error) ||
+        check_buffer(program, s->out, floats(tiled(s->rows)), s->flags, at, error) ||
+        check_units(s, at, error))
+        return -1;
+    return check_matrix(program, rows, s, NYB_OP_gemv32, at, error);
+}
+
 static int check_attention(const nyb_program *program, uint32_t index, uint64_t at,
                            nyb_error *error) {
     CHECK(index < program->n_attentions, "a step names an unknown attention", index);
@@ -209,6 +221,8 @@ static int check_step(const nyb_program *program, const nyb_rows *rows, uint64_t
             check_units(s, at, error))
             return -1;
         return check_matrix(program, rows, s, NYB_OP_gemv16, at, error);
+    case NYB_STEP_MATMUL32:
+        return check_matmul32(program, rows, s, at, error);
     case NYB_STEP_SILU_MUL:
         if (check_buffer(program, s->in2, floats(tiled(s->rows)), flags, at, error))
             return -1;

@@ -28,6 +28,7 @@ typedef enum nyb_step_op {
     NYB_STEP_EMBED,    /* out = value * the weights' row of the token; units: tokens */
     NYB_STEP_MATMUL,   /* out = weights * in (nyb_q8); units: tile rows */
     NYB_STEP_MATMUL16, /* out = weights * in (nyb_q16); units: tile rows */
+    NYB_STEP_MATMUL32, /* out = weights * in, both floats; units: tile rows */
     NYB_STEP_ADD,      /* out += in; units: tile rows */
     NYB_STEP_SILU_MUL, /* out = silu(in) * in2; units: tile rows */
     NYB_STEP_APPEND,   /* keys and values of several tokens into the cache; `index` */

@@ -163,6 +163,22 @@ static void matmul16(const worker *w, const nyb_step *step) {
              .y = (float *)row_of(w, step->out, row) + tiles.begin * NYB_TILE_ROWS);
 }
 
+static void matmul32(const worker *w, const nyb_step *step) {
+    const range tiles = tile_share(w, step);
+    const uint64_t n_tiles = tiles.end - tiles.begin, n_blocks = step->cols / NYB_BLOCK;
+    const uint8_t *weights = tiles_at(w, step, tiles.begin);
+    const float *x = row_of(w, step->in, 0);
+    float *y = (float *)row_of(w, step->out, 0) + tiles.begin * NYB_TILE_ROWS;
+    const nyb_buffer *buffers = w->bound->program->buffers;
+    if (w->rows == 1)
+        CALL(w, gemv32, step->format, .n_tiles = n_tiles, .n_blocks = n_blocks, .w = weights,
+             .x = x, .y = y);
+    else
+        CALL(w, gemm32, step->format, .n_tiles = n_tiles, .n_blocks = n_blocks, .n_tokens = w->rows,
+             .w = weights, .x = x, .x_stride = buffers[step->in].row_bytes / sizeof(float), .y = y,
+             .y_stride = buffers[step->out].row_bytes / sizeof(float));
+}
+
 static void add(const worker *w, const nyb_step *step) {
     const range tiles = tile_share(w, step);
     const uint64_t first = tiles.begin * NYB_TILE_ROWS;
@@ -316,6 +332,9 @@ static void run_split_step(const worker *w, const nyb_step *step) {
         break;
     case NYB_STEP_MATMUL16:
         matmul16(w, step);
+        break;
+    case NYB_STEP_MATMUL32:
+        matmul32(w, step);
         break;
     case NYB_STEP_ADD:
         add(w, step);

@@ -22,6 +22,7 @@ from .contract import (
     Q16,
     ROWS,
     ROWS_BY_NAME,
+    bits_of,
     columns,
     format_of,
     op_of,
@@ -67,8 +68,7 @@ def cold(calls):
 
 def bench_gemv_of(benchmark, name, n, k):
     rng, k = np.random.default_rng(0), columns(format_of(name), k)
-    bits = 16 if op_of(name) == "gemv16" else 8
-    x = quantized(rng.standard_normal((1, k)), bits=bits)[0]
+    x = quantized(rng.standard_normal((1, k)), bits=bits_of(name))[0]
     w = pack(format_of(name), random_blocks(rng, format_of(name), n, k))
     y = np.zeros(len(w) * ROWS, np.float32)
     copies = [w.copy() for _ in range(-(-COLD_BYTES // w.nbytes))]
@@ -79,7 +79,7 @@ def bench_gemv_of(benchmark, name, n, k):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", rows_of("gemv"))
+@pytest.mark.parametrize("name", rows_of("gemv") + rows_of("gemv32"))
 def test_gemv(benchmark, name, shape):
     bench_gemv_of(benchmark, name, *SHAPES[shape])
 
@@ -90,25 +90,17 @@ def test_head(benchmark, name):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", rows_of("gemm"))
+@pytest.mark.parametrize("name", rows_of("gemm") + rows_of("gemm32"))
 def test_gemm(benchmark, name, shape):
     (n, k), rng = SHAPES[shape], np.random.default_rng(0)
     k = columns(format_of(name), k)
     w = pack(format_of(name), random_blocks(rng, format_of(name), n, k))
-    x = quantized(rng.standard_normal((TOKENS, k)))
-    call = prepared(
-        name,
-        n_tiles=len(w),
-        n_blocks=k // BLOCK,
-        n_tokens=TOKENS,
-        w=w,
-        x=x,
-        x_stride=k // BLOCK,
-        y=np.zeros((TOKENS, n), np.float32),
-        y_stride=n,
-        panel=np.zeros(k // BLOCK * ROWS_BY_NAME[name]["panel_bytes"], np.uint8),
-    )
-    measure(benchmark, name, w.nbytes, call, TOKENS * n * k)
+    x = quantized(rng.standard_normal((TOKENS, k)), bits=bits_of(name))
+    args = {"n_tiles": len(w), "n_blocks": k // BLOCK, "n_tokens": TOKENS, "w": w, "x": x}
+    args |= {"x_stride": x.shape[1], "y": np.zeros((TOKENS, n), np.float32), "y_stride": n}
+    if op_of(name) == "gemm":
+        args["panel"] = np.zeros(k // BLOCK * ROWS_BY_NAME[name]["panel_bytes"], np.uint8)
+    measure(benchmark, name, w.nbytes, prepared(name, **args), TOKENS * n * k)
 
 
 @pytest.mark.parametrize("name", rows_of("embed"))
@@ -140,7 +132,7 @@ def turns(theta=100_000.0):
 
 PART = HEAD_DIM + 8
 GROUP = HEADS // KV_HEADS
-MATRICES = ("gemv", "gemv16", "gemm", "embed")
+MATRICES = ("gemv", "gemv16", "gemv32", "gemm", "gemm32", "embed")
 CASES = {  # op -> bytes read and written, arguments
     "rmsnorm": lambda: (
         12 * DIM,

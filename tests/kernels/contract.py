@@ -66,6 +66,8 @@ FIELDS = {
     "softmax": [("n", SIZE), ("x", POINTER), ("max", FLOAT), ("p", POINTER), ("sum", POINTER)],
 }
 FIELDS["gemv16"] = FIELDS["gemv"]
+FIELDS["gemv32"] = FIELDS["gemv"]
+FIELDS["gemm32"] = FIELDS["gemm"][:-1]  # no panel
 FIELDS["quantize16"] = FIELDS["quantize"]
 STRUCTS = {op: type(op, (ctypes.Structure,), {"_fields_": fields}) for op, fields in FIELDS.items()}
 
@@ -179,7 +181,9 @@ HALVES = {
     **dict.fromkeys(("Q4_1", "Q5_1", "Q4_K", "Q5_K"), (0, 2)),
     "Q6_K": (208,),
     "MXFP4": (),
+    "F16": (0,),
 }
+FLOATS = ("F32", "F16", "BF16")
 
 
 def viewed(format: str, blocks: np.ndarray) -> np.ndarray:
@@ -194,7 +198,11 @@ def set_scales(
     has none, gets the powers of two that are nearest below."""
     view = viewed(format, blocks)
     shape = view.shape[:2]
-    for at in HALVES[format]:
+    if format in FLOATS:
+        small = np.asarray(values((len(blocks), view.shape[1])), np.float32)
+        small = np.broadcast_to(small, view.shape[:2])
+        blocks[...] = np.frombuffer(quantize(small, format), np.uint8).reshape(blocks.shape)
+    for at in HALVES.get(format, ()):
         view[..., at : at + 2] = bytes_of(np.broadcast_to(values(shape), shape))
     if format == "MXFP4":
         magnitude = np.maximum(np.abs(np.asarray(values(shape), np.float64)), 2.0**-100)
@@ -207,7 +215,9 @@ def bytes_of(values: np.ndarray) -> np.ndarray:
 
 
 def set_quants(format: str, blocks: np.ndarray, byte: object) -> None:
-    """Writes `byte` to all that is not a scale that is a float."""
+    """Writes `byte` to all that is not a scale that is a float, nor a weight that is one."""
+    if format in FLOATS:
+        return
     view = viewed(format, blocks)
     scales = {at + i for at in HALVES[format] for i in (0, 1)} if HALVES[format] else {0}
     view[..., [i for i in range(view.shape[2]) if i not in scales]] = byte
@@ -244,16 +254,25 @@ def exact_weights(format: str, blocks: np.ndarray) -> np.ndarray:
 
 
 def quantized(x: np.ndarray, level: str = "ref", bits: int = 8) -> np.ndarray:
-    """x (..., K) float32 through the quantize row: (..., K / 32) of Q8 or Q16."""
+    """x (..., K) float32 through the quantize row: (..., K / 32) of Q8 or Q16; with 32 bits, x."""
     x = np.ascontiguousarray(x, np.float32)
+    if bits == 32:
+        return x
     out = np.zeros((*x.shape[:-1], x.shape[-1] // BLOCK), Q8 if bits == 8 else Q16)
     name = ("quantize_" if bits == 8 else "quantize16_") + level
     call(name, n_blocks=out.size, x=x, out=out)
     return out
 
 
+def bits_of(name: str) -> int:
+    """Of the activations that a row of gemv or gemm takes: 8, 16 or 32."""
+    return int(op_of(name)[4:] or 8)
+
+
 def values(blocks: np.ndarray) -> np.ndarray:
-    """What activation blocks mean, exactly: (..., K) float64."""
+    """What activations, blocks or floats, mean exactly: (..., K) float64."""
+    if blocks.dtype == np.float32:
+        return blocks.astype(np.float64)
     if blocks.dtype == Q8:
         q = blocks["q"].astype(np.float64)
     else:

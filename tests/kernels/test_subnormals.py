@@ -21,6 +21,7 @@ from .contract import (
     PAGE,
     ROWS_BY_NAME,
     TINY,
+    bits_of,
     call,
     columns,
     format_of,
@@ -73,9 +74,9 @@ def half_bits(rng, shape):
 
 
 def matrix(rng, format, n, k):
-    """A packed matrix whose scales and minima are `half_bits`."""
+    """A packed matrix whose scales and minima are `half_bits`, or powers of two near 2^-40."""
     blocks = random_blocks(rng, format, n, k)
-    if format == "MXFP4":
+    if format in ("F32", "BF16", "MXFP4"):
         set_scales(format, blocks, lambda shape: 2.0 ** rng.uniform(-42, -20, shape))
     else:
         set_scales(format, blocks, lambda shape: half_bits(rng, shape).view(np.float16))
@@ -86,15 +87,16 @@ def arguments(name, rng):
     """Arguments for a row; what is written holds zeros."""
     op = op_of(name)
     floats = lambda *shape: np.zeros(shape, np.float32)  # noqa: E731
-    if op in ("gemv", "gemv16", "gemm"):
-        tokens, n, k = 5 if op == "gemm" else 1, 40, columns(format_of(name), 192)
+    if op in ("gemv", "gemv16", "gemv32", "gemm", "gemm32"):
+        tokens, n, k = 5 if op.startswith("gemm") else 1, 40, columns(format_of(name), 192)
         w = matrix(rng, format_of(name), n, k)
-        x = quantized(edge(rng, (tokens, k), -30), bits=16 if op == "gemv16" else 8)
+        x = quantized(edge(rng, (tokens, k), -30), bits=bits_of(name))
         args = {"n_tiles": n // 8, "n_blocks": k // BLOCK, "w": w, "x": x, "y": floats(tokens, n)}
+        if tokens > 1:
+            args |= {"n_tokens": tokens, "x_stride": x.shape[1], "y_stride": n}
         if op == "gemm":
             panel = np.zeros(k // BLOCK * ROWS_BY_NAME[name]["panel_bytes"] + 64, np.uint8)
-            panel = panel[-panel.ctypes.data % 64 :]
-            args |= {"n_tokens": tokens, "x_stride": k // BLOCK, "y_stride": n, "panel": panel}
+            args["panel"] = panel[-panel.ctypes.data % 64 :]
         return args
     if op == "embed":
         k = columns(format_of(name), 96)

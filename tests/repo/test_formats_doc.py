@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.kernels.contract import FORMATS, PAGE, call, pack, quantized
+from tests.kernels.contract import FLOATS, FORMATS, PAGE, call, pack, quantized
 from tools.gguf_writer import exact
 
 TEXT = (Path(__file__).parents[2] / "docs/formats.md").read_text()
@@ -49,6 +49,8 @@ def numbers(format):
     r = np.arange(8)[:, None]
     k = np.arange(FORMATS[format][1])
     one, block = 0x3C00 + r, k // 32
+    if format in FLOATS:
+        return one if format == "F16" else 0x3F80 + r, None, None, None
     if format in ("Q4_0", "Q4_1", "IQ4_NL", "MXFP4"):
         q = np.where(k < 16, k + r, 31 - k + r) % 16
         m = 0xB800 + r if format == "Q4_1" else None
@@ -75,6 +77,10 @@ def number(bits):
 def file_rows(format):
     """The example's rows: GGUF blocks (8, bytes of a block)."""
     d, m, scales, q = numbers(format)
+    if format == "F32":
+        return np.concatenate([np.zeros((8, 2), np.uint8), halves(d)], axis=1)
+    if format in FLOATS:
+        return halves(d)
     q = (q & 255).astype(np.uint8)
     if format == "Q8_0":
         return np.concatenate([halves(d), q], axis=1)
@@ -115,7 +121,7 @@ def test_rows_pack_to_the_tile(format):
     tile = pack(format, rows).tobytes()
     assert_shows(f"{format.lower()} tile", tile)
     bits = block_bytes * 8 / block_cols
-    sizes = rf"{block_cols} columns, {block_bytes} bytes \| {len(tile)} bytes \| {bits:g}"
+    sizes = rf"{block_cols} columns?, {block_bytes} bytes \| {len(tile)} bytes \| {bits:g}"
     row = rf"\| {format} \| {number} \|.*\| {sizes} "
     assert re.search(row, TEXT), row
 
@@ -134,8 +140,8 @@ def test_rows_are_as_told(format):
             found[-1] += part
     assert found == [bytes(row) for row in rows[: len(found)]]
     d, m, scales, q = numbers(format)
-    if format in ("IQ4_NL", "MXFP4"):
-        return  # their tables: test_weights_are_those_of_the_gguf_package
+    if format in ("IQ4_NL", "MXFP4", *FLOATS):
+        return  # what they mean: test_weights_are_those_of_the_gguf_package
     d, m = (number(bits) for bits in (d, np.zeros_like(d) if m is None else m))
     q = q - {"Q4_0": 8.0, "Q5_0": 16.0, "Q6_K": 32.0}.get(format, 0.0)
     if scales is not None:

@@ -22,6 +22,7 @@ cdef extern from "nyb_program.h" nogil:
         NYB_STEP_EMBED
         NYB_STEP_MATMUL
         NYB_STEP_MATMUL16
+        NYB_STEP_MATMUL32
         NYB_STEP_ADD
         NYB_STEP_SILU_MUL
         NYB_STEP_APPEND

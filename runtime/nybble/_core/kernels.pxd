@@ -9,10 +9,13 @@ cdef extern from "nyb_kernels.h" nogil:
         NYB_PAGE
         NYB_F32
         NYB_F16
+        NYB_BF16
     enum nyb_op:
         NYB_OP_gemv
         NYB_OP_gemv16
+        NYB_OP_gemv32
         NYB_OP_gemm
+        NYB_OP_gemm32
         NYB_OP_embed
         NYB_OP_rmsnorm
         NYB_OP_quantize
@@ -69,6 +72,21 @@ cdef extern from "nyb_kernels.h" nogil:
         float *y
         size_t y_stride
         void *panel
+    ctypedef struct nyb_gemv32_args:
+        size_t n_tiles
+        size_t n_blocks
+        const uint8_t *w
+        const float *x
+        float *y
+    ctypedef struct nyb_gemm32_args:
+        size_t n_tiles
+        size_t n_blocks
+        size_t n_tokens
+        const uint8_t *w
+        const float *x
+        size_t x_stride
+        float *y
+        size_t y_stride
     ctypedef struct nyb_embed_args:
         size_t row
         size_t n_blocks
@@ -143,7 +161,9 @@ cdef extern from "nyb_kernels.h" nogil:
     ctypedef union nyb_run_fn:
         void (*gemv)(const nyb_gemv_args *args) noexcept nogil
         void (*gemv16)(const nyb_gemv16_args *args) noexcept nogil
+        void (*gemv32)(const nyb_gemv32_args *args) noexcept nogil
         void (*gemm)(const nyb_gemm_args *args) noexcept nogil
+        void (*gemm32)(const nyb_gemm32_args *args) noexcept nogil
         void (*embed)(const nyb_embed_args *args) noexcept nogil
         void (*rmsnorm)(const nyb_rmsnorm_args *args) noexcept nogil
         void (*quantize)(const nyb_quantize_args *args) noexcept nogil

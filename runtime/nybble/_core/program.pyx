@@ -38,6 +38,7 @@ from nybble._core.engine cimport (
     NYB_STEP_EMBED,
     NYB_STEP_MATMUL,
     NYB_STEP_MATMUL16,
+    NYB_STEP_MATMUL32,
     NYB_STEP_NORM,
     NYB_STEP_QUANTIZE,
     NYB_STEP_QUANTIZE16,
@@ -46,7 +47,9 @@ from nybble._core.engine cimport (
     NYB_STEP_SILU_MUL,
 )
 from nybble._core.kernels cimport (
+    NYB_BF16,
     NYB_BLOCK,
+    NYB_F16,
     NYB_F32,
     NYB_TILE_ROWS,
     nyb_layout,
@@ -64,6 +67,7 @@ cdef enum:
     HUGE_PAGE = 2 * 1024 * 1024
 
 cdef float TINY = 2.0 ** -40        # docs/arithmetic.md, "Flush"
+FLOATS = (NYB_F32, NYB_F16, NYB_BF16)     # matrices whose activations stay floats
 
 
 cdef class Arena:
@@ -97,7 +101,7 @@ cdef class Arena:
 class Placement:
     """Where a tensor goes: bytes `offset` .. `offset + nbytes` of the weights.
 
-    rows, cols : of the matrix; a vector has rows = 1
+    rows, cols : of the matrix; a vector has rows = 0
     format     : GGUF's type number
     head_dim, rope_dims : if rope_dims > 0, the rows are heads of head_dim rows whose first
                  rope_dims come as pairs (2i, 2i + 1), and are packed as halves (i, i + dims / 2)
@@ -182,19 +186,25 @@ class _Lowering:
         """Places a vector of floats; returns the fields of a step that reads it."""
         if self.formats[name] != "F32":
             raise FormatError(f"{name} is {self.formats[name]}; vectors must be F32")
-        return {"rows": n, "weights": self.place(name, NYB_F32, 1, n, 4 * n)}
+        return {"rows": n, "weights": self.place(name, NYB_F32, 0, n, 4 * n)}
 
     # -- parts
 
-    def quantize(self, source, out, n):
-        self.step(NYB_STEP_QUANTIZE, **{"in": source}, out=out, rows=n)
+    def quantize(self, source, out, n, *matrices, op=NYB_STEP_QUANTIZE, flags=0):
+        """out = source as blocks, if any of the matrices that it meets is quantized."""
+        if any(matrix["format"] not in FLOATS for matrix in matrices):
+            self.step(op, **{"in": source}, out=out, rows=n, flags=flags)
 
     def norm(self, name, source, out, n, eps, flags=0):
         self.step(NYB_STEP_NORM, **{"in": source}, out=out, value=eps, flags=flags,
                   **self.vector(name, n))
 
     def matmul(self, matrix, source, out, unit, n_units, op=NYB_STEP_MATMUL, flags=0):
-        self.step(op, **{"in": source}, out=out, unit=unit, n_units=n_units, flags=flags, **matrix)
+        """source: the buffers of the activations as floats and as blocks."""
+        floats, blocks = source
+        is_float = matrix["format"] in FLOATS
+        self.step(NYB_STEP_MATMUL32 if is_float else op, **{"in": floats if is_float else blocks},
+                  out=out, unit=unit, n_units=n_units, flags=flags, **matrix)
 
     def rope(self, rope):
         """The number of a rope, and of the buffer its angles are in."""
@@ -259,14 +269,14 @@ def _lower(tree, formats):
         low.layers.append(index)
 
         low.norm(name("attn_norm.weight"), x, normed, tree.dim, tree.norm_eps)
-        low.quantize(normed, quantized, tree.dim)
-        units = _tiles(q_rows) + 2 * _tiles(kv_rows)
-        low.matmul(low.matrix(name("attn_q.weight"), q_rows, tree.dim, a.rope, a.head_dim),
-                   quantized, q, 0, units)
-        low.matmul(low.matrix(name("attn_k.weight"), kv_rows, tree.dim, a.rope, a.head_dim),
-                   quantized, k, _tiles(q_rows), units)
-        low.matmul(low.matrix(name("attn_v.weight"), kv_rows, tree.dim),
-                   quantized, v, _tiles(q_rows) + _tiles(kv_rows), units)
+        w_q = low.matrix(name("attn_q.weight"), q_rows, tree.dim, a.rope, a.head_dim)
+        w_k = low.matrix(name("attn_k.weight"), kv_rows, tree.dim, a.rope, a.head_dim)
+        w_v = low.matrix(name("attn_v.weight"), kv_rows, tree.dim)
+        low.quantize(normed, quantized, tree.dim, w_q, w_k, w_v)
+        source, units = (normed, quantized), _tiles(q_rows) + 2 * _tiles(kv_rows)
+        low.matmul(w_q, source, q, 0, units)
+        low.matmul(w_k, source, k, _tiles(q_rows), units)
+        low.matmul(w_v, source, v, _tiles(q_rows) + _tiles(kv_rows), units)
         low.end_phase()
 
         low.step(NYB_STEP_APPEND, index=index, layer=i)
@@ -275,25 +285,29 @@ def _lower(tree, formats):
         low.end_phase()
 
         low.step(NYB_STEP_COMBINE, index=index, layer=i)
-        low.quantize(attended, quantized, q_rows)
+        w_output = low.matrix(name("attn_output.weight"), tree.dim, q_rows)
+        low.quantize(attended, quantized, q_rows, w_output)
         units = _tiles(tree.dim)
-        low.matmul(low.matrix(name("attn_output.weight"), tree.dim, q_rows), quantized, y, 0, units)
+        low.matmul(w_output, (attended, quantized), y, 0, units)
         low.step(NYB_STEP_ADD, **{"in": y}, out=x, rows=tree.dim, unit=0, n_units=units)
         low.end_phase()
 
         n = block.mlp.hidden
         low.norm(name("ffn_norm.weight"), x, normed, tree.dim, tree.norm_eps)
-        low.quantize(normed, quantized, tree.dim)
-        units = _tiles(n)
-        low.matmul(low.matrix(name("ffn_gate.weight"), n, tree.dim), quantized, gate, 0, units)
-        low.matmul(low.matrix(name("ffn_up.weight"), n, tree.dim), quantized, up, 0, units)
+        w_gate = low.matrix(name("ffn_gate.weight"), n, tree.dim)
+        w_up = low.matrix(name("ffn_up.weight"), n, tree.dim)
+        low.quantize(normed, quantized, tree.dim, w_gate, w_up)
+        source, units = (normed, quantized), _tiles(n)
+        low.matmul(w_gate, source, gate, 0, units)
+        low.matmul(w_up, source, up, 0, units)
         low.step(NYB_STEP_SILU_MUL, **{"in": gate}, in2=up, out=active, rows=n, unit=0,
                  n_units=units)
         low.end_phase()
 
-        low.quantize(active, quantized, n)
+        w_down = low.matrix(name("ffn_down.weight"), tree.dim, n)
+        low.quantize(active, quantized, n, w_down)
         units = _tiles(tree.dim)
-        low.matmul(low.matrix(name("ffn_down.weight"), tree.dim, n), quantized, y, 0, units)
+        low.matmul(w_down, (active, quantized), y, 0, units)
         low.step(NYB_STEP_ADD, **{"in": y}, out=x, rows=tree.dim, unit=0, n_units=units)
         low.end_phase()
 
@@ -303,10 +317,10 @@ def _lower(tree, formats):
     on_logits = NYB_ON_LOGITS
     low.step(NYB_STEP_SELECT, **{"in": x}, out=last, rows=tree.dim, flags=on_logits)
     low.norm("output_norm.weight", last, last, tree.dim, tree.norm_eps, on_logits)
-    low.step(NYB_STEP_QUANTIZE16, **{"in": last}, out=last16, rows=tree.dim, flags=on_logits)
     head = low.matrix("token_embd.weight" if tree.tied else "output.weight", tree.vocab, tree.dim)
+    low.quantize(last, last16, tree.dim, head, op=NYB_STEP_QUANTIZE16, flags=on_logits)
     low.steps[embed_at].update(low.matrix("token_embd.weight", tree.vocab, tree.dim))
-    low.matmul(head, last16, logits, 0, _tiles(tree.vocab), NYB_STEP_MATMUL16, on_logits)
+    low.matmul(head, (last, last16), logits, 0, _tiles(tree.vocab), NYB_STEP_MATMUL16, on_logits)
     low.end_phase()
     return low, logits
 
@@ -482,7 +496,7 @@ cdef class Weights:
         cdef size_t rows = placement.rows, cols = placement.cols, bad
         cdef size_t head_dim = placement.head_dim, rope_dims = placement.rope_dims
         cdef uint8_t *dst = self.arena.data + <uint64_t>placement.offset
-        cdef const nyb_layout *layout = layout_of(placement.format)
+        cdef const nyb_layout *layout = layout_of(placement.format) if rows else NULL
         cdef size_t expected = (rows * (cols // layout.block_cols) * layout.block_bytes
                                 if layout is not NULL else cols * 4)
         if <size_t>src.shape[0] != expected:
@@ -493,6 +507,6 @@ cdef class Weights:
             else:
                 bad = _pack_matrix(layout, &src[0], rows, cols, head_dim, rope_dims, dst)
         if bad:
-            what = f"a scale in row {bad - 1}" if layout is not NULL else f"element {bad - 1}"
+            what = f"a number in row {bad - 1}" if layout is not NULL else f"element {bad - 1}"
             raise FormatError(f"{placement.name}: {what} is not finite; the file is damaged, get "
                               "it again")
