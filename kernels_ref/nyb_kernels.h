@@ -276,6 +276,9 @@ typedef struct nyb_silu_mul_args {
     float *out;
 } nyb_silu_mul_args;
 
+/* The same with gelu(g) = g / 2 * (1 + tanh(sqrt(2 / pi) * (g + 0.044715 g^3))). */
+typedef nyb_silu_mul_args nyb_gelu_mul_args;
+
 /* cos and sin of the angles of one position: turns[i] * position, in units of 2^-64 turn,
  * wrapped: out = n cosines, then n sines; n is a multiple of 8. */
 typedef struct nyb_rope_angles_args {
@@ -353,6 +356,7 @@ typedef struct nyb_softmax_args {
     X(quantize16)                                                                                  \
     X(add)                                                                                         \
     X(silu_mul)                                                                                    \
+    X(gelu_mul)                                                                                    \
     X(rope_angles)                                                                                 \
     X(rope)                                                                                        \
     X(append)                                                                                      \

@@ -65,6 +65,7 @@ FIELDS = {
     ],
     "softmax": [("n", SIZE), ("x", POINTER), ("max", FLOAT), ("p", POINTER), ("sum", POINTER)],
 }
+FIELDS["gelu_mul"] = FIELDS["silu_mul"]
 FIELDS["gemv16"] = FIELDS["gemv"]
 FIELDS["gemv32"] = FIELDS["gemv"]
 FIELDS["gemm32"] = FIELDS["gemm"][:-1]  # no panel

@@ -113,7 +113,7 @@ def arguments(name, rng):
                 "out": floats(96)}  # fmt: skip
     if op == "add":
         return {"n": 96, "x": edge(rng, 96), "y": edge(rng, 96)}
-    if op == "silu_mul":
+    if op in ("silu_mul", "gelu_mul"):
         gate = edge(rng, 96, rng.uniform(-39, 120))
         return {"n": 96, "gate": gate, "up": edge(rng, 96), "out": floats(96)}
     if op == "rope_angles":

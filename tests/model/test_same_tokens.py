@@ -20,6 +20,10 @@ SHAPES = {  # head_dim is dim / heads, query heads of a KV head are heads / kv_h
     "gqa3 32": {"dim": 96, "heads": 3, "kv_heads": 1, "layers": 3, "formats": Q8_0},
     "gqa5 64": {"dim": 320, "heads": 5, "kv_heads": 1, "hidden": 288, "vocab": 333},
     "gqa2 80": {"dim": 320, "heads": 4, "kv_heads": 2, "tied": False, "formats": Q4_1},
+    "scaled": {"dim": 64, "heads": 2, "rope_factor": 2, "rope_factors": [1, 1.5, 2, 8] * 4},
+    "qwen2": {"family": "qwen2", "dim": 128, "heads": 4, "kv_heads": 2, "tied": False},
+    "qwen3": {"family": "qwen3", "heads": 4, "kv_heads": 2, "head_dim": 48, "formats": Q8_0},
+    "gemma3": {"family": "gemma3", "heads": 4, "head_dim": 48, "window": 40, "layers": 4},
 }
 CONTEXT = 512
 MIXED = {"embed": "BF16", "attention": "F16", "mlp": "Q6_K", "head": "F32"}
@@ -87,8 +91,9 @@ def test_a_cached_prefix_changes_nothing(tiny, kept, length):
     _, weights, ids, expected = tiny
     sequence = new_sequence(weights)
     feed(sequence, ids[:kept] + prompt(2)[: 290 - kept])
-    # another text may go on alike for a token or two
-    assert min(kept, length - 1) <= sequence.reuse(ids[:length]) <= min(kept + 2, length - 1)
+    # another text may go on alike for a token or two, and a window may have let go of it
+    reused = sequence.reuse(ids[:length])
+    assert reused == 0 or min(kept, length - 1) <= reused <= min(kept + 2, length - 1)
     assert feed(sequence, ids[:length]).tobytes() == expected[length - 1].tobytes()
 
 

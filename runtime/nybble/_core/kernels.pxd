@@ -22,6 +22,7 @@ cdef extern from "nyb_kernels.h" nogil:
         NYB_OP_quantize16
         NYB_OP_add
         NYB_OP_silu_mul
+        NYB_OP_gelu_mul
         NYB_OP_rope_angles
         NYB_OP_rope
         NYB_OP_append
@@ -116,6 +117,7 @@ cdef extern from "nyb_kernels.h" nogil:
         const float *gate
         const float *up
         float *out
+    ctypedef nyb_silu_mul_args nyb_gelu_mul_args
     ctypedef struct nyb_rope_angles_args:
         size_t n
         uint64_t position
@@ -170,6 +172,7 @@ cdef extern from "nyb_kernels.h" nogil:
         void (*quantize16)(const nyb_quantize16_args *args) noexcept nogil
         void (*add)(const nyb_add_args *args) noexcept nogil
         void (*silu_mul)(const nyb_silu_mul_args *args) noexcept nogil
+        void (*gelu_mul)(const nyb_gelu_mul_args *args) noexcept nogil
         void (*rope_angles)(const nyb_rope_angles_args *args) noexcept nogil
         void (*rope)(const nyb_rope_args *args) noexcept nogil
         void (*append)(const nyb_append_args *args) noexcept nogil
