@@ -240,13 +240,17 @@ def _tensors(
         w = rng.standard_normal((rows, columns), np.float32) * np.float32(gain / columns**0.5)
         return tensor(f"{name}.weight", w, formats[kind])
 
-    def norm(name: str, n: int = dim) -> Tensor:
-        return tensor(f"{name}.weight", rng.uniform(0.5, 1.5, n).astype(np.float32), "F32")
+    def norm(name: str, n: int = dim, gain: float = 1.0) -> Tensor:
+        w = rng.uniform(0.5, 1.5, n).astype(np.float32) * np.float32(gain)
+        return tensor(f"{name}.weight", w, "F32")
 
     def bias(name: str, n: int) -> Tensor:
         return tensor(f"{name}.bias", rng.standard_normal(n, np.float32), "F32")
 
-    out = [matrix("token_embd", shape.vocab, dim, "embed", 3.0)]
+    # Gemma multiplies embeddings by sqrt(dim); they enter as small as in the other families, so that
+    # the branches have a say, and the last norm makes up for it.
+    last_gain = dim**0.5 if family == "gemma3" else 1.0
+    out = [matrix("token_embd", shape.vocab, dim, "embed", 3.0 / last_gain)]
     for i in range(shape.layers):
         blk = f"blk.{i}"
         out += [
@@ -267,9 +271,9 @@ def _tensors(
             out += [norm(f"{blk}.attn_{part}_norm", shape.head_dim) for part in "qk"]
         if family == "gemma3":
             out += [norm(f"{blk}.post_{part}_norm") for part in ("attention", "ffw")]
-    out.append(norm("output_norm"))
+    out.append(norm("output_norm", gain=last_gain))
     if not tied:
-        out.append(matrix("output", shape.vocab, dim, "head", 3.0))
+        out.append(matrix("output", shape.vocab, dim, "head", 3.0 / last_gain))
     return out
 
 
