@@ -66,14 +66,25 @@ def llama3_factors(theta: float, dims: int) -> list[float]:
 CASES: dict[str, dict[str, Any]] = {
     "llama": {"family": "llama", "heads": 3, "kv_heads": 1, "tied": False},
     "llama3": {
-        **{"family": "llama", "heads": 4, "kv_heads": 2, "dim": 128, "theta": 5e5, "tied": False},
+        "family": "llama",
+        "heads": 4,
+        "kv_heads": 2,
+        "dim": 128,
+        "theta": 5e5,
+        "tied": False,
         "rope_factors": llama3_factors(5e5, 32),
     },
     "qwen2": {"family": "qwen2", "heads": 4, "kv_heads": 2, "dim": 128, "tied": False},
     "qwen3": {"family": "qwen3", "heads": 4, "kv_heads": 2, "head_dim": 48, "tied": False},
     "gemma3": {
-        **{"family": "gemma3", "heads": 4, "kv_heads": 1, "head_dim": 48, "layers": 4},
-        **{"window": 20, "theta": 1e6, "rope_factor": 2.0},
+        "family": "gemma3",
+        "heads": 4,
+        "kv_heads": 1,
+        "head_dim": 48,
+        "layers": 4,
+        "window": 20,
+        "theta": 1e6,
+        "rope_factor": 2.0,
     },
 }
 
@@ -95,7 +106,8 @@ def transformers_model(path: Path) -> Any:
     theta = m["rope.freq_base"]
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
     if oracle.ROPE_FACTORS in file.tensors:
-        rope |= {"rope_type": "llama3", "original_max_position_embeddings": LLAMA3_CONTEXT, **LLAMA3}
+        rope |= {"rope_type": "llama3", **LLAMA3}
+        rope["original_max_position_embeddings"] = LLAMA3_CONTEXT
     elif "rope.scaling.factor" in m:
         rope |= {"rope_type": "linear", "factor": m["rope.scaling.factor"]}
     config: dict[str, Any] = {

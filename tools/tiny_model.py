@@ -247,8 +247,8 @@ def _tensors(
     def bias(name: str, n: int) -> Tensor:
         return tensor(f"{name}.bias", rng.standard_normal(n, np.float32), "F32")
 
-    # Gemma multiplies embeddings by sqrt(dim); they enter as small as in the other families, so that
-    # the branches have a say, and the last norm makes up for it.
+    # Gemma multiplies embeddings by sqrt(dim); they enter as small as in the other families, so
+    # that the branches have a say, and the last norm makes up for it.
     last_gain = dim**0.5 if family == "gemma3" else 1.0
     out = [matrix("token_embd", shape.vocab, dim, "embed", 3.0 / last_gain)]
     for i in range(shape.layers):
