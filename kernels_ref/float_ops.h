@@ -5,6 +5,7 @@
  * computed and why each step is the same everywhere: docs/arithmetic.md.
  */
 #include <float.h>
+#include <string.h>
 
 #include "nyb_kernels.h"
 
@@ -13,6 +14,7 @@ _Static_assert(FLT_EVAL_METHOD == 0 || FLT_EVAL_METHOD == 16, "a float operation
 #define NYB_JOIN_(a, b, c) a##b##_##c
 #define NYB_JOIN(a, b, c)  NYB_JOIN_(a, b, c)
 #define NYB_KERNEL(name)   NYB_JOIN(nyb_, name, NYB_LEVEL)
+#define NYB_INLINE         static inline __attribute__((always_inline))
 
 /* exp(x), relative error below 1.2e-7; 0 for x < -54, exp(88) for x > 88, NaN for NaN.
  * x = n ln 2 + r, |r| <= ln(2) / 2, exp(x) = 2^n exp(r); tools/fit_polynomials.py. */
@@ -68,8 +70,8 @@ void NYB_KERNEL(quantize)(const nyb_quantize_args *a) {
         nyb_v8 scaled[4];
         for (int i = 0; i < 4; i++)
             scaled[i] = usable ? v8_mul(v8_load(x + NYB_LANES * i), inverse) : v8_set(0);
-        out->sum = v8_store_bytes(out->q, scaled);
-        out->unused = 0;
+        v8_store_bytes(out->q, scaled, out->half_sum);
+        out->sum = out->half_sum[0] + out->half_sum[1];
         out->d = amax / 127.0f;
         out->s = out->d * (float)out->sum;
     }
@@ -85,9 +87,9 @@ void NYB_KERNEL(quantize16)(const nyb_quantize16_args *a) {
         const int usable = amax > 0;
         const nyb_v8 inverse = v8_set(usable ? 32512.0f / amax : 0);
         int32_t q[NYB_LANES];
-        out->sum = 0;
-        out->unused = 0;
+        memset(out, 0, sizeof *out);
         for (int i = 0; i < NYB_BLOCK; i += NYB_LANES) {
+            int16_t *const half_sum[] = {&out->half_sum[0][i / 16], &out->half_sum[1][i / 16]};
             v8_store_int(q, usable ? v8_mul(v8_load(x + i), inverse) : v8_set(0));
             for (int j = 0; j < NYB_LANES; j++) {
                 const int32_t hi = (q[j] + 128 + 65536) / 256 - 256; /* floor division */
@@ -95,6 +97,8 @@ void NYB_KERNEL(quantize16)(const nyb_quantize16_args *a) {
                 out->hi[i + j] = (int8_t)hi;
                 out->lo[i + j] = (int8_t)lo;
                 out->sum += 256 * hi + lo;
+                *half_sum[0] = (int16_t)(*half_sum[0] + hi);
+                *half_sum[1] = (int16_t)(*half_sum[1] + lo);
             }
         }
         out->d = amax / 32512.0f;
@@ -113,6 +117,19 @@ void NYB_KERNEL(silu_mul)(const nyb_silu_mul_args *a) {
         const nyb_v8 below = v8_add(v8_exp(v8_sub(v8_set(0), gate)), v8_set(1));
         const nyb_v8 silu = v8_flush(v8_div(gate, below));
         v8_store(a->out + i, v8_flush(v8_mul(silu, v8_load(a->up + i))));
+    }
+}
+
+/* (1 + tanh(u)) / 2 is 1 / (1 + exp(-2u)), so gelu is g / (1 + exp(g * t)) with t = -2u / g: no
+ * tanh, and no bits lost where it comes near to -1. */
+void NYB_KERNEL(gelu_mul)(const nyb_gelu_mul_args *a) {
+    for (size_t i = 0; i < a->n; i += NYB_LANES) {
+        const nyb_v8 gate = v8_load(a->gate + i);
+        const nyb_v8 square = v8_mul(gate, gate);
+        const nyb_v8 t = v8_fma(square, v8_set(-0x1.2444f2p-4f), v8_set(-0x1.988454p+0f));
+        const nyb_v8 below = v8_add(v8_exp(v8_mul(gate, t)), v8_set(1));
+        const nyb_v8 gelu = v8_flush(v8_div(gate, below));
+        v8_store(a->out + i, v8_flush(v8_mul(gelu, v8_load(a->up + i))));
     }
 }
 
@@ -370,3 +387,5 @@ void NYB_KERNEL(combine)(const nyb_combine_args *a) {
     for (size_t d = 0; d < a->head_dim; d += NYB_LANES)
         v8_store(a->out + d, v8_flush(v8_div(v8_load(a->out + d), v8_set(sum))));
 }
+
+#include "float_matrices.h"

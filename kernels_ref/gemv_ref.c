@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * gemv - one token times a quantized matrix, in plain C.
+ * gemv, gemv16 - one token times a quantized matrix, in plain C.
  *
  *   y[n] = sum_k w[n][k] * x[k]        w: packed tiles, x: int8 or int16 blocks, y: f32
  *
@@ -7,64 +7,36 @@
  */
 #include "tiles.h"
 
-typedef void unpack_fn(const uint8_t *tile, nyb_plain_tile *out);
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
 
-static inline __attribute__((always_inline)) void gemv(const nyb_gemv_args *a, unpack_fn *unpack,
-                                                       size_t tile_bytes, int has_min) {
-    const uint8_t *w = a->w;
-    for (size_t n = 0; n < a->n_tiles; n++) {
+/* x has blocks of `bits`, a constant: nyb_q8 or nyb_q16. */
+ALWAYS_INLINE void multiply(nyb_tile_format f, int bits, size_t n_tiles, size_t n_blocks,
+                            const uint8_t *w, const void *x, float *y) {
+    for (size_t n = 0; n < n_tiles; n++, y += NYB_TILE_ROWS) {
         float acc[NYB_TILE_ROWS] = {0};
-        for (size_t b = 0; b < a->n_blocks; b++, w += tile_bytes) {
-            nyb_plain_tile tile;
-            unpack(w, &tile);
-            nyb_add_block(&tile, has_min, &a->x[b], acc);
-        }
+        for (size_t b = 0; b < n_blocks; w += nyb_tile_bytes(f))
+            for (int i = 0; i < f.blocks; i++, b++) {
+                nyb_plain_tile tile;
+                nyb_unpack(f, w, i, &tile);
+                if (bits == 16)
+                    nyb_add_block16(&tile, nyb_has_min(f), (const nyb_q16 *)x + b, acc);
+                else
+                    nyb_add_block(&tile, nyb_has_min(f), (const nyb_q8 *)x + b, acc);
+            }
         for (int r = 0; r < NYB_TILE_ROWS; r++)
-            a->y[n * NYB_TILE_ROWS + (size_t)r] = nyb_flush(acc[r]);
+            y[r] = nyb_flush(acc[r]);
     }
 }
 
-void nyb_gemv_q4_0_ref(const nyb_gemv_args *a) { gemv(a, nyb_unpack_q4_0, NYB_TILE_Q4_0, 0); }
-void nyb_gemv_q4_1_ref(const nyb_gemv_args *a) { gemv(a, nyb_unpack_q4_1, NYB_TILE_Q4_1, 1); }
-void nyb_gemv_q8_0_ref(const nyb_gemv_args *a) { gemv(a, nyb_unpack_q8_0, NYB_TILE_Q8_0, 0); }
-
-/* As nyb_add_block, but the integer sum is 256 * (w . hi) + (w . lo): below 2^28 for 8-bit
- * weights, so exact, and rounded to float once. */
-static inline void add_block16(const nyb_plain_tile *tile, int has_min, const nyb_q16 *x,
-                               float acc[NYB_TILE_ROWS]) {
-    int16_t hi[NYB_BLOCK], lo[NYB_BLOCK];
-    for (int k = 0; k < NYB_BLOCK; k++) {
-        hi[k] = x->hi[k];
-        lo[k] = x->lo[k];
-    }
-    for (int r = 0; r < NYB_TILE_ROWS; r++) {
-        int32_t high = 0, low = 0;
-        for (int k = 0; k < NYB_BLOCK; k++) {
-            high += tile->q[r][k] * hi[k];
-            low += tile->q[r][k] * lo[k];
-        }
-        const float t = (float)(256 * high + low) * tile->d[r];
-        acc[r] = fmaf(t, x->d, acc[r]);
-        if (has_min)
-            acc[r] = fmaf(tile->m[r], x->s, acc[r]);
-    }
+ALWAYS_INLINE void gemv(nyb_tile_format f, const nyb_gemv_args *a) {
+    multiply(f, 8, a->n_tiles, a->n_blocks, a->w, a->x, a->y);
 }
 
-static inline __attribute__((always_inline)) void
-gemv16(const nyb_gemv16_args *a, unpack_fn *unpack, size_t tile_bytes, int has_min) {
-    const uint8_t *w = a->w;
-    for (size_t n = 0; n < a->n_tiles; n++) {
-        float acc[NYB_TILE_ROWS] = {0};
-        for (size_t b = 0; b < a->n_blocks; b++, w += tile_bytes) {
-            nyb_plain_tile tile;
-            unpack(w, &tile);
-            add_block16(&tile, has_min, &a->x[b], acc);
-        }
-        for (int r = 0; r < NYB_TILE_ROWS; r++)
-            a->y[n * NYB_TILE_ROWS + (size_t)r] = nyb_flush(acc[r]);
-    }
+ALWAYS_INLINE void gemv16(nyb_tile_format f, const nyb_gemv16_args *a) {
+    multiply(f, 16, a->n_tiles, a->n_blocks, a->w, a->x, a->y);
 }
 
-void nyb_gemv16_q4_0_ref(const nyb_gemv16_args *a) { gemv16(a, nyb_unpack_q4_0, NYB_TILE_Q4_0, 0); }
-void nyb_gemv16_q4_1_ref(const nyb_gemv16_args *a) { gemv16(a, nyb_unpack_q4_1, NYB_TILE_Q4_1, 1); }
-void nyb_gemv16_q8_0_ref(const nyb_gemv16_args *a) { gemv16(a, nyb_unpack_q8_0, NYB_TILE_Q8_0, 0); }
+#define NYB_ROW(op, lower, UPPER, level, needs, panel_bytes)                                       \
+    void nyb_##op##_##lower##_##level(const nyb_##op##_args *a) { op(NYB_TILE_##UPPER, a); }
+NYB_QUANTIZED_ROWS(gemv, ref, 0, 0)
+NYB_QUANTIZED_ROWS(gemv16, ref, 0, 0)

@@ -103,6 +103,13 @@ static inline nyb_v8 v8_load_half(const uint16_t *p) {
     return r;
 }
 
+/* A bfloat16 is the upper half of a float. */
+static inline nyb_v8 v8_load_bf16(const uint16_t *p) {
+    nyb_v8 r;
+    NYB_EACH_LANE(i) r.lane[i] = nyb_float_of_bits((uint32_t)p[i] << 16);
+    return r;
+}
+
 static inline void v8_store_half(uint16_t *p, nyb_v8 a) {
     NYB_EACH_LANE(i) p[i] = nyb_half_of_float(a.lane[i]);
 }
@@ -121,18 +128,17 @@ static inline void v8_store_int(int32_t *p, nyb_v8 a) {
     }
 }
 
-/* The same for 32 lanes that fit int8; returns their sum. */
-static inline int32_t v8_store_bytes(int8_t *p, const nyb_v8 x[4]) {
-    int32_t sum = 0;
+/* The same for 32 lanes that fit int8; sums of the first and of the last 16. */
+static inline void v8_store_bytes(int8_t *p, const nyb_v8 x[4], int16_t sum[2]) {
+    sum[0] = sum[1] = 0;
     for (int b = 0; b < 4; b++) {
         int32_t q[NYB_LANES];
         v8_store_int(q, x[b]);
         NYB_EACH_LANE(i) {
             p[NYB_LANES * b + i] = (int8_t)q[i];
-            sum += q[i];
+            sum[b / 2] = (int16_t)(sum[b / 2] + q[i]);
         }
     }
-    return sum;
 }
 
 /* The one tree in which eight lanes are ever summed. */

@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 enum {
-    NYB_BLOCK = 32,    /* columns that share one scale, in weights and in activations */
+    NYB_BLOCK = 32,    /* columns that share one scale in activations, and in most weights */
     NYB_TILE_ROWS = 8, /* rows of a matrix that are packed together, one to a lane */
     NYB_LANES = 8,     /* floats in a nyb_v8 */
     NYB_PAGE = 128,    /* positions in a page of the KV cache, and in a chunk of attention */
@@ -30,7 +30,15 @@ typedef enum nyb_format {
     NYB_F16 = 1,
     NYB_Q4_0 = 2,
     NYB_Q4_1 = 3,
+    NYB_Q5_0 = 6,
+    NYB_Q5_1 = 7,
     NYB_Q8_0 = 8,
+    NYB_Q4_K = 12,
+    NYB_Q5_K = 13,
+    NYB_Q6_K = 14,
+    NYB_IQ4_NL = 20,
+    NYB_BF16 = 30,
+    NYB_MXFP4 = 39,
     NYB_FORMATS = 48, /* one more than the largest number that may come to be used */
 } nyb_format;
 
@@ -50,50 +58,132 @@ enum {
 /* 32 activations as int8: x is about d * q. Made by `quantize`. */
 typedef struct nyb_q8 {
     int8_t q[NYB_BLOCK]; /* -127..127 */
-    float d;             /* max|x| / 127: 0 or at least 2^-79; NaN if an x was not finite */
+    float d;             /* max|x| / 127: 0 or at least 2^-63; NaN if an x was not finite */
     float s;             /* d * (float)sum */
     int32_t sum;         /* of q */
-    int32_t unused;      /* keeps the next q 16-byte aligned */
+    int16_t half_sum[2]; /* of q[0..15] and q[16..31], for weights with a scale for 16 columns */
 } nyb_q8;
 
 /* 32 activations as int16 in two planes: x is about d * (256 * hi + lo). Made by `quantize16`
  * for the output head, the one matrix whose input deserves 16 bits. */
 typedef struct nyb_q16 {
-    int8_t hi[NYB_BLOCK]; /* -127..127 */
-    int8_t lo[NYB_BLOCK]; /* -127..127 */
-    float d;              /* max|x| / 32512 */
-    float s;              /* d * (float)sum */
-    int32_t sum;          /* of 256 * hi + lo */
-    int32_t unused;
+    int8_t hi[NYB_BLOCK];   /* -127..127 */
+    int8_t lo[NYB_BLOCK];   /* -127..127 */
+    float d;                /* max|x| / 32512 */
+    float s;                /* d * (float)sum */
+    int32_t sum;            /* of 256 * hi + lo */
+    int16_t half_sum[2][2]; /* of the first and the last 16 of hi, and of lo */
+    int32_t unused[3];      /* keeps the next hi 16-byte aligned */
 } nyb_q16;
 
 /* -- Packed weights ---------------------------------------------------------------------- */
 
-/* Bytes of one tile: 8 rows x 32 columns of a quantized format. docs/formats.md draws them. */
-enum { NYB_TILE_Q4_0 = 144, NYB_TILE_Q4_1 = 160, NYB_TILE_Q8_0 = 272 };
+/* How the scales of 8 rows are told. */
+typedef enum nyb_scales {
+    NYB_SCALES_D,    /* d: 8 halves */
+    NYB_SCALES_D_M,  /* d, then the minimum m: 8 halves each */
+    NYB_SCALES_E8M0, /* d: 8 bytes e of 2^(e - 128), or 0 if e is 0 */
+    NYB_SCALES_K,    /* d * sc and -dmin * m: 8 halves d, 8 dmin, 96 bytes of sc and m in 6 bits */
+    NYB_SCALES_K16,  /* d * sc: 8 halves d; in each block an int8 sc a row and 16 columns */
+} nyb_scales;
 
-/* The reference gemm's panel: a tile as 256 int16 and two floats a row. */
+/* What the number q in a tile stands for, before the scale. */
+typedef enum nyb_codes {
+    NYB_CODES_LINEAR, /* q - bias */
+    NYB_CODES_IQ4_NL, /* nyb_iq4_nl[q] */
+    NYB_CODES_FP4,    /* nyb_fp4[q] */
+} nyb_codes;
+
+static const int8_t nyb_iq4_nl[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                      1,    13,   25,  38,  53,  69,  89,  113};
+/* Twice the values of a 4-bit float with two bits of exponent and one of mantissa (E2M1). */
+static const int8_t nyb_fp4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+/* A quantized format's tile: 8 rows by `blocks` blocks of 32 columns (docs/formats.md draws them).
+ *
+ *   tile  = scales_bytes of scales, then the blocks
+ *   block = scales of its own (16 bytes, K16 only), high bits (32 bytes of a fifth, 64 of a fifth
+ *           and sixth bit), nibbles or bytes
+ *
+ * A constant wherever a loop is inlined, so that what a format does not have costs nothing. */
+typedef struct nyb_tile_format {
+    nyb_scales scales;
+    nyb_codes codes;
+    int bits; /* of q: 4, 5, 6, or 8 and signed */
+    int bias;
+    int blocks;          /* 1, or 8 in a K-quant */
+    size_t scales_bytes; /* of the whole tile's scales, in front */
+    size_t block_bytes;
+} nyb_tile_format;
+
+#define NYB_TILE_Q4_0   ((nyb_tile_format){NYB_SCALES_D, NYB_CODES_LINEAR, 4, 8, 1, 16, 128})
+#define NYB_TILE_Q4_1   ((nyb_tile_format){NYB_SCALES_D_M, NYB_CODES_LINEAR, 4, 0, 1, 32, 128})
+#define NYB_TILE_Q5_0   ((nyb_tile_format){NYB_SCALES_D, NYB_CODES_LINEAR, 5, 16, 1, 16, 160})
+#define NYB_TILE_Q5_1   ((nyb_tile_format){NYB_SCALES_D_M, NYB_CODES_LINEAR, 5, 0, 1, 32, 160})
+#define NYB_TILE_Q8_0   ((nyb_tile_format){NYB_SCALES_D, NYB_CODES_LINEAR, 8, 0, 1, 16, 256})
+#define NYB_TILE_Q4_K   ((nyb_tile_format){NYB_SCALES_K, NYB_CODES_LINEAR, 4, 0, 8, 128, 128})
+#define NYB_TILE_Q5_K   ((nyb_tile_format){NYB_SCALES_K, NYB_CODES_LINEAR, 5, 0, 8, 128, 160})
+#define NYB_TILE_Q6_K   ((nyb_tile_format){NYB_SCALES_K16, NYB_CODES_LINEAR, 6, 32, 8, 16, 208})
+#define NYB_TILE_IQ4_NL ((nyb_tile_format){NYB_SCALES_D, NYB_CODES_IQ4_NL, 4, 0, 1, 16, 128})
+#define NYB_TILE_MXFP4  ((nyb_tile_format){NYB_SCALES_E8M0, NYB_CODES_FP4, 4, 0, 1, 8, 128})
+
+static inline size_t nyb_tile_bytes(nyb_tile_format f) {
+    return f.scales_bytes + (size_t)f.blocks * f.block_bytes;
+}
+
+static inline int nyb_has_min(nyb_tile_format f) {
+    return f.scales == NYB_SCALES_D_M || f.scales == NYB_SCALES_K;
+}
+
+/* One NYB_ROW for each quantized format (kernels_ref/kernels.def): in a kernels.def the rows of a
+ * loop, in its source file the instances. */
+#define NYB_QUANTIZED_ROWS(op, level, needs, panel_bytes)                                          \
+    NYB_ROW(op, q4_0, Q4_0, level, needs, panel_bytes)                                             \
+    NYB_ROW(op, q4_1, Q4_1, level, needs, panel_bytes)                                             \
+    NYB_ROW(op, q5_0, Q5_0, level, needs, panel_bytes)                                             \
+    NYB_ROW(op, q5_1, Q5_1, level, needs, panel_bytes)                                             \
+    NYB_ROW(op, q8_0, Q8_0, level, needs, panel_bytes)                                             \
+    NYB_ROW(op, q4_k, Q4_K, level, needs, panel_bytes)                                             \
+    NYB_ROW(op, q5_k, Q5_K, level, needs, panel_bytes)                                             \
+    NYB_ROW(op, q6_k, Q6_K, level, needs, panel_bytes)                                             \
+    NYB_ROW(op, iq4_nl, IQ4_NL, level, needs, panel_bytes)                                         \
+    NYB_ROW(op, mxfp4, MXFP4, level, needs, panel_bytes)
+
+/* Formats of plain floats: a tile is 8 rows by one column, and activations are floats too. Their
+ * matrix operations are gemv32 and gemm32, written once in float_matrices.h. */
+#define NYB_FLOAT_MATRIX_ROWS(op, level, needs)                                                    \
+    NYB_ROW(op, f32, F32, level, needs, 0)                                                         \
+    NYB_ROW(op, f16, F16, level, needs, 0)                                                         \
+    NYB_ROW(op, bf16, BF16, level, needs, 0)
+
+/* The reference gemm's panel: 32 columns of 8 rows as 256 int16 and two floats a row. */
 enum { NYB_REF_PANEL_BYTES = 576 };
 
 /* Packs 8 rows of a matrix into the tiles of one tile row.
  *
- * rows   8 pointers to GGUF rows of n_blocks blocks; NULL stands for a row of zeros (padding)
- * dst    n_blocks tiles
- * Returns 0, or 1 + the block whose scale is not finite, 8 blocks a column of tiles:
- * 1 + 8 * block + row. The tile is written all the same.
+ * n_tiles  blocks of the format in a row: K / block_cols
+ * rows     8 pointers to GGUF rows; NULL stands for a row of zeros (padding)
+ * dst      n_tiles tiles
+ * Returns 0, or 1 + 8 * tile + row of the first scale, or weight that is a float, that is not
+ * finite. The tiles are written all the same.
  */
-typedef size_t nyb_pack_fn(size_t n_blocks, const uint8_t *const rows[NYB_TILE_ROWS], uint8_t *dst);
+typedef size_t nyb_pack_fn(size_t n_tiles, const uint8_t *const rows[NYB_TILE_ROWS], uint8_t *dst);
 
 typedef struct nyb_layout {
     const char *name;     /* of the format as GGUF writes it: "Q4_1" */
     nyb_format format;    /* */
-    uint32_t block_bytes; /* of one GGUF block of 32 columns */
-    uint32_t tile_bytes;  /* of one packed tile, 8 * block_bytes */
+    uint32_t block_cols;  /* columns of a GGUF block and of a tile, of which K is a multiple */
+    uint32_t block_bytes; /* of one GGUF block; a tile has 8 times as many */
     nyb_pack_fn *pack;
 } nyb_layout;
 
 /* NULL where this build cannot pack the format. */
 const nyb_layout *nyb_layout_of(uint32_t format);
+
+/* Bytes of a tile row of n_blocks * 32 columns. */
+static inline size_t nyb_tile_row_bytes(const nyb_layout *layout, size_t n_blocks) {
+    return n_blocks * NYB_BLOCK / layout->block_cols * layout->block_bytes * NYB_TILE_ROWS;
+}
 
 /* -- Operations --------------------------------------------------------------------------- */
 
@@ -101,8 +191,8 @@ const nyb_layout *nyb_layout_of(uint32_t format);
  * each weight once, so memory is its limit. */
 typedef struct nyb_gemv_args {
     size_t n_tiles;   /* tile rows: N / 8 */
-    size_t n_blocks;  /* K / 32 */
-    const uint8_t *w; /* n_tiles * n_blocks tiles */
+    size_t n_blocks;  /* K / 32, and 32 * n_blocks is a multiple of the format's block_cols */
+    const uint8_t *w; /* n_tiles tile rows, each of 32 * n_blocks / block_cols tiles */
     const nyb_q8 *x;  /* (n_blocks,) */
     float *y;         /* (n_tiles * 8,) */
 } nyb_gemv_args;
@@ -115,6 +205,14 @@ typedef struct nyb_gemv16_args {
     float *y;
 } nyb_gemv16_args;
 
+/* The same for weights that are floats. */
+typedef struct nyb_gemv32_args {
+    size_t n_tiles, n_blocks;
+    const uint8_t *w;
+    const float *x; /* (n_blocks * 32,) flushed */
+    float *y;
+} nyb_gemv32_args;
+
 /* y[t][n] = sum_k w[n][k] * x[t][k] for T tokens: each row equals the gemv of its token. */
 typedef struct nyb_gemm_args {
     size_t n_tiles, n_blocks, n_tokens;
@@ -125,6 +223,16 @@ typedef struct nyb_gemm_args {
     size_t y_stride;
     void *panel; /* scratch of n_blocks * the row's panel_bytes, 64-byte aligned */
 } nyb_gemm_args;
+
+/* The same for weights that are floats. */
+typedef struct nyb_gemm32_args {
+    size_t n_tiles, n_blocks, n_tokens;
+    const uint8_t *w;
+    const float *x; /* (n_tokens, x_stride) floats */
+    size_t x_stride;
+    float *y; /* (n_tokens, y_stride) floats */
+    size_t y_stride;
+} nyb_gemm32_args;
 
 /* out[k] = flush(scale * w[row][k]): one row of the embedding, as floats. */
 typedef struct nyb_embed_args {
@@ -167,6 +275,9 @@ typedef struct nyb_silu_mul_args {
     const float *gate, *up;
     float *out;
 } nyb_silu_mul_args;
+
+/* The same with gelu(g) = g / 2 * (1 + tanh(sqrt(2 / pi) * (g + 0.044715 g^3))). */
+typedef nyb_silu_mul_args nyb_gelu_mul_args;
 
 /* cos and sin of the angles of one position: turns[i] * position, in units of 2^-64 turn,
  * wrapped: out = n cosines, then n sines; n is a multiple of 8. */
@@ -236,13 +347,16 @@ typedef struct nyb_softmax_args {
 #define NYB_OPERATIONS(X)                                                                          \
     X(gemv)                                                                                        \
     X(gemv16)                                                                                      \
+    X(gemv32)                                                                                      \
     X(gemm)                                                                                        \
+    X(gemm32)                                                                                      \
     X(embed)                                                                                       \
     X(rmsnorm)                                                                                     \
     X(quantize)                                                                                    \
     X(quantize16)                                                                                  \
     X(add)                                                                                         \
     X(silu_mul)                                                                                    \
+    X(gelu_mul)                                                                                    \
     X(rope_angles)                                                                                 \
     X(rope)                                                                                        \
     X(append)                                                                                      \

@@ -3,8 +3,9 @@
  */
 #include "dot_avx2.h"
 
-#include "gemm_256.h"
+enum { REGISTERS = 1, TOKENS = 4, SCALED_TOKENS = 4 };
+#include "gemm.h"
 
-void nyb_gemm_q4_0_avx2(const nyb_gemm_args *a) { gemm(FORMAT_Q4_0, a); }
-void nyb_gemm_q4_1_avx2(const nyb_gemm_args *a) { gemm(FORMAT_Q4_1, a); }
-void nyb_gemm_q8_0_avx2(const nyb_gemm_args *a) { gemm(FORMAT_Q8_0, a); }
+_Static_assert(sizeof(panel_block) == 320, "kernels.def says so");
+
+NYB_QUANTIZED_ROWS(gemm, avx2, 0, 0)

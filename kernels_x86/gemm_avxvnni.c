@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: MIT
  * gemm on AVX-VNNI, for each format.
  */
-#include "dot_avxvnni.h"
+#include "vectors_256.h"
 
-#include "gemm_256.h"
+#include "dot_vnni.h"
 
-void nyb_gemm_q4_0_avxvnni(const nyb_gemm_args *a) { gemm(FORMAT_Q4_0, a); }
-void nyb_gemm_q4_1_avxvnni(const nyb_gemm_args *a) { gemm(FORMAT_Q4_1, a); }
-void nyb_gemm_q8_0_avxvnni(const nyb_gemm_args *a) { gemm(FORMAT_Q8_0, a); }
+enum { REGISTERS = 1, TOKENS = 4, SCALED_TOKENS = 4 };
+#include "gemm.h"
+
+_Static_assert(sizeof(panel_block) == 320, "kernels.def says so");
+
+NYB_QUANTIZED_ROWS(gemm, avxvnni, 0, 0)

@@ -4,10 +4,12 @@
  *   y[n] = sum_k w[n][k] * x[k]        w: packed tiles, x: int8 or int16 blocks, y: f32
  *
  * Memory is the limit, so what matters is how it is read: two tile rows at once, half a matrix
- * apart, as two forward streams (docs/experiments.md has the figures). A level includes
- * pair_256.h or pair_512.h first: what is done with a tile of each.
+ * apart, as two forward streams (docs/experiments.md has the figures).
  */
-enum { PAGE_BYTES = 4096, LINE_BYTES = 64, LINES_AHEAD = 4 };
+#include "tiles.h"
+
+enum { PAGE_BYTES = 4096, LINE_BYTES = 64, LINES_AHEAD = 4, STREAMS = 2 };
+enum { REGISTERS = STREAMS / TILES }; /* that a group of 4 columns of both takes */
 
 /* Called for each step of a stream. Hardware follows a stream to the end of its 4 KB page and
  * begins anew in the next, so once in a page the first lines of the page to come are prefetched.
@@ -19,30 +21,92 @@ ALWAYS_INLINE void follow(const uint8_t *p, size_t step_bytes) {
             _mm_prefetch((const char *)p - in_page + PAGE_BYTES + i * LINE_BYTES, _MM_HINT_T0);
 }
 
-/* One of x8 and x16 is NULL, a constant. Of an odd number of tile rows the middle one is in both
- * streams. */
-ALWAYS_INLINE void multiply(format f, size_t n_tiles, size_t n_blocks, const uint8_t *w,
-                            const nyb_q8 *x8, const nyb_q16 *x16, float *y) {
+ALWAYS_INLINE floats isum8(format f, const ints w[8], const nyb_q8 *x, ints pairs) {
+    ints scale[2];
+    dot_scales(pairs, scale);
+    const ints beside = addend(f, pairs, x->half_sum, x->sum);
+    return V(cvtepi32_ps)(dot_block(dot_bits(f), is_scaled(f), w, x->q, scale, beside));
+}
+
+/* 256 * (w . hi) + (w . lo), exact, so that it is rounded to float once. */
+ALWAYS_INLINE floats isum16(format f, const ints w[8], const nyb_q16 *x, ints pairs) {
+    const int bits = dot_bits(f), scaled = is_scaled(f);
+    ints scale[2], beside_high = VI(setzero)();
+    dot_scales(pairs, scale);
+    if (scaled)
+        beside_high = addend(f, pairs, x->half_sum[0], 0);
+    const ints high = dot_block(bits, scaled, w, x->hi, scale, beside_high);
+    const ints beside_low = addend(f, pairs, x->half_sum[1], x->sum);
+    const ints low = dot_block(bits, scaled, w, x->lo, scale, beside_low);
+    if (!scaled)
+        return V(cvtepi32_ps)(V(add_epi32)(V(slli_epi32)(high, 8), low));
+    /* of up to 33 bits, but both are below 2^24 */
+    const floats high_float = V(cvtepi32_ps)(high), low_float = V(cvtepi32_ps)(low);
+    return V(fmadd_ps)(high_float, V(set1_ps)(256), low_float);
+}
+
+/* Block i of the tiles whose scales these are, at p, times the b-th block of x. */
+ALWAYS_INLINE floats add_block(format f, int bits, place p, const tile_scales *scales, int i,
+                               const void *x, size_t b, floats acc) {
+    const nyb_q8 *x8 = (const nyb_q8 *)x + b;
+    const nyb_q16 *x16 = (const nyb_q16 *)x + b;
+    ints w[8];
+    floats d, m;
+    load_weights(f, p, w);
+    load_scales(f, scales, p, i, &d, &m);
+    const floats isum = bits == 16 ? isum16(f, w, x16, as_ints(m)) : isum8(f, w, x8, as_ints(m));
+    const float x_d = bits == 16 ? x16->d : x8->d, x_s = bits == 16 ? x16->s : x8->s;
+    acc = V(fmadd_ps)(V(mul_ps)(isum, d), V(set1_ps)(x_d), acc);
+    return nyb_has_min(f) ? V(fmadd_ps)(m, V(set1_ps)(x_s), acc) : acc;
+}
+
+/* Register r's places in the streams. */
+ALWAYS_INLINE place in_streams(const uint8_t *const stream[STREAMS], int r) {
+    place p;
+    for (int t = 0; t < TILES; t++)
+        p.in[t] = stream[r * TILES + t];
+    return p;
+}
+
+ALWAYS_INLINE void advance(const uint8_t *stream[STREAMS], size_t bytes) {
+    for (int s = 0; s < STREAMS; s++, stream++) {
+        follow(*stream, bytes);
+        *stream += bytes;
+    }
+}
+
+/* x has blocks of `bits`, a constant: nyb_q8 or nyb_q16. Of an odd number of tile rows the middle
+ * one is in both streams. */
+ALWAYS_INLINE void multiply(format f, int bits, size_t n_tiles, size_t n_blocks, const uint8_t *w,
+                            const void *x, float *y) {
+    const size_t row_bytes = n_blocks / (size_t)f.blocks * nyb_tile_bytes(f);
     const size_t pairs = (n_tiles + 1) / 2, far = n_tiles - pairs;
-    const uint8_t *near_tile = w, *far_tile = w + far * n_blocks * f.tile_bytes;
+    const uint8_t *stream[STREAMS] = {w, w + far * row_bytes};
     for (size_t n = 0; n < pairs; n++) {
-        pair acc = pair_zero();
-        for (size_t b = 0; b < n_blocks; b++) {
-            follow(near_tile, f.tile_bytes);
-            follow(far_tile, f.tile_bytes);
-            acc = x16 ? pair_add16(f, near_tile, far_tile, &x16[b], acc)
-                      : pair_add(f, near_tile, far_tile, &x8[b], acc);
-            near_tile += f.tile_bytes;
-            far_tile += f.tile_bytes;
+        floats acc[REGISTERS];
+        for (int r = 0; r < REGISTERS; r++)
+            acc[r] = V(setzero_ps)();
+        for (size_t b = 0; b < n_blocks;) {
+            tile_scales scales[REGISTERS];
+            for (int r = 0; r < REGISTERS; r++)
+                load_tile_scales(f, in_streams(stream, r), &scales[r]);
+            advance(stream, f.scales_bytes);
+            for (int i = 0; i < f.blocks; i++, b++) {
+                for (int r = 0; r < REGISTERS; r++)
+                    acc[r] = add_block(f, bits, in_streams(stream, r), &scales[r], i, x, b, acc[r]);
+                advance(stream, f.block_bytes);
+            }
         }
-        pair_store(acc, y + n * NYB_TILE_ROWS, y + (far + n) * NYB_TILE_ROWS);
+        float *rows[STREAMS] = {y + n * NYB_TILE_ROWS, y + (far + n) * NYB_TILE_ROWS};
+        for (int r = 0; r < REGISTERS; r++)
+            store_rows(acc[r], rows + r * TILES, TILES);
     }
 }
 
 ALWAYS_INLINE void gemv(format f, const nyb_gemv_args *a) {
-    multiply(f, a->n_tiles, a->n_blocks, a->w, a->x, NULL, a->y);
+    multiply(f, 8, a->n_tiles, a->n_blocks, a->w, a->x, a->y);
 }
 
 ALWAYS_INLINE void gemv16(format f, const nyb_gemv16_args *a) {
-    multiply(f, a->n_tiles, a->n_blocks, a->w, NULL, a->x, a->y);
+    multiply(f, 16, a->n_tiles, a->n_blocks, a->w, a->x, a->y);
 }

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT
- * gemv on AVX-VNNI, for 8-bit weights: 4-bit ones are read from memory as fast by AVX2.
+ * gemv on AVX-VNNI, for 8-bit weights: smaller ones are read from memory as fast by AVX2.
  */
-#include "dot_avxvnni.h"
+#include "vectors_256.h"
 
-#include "pair_256.h"
+#include "dot_vnni.h"
 
 #include "gemv.h"
 
-void nyb_gemv_q8_0_avxvnni(const nyb_gemv_args *a) { gemv(FORMAT_Q8_0, a); }
-void nyb_gemv16_q8_0_avxvnni(const nyb_gemv16_args *a) { gemv16(FORMAT_Q8_0, a); }
+NYB_ROW(gemv, q8_0, Q8_0, avxvnni, 0, 0)
+NYB_ROW(gemv16, q8_0, Q8_0, avxvnni, 0, 0)

@@ -51,6 +51,11 @@ static inline nyb_v8 v8_load_half(const uint16_t *p) {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
 }
 
+static inline nyb_v8 v8_load_bf16(const uint16_t *p) {
+    const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+}
+
 /* MINPS is a < b ? a : b: with the limit first, a NaN passes both. */
 static inline void v8_store_half(uint16_t *p, nyb_v8 a) {
     a = _mm256_min_ps(_mm256_set1_ps(65504.0f), a);
@@ -66,19 +71,19 @@ static inline void v8_store_int(int32_t *p, nyb_v8 a) {
     _mm256_storeu_si256((__m256i *)p, _mm256_cvtps_epi32(a));
 }
 
-static inline int32_t v8_store_bytes(int8_t *p, const nyb_v8 x[4]) {
+static inline void v8_store_bytes(int8_t *p, const nyb_v8 x[4], int16_t sum[2]) {
     const __m256i a = _mm256_packs_epi32(_mm256_cvtps_epi32(x[0]), _mm256_cvtps_epi32(x[1]));
     const __m256i b = _mm256_packs_epi32(_mm256_cvtps_epi32(x[2]), _mm256_cvtps_epi32(x[3]));
     /* packing works in each half of a register: the dwords come as 0 2 4 6 1 3 5 7 */
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(a, b), order);
     _mm256_storeu_si256((__m256i *)p, bytes);
-    /* bytes + 128 are unsigned, which PSADBW sums; 32 * 128 too many */
+    /* bytes + 128 are unsigned, which PSADBW sums, eight to a 64-bit lane; 16 * 128 too many */
     const __m256i shifted = _mm256_xor_si256(bytes, _mm256_set1_epi8(-128));
-    const __m256i sums = _mm256_sad_epu8(shifted, _mm256_setzero_si256());
-    const __m128i two =
-        _mm_add_epi64(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-    return _mm_cvtsi128_si32(_mm_add_epi64(two, _mm_unpackhi_epi64(two, two))) - 4096;
+    const __m256i eights = _mm256_sad_epu8(shifted, _mm256_setzero_si256());
+    const __m256i halves = _mm256_add_epi32(eights, _mm256_unpackhi_epi64(eights, eights));
+    sum[0] = (int16_t)(_mm256_cvtsi256_si32(halves) - 2048);
+    sum[1] = (int16_t)(_mm_cvtsi128_si32(_mm256_extracti128_si256(halves, 1)) - 2048);
 }
 
 static inline float v8_sum(nyb_v8 a) {

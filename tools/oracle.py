@@ -1,4 +1,4 @@
-"""What a llama-family GGUF file says, in NumPy: the truth that nybble is measured against.
+"""What a GGUF file of a known family says, in NumPy: the truth that nybble is measured against.
 
 Weights are dequantized, activations stay float32 and no step is quantized, so what differs
 from this in another program is that program's own error. `dtype=np.float64` computes in double
@@ -6,9 +6,11 @@ on the same weights and so tells how far float32 itself can be trusted.
 
     python -m tools.oracle MODEL.gguf 504 3575 282        # the likeliest next ids, with logits
 
-The family: RMSNorm (arXiv 1910.07467); grouped-query attention (2305.13245) with rotary
-positions (2104.09864) on the pairs (2i, 2i + 1) of a head, which is how GGUF files of this
-family hold q and k; a SiLU-gated MLP (2002.05202); a head of its own or the embedding.
+All have RMSNorm (arXiv 1910.07467); grouped-query attention (2305.13245) with rotary positions
+(2104.09864), in the llama family on the pairs (2i, 2i + 1) of a head, because its files hold q and
+k so, else on (i, i + D / 2); a gated MLP (2002.05202); a head of its own or the embedding. Qwen 2
+adds biases to q, k and v; Qwen 3 norms their heads, as Gemma 3 does, which also norms what a branch
+adds, scales its embeddings, gates by GELU and looks through a window in all layers but some.
 
 Memory: the weights of one layer, `HEAD_ROWS` rows of the head, the activations of all tokens of
 one layer, and the logits; 600 tokens of SmolLM2-135M stay below 0.5 GB.
@@ -17,7 +19,7 @@ one layer, and the logits; 600 tokens of SmolLM2-135M stay below 0.5 GB.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -26,59 +28,95 @@ import numpy as np
 from nybble.formats.gguf import GgufFile
 from tools.gguf_writer import FORMATS, dequantize
 
+FAMILIES = ("llama", "qwen2", "qwen3", "gemma3")
+PARTS = {  # of a layer, beyond those that all families have
+    "llama": [],
+    "qwen2": [],
+    "qwen3": ["attn_q_norm", "attn_k_norm"],
+    "gemma3": ["attn_q_norm", "attn_k_norm", "post_attention_norm", "post_ffw_norm"],
+}
+ROPE_FACTORS = "rope_freqs.weight"
 HEAD_ROWS = 8192  # of the head, dequantized at a time
 QUERIES = 256  # rows of attention scores held at a time
 
 KvType = Literal["f32", "f16"]
 
 
-class Shape(NamedTuple):
-    """The numbers of a model, from its file's `llama.*` keys."""
+class Layer(NamedTuple):
+    """What one layer's attention does differently from another's."""
 
-    layers: int
+    theta: float
+    rope_factor: float  # by which positions are divided
+    window: int  # positions seen, the token's own among them; 0: all
+
+
+class Shape(NamedTuple):
+    """The numbers of a model, from its file's keys."""
+
+    layers: tuple[Layer, ...]
     dim: int
     heads: int
     kv_heads: int
     head_dim: int
     rope_dim: int  # of a head's dims, the first that rotate
-    theta: float
+    scale: float  # of the scores
+    embed_scale: float
     eps: float
 
 
 class Model:
-    """An open file: its numbers, and its tensors as arrays of `dtype`."""
+    """An open file: its numbers, and its tensors as arrays of `dtype`. Which of the families' parts
+    a layer has is told by its tensors."""
 
     def __init__(self, path: str | Path, dtype: type[np.floating] = np.float32) -> None:
         self.file = GgufFile(path)
         self.dtype = dtype
-        m = self.file.metadata
-        if m["general.architecture"] != "llama":
-            raise ValueError(f"{path} is of family {m['general.architecture']}, not llama")
-        dim, heads = m["llama.embedding_length"], m["llama.attention.head_count"]
-        head_dim = m.get("llama.attention.key_length", dim // heads)
+        self.family = family = str(self.file.metadata["general.architecture"])
+        if family not in FAMILIES:
+            raise ValueError(f"{path} is of family {family}; there are {', '.join(FAMILIES)}")
+        m = {
+            key.removeprefix(f"{family}."): self.file.metadata[key]
+            for key in self.file.metadata
+            if key.startswith(f"{family}.")
+        }
+        dim, heads = m["embedding_length"], m["attention.head_count"]
+        head_dim = m.get("attention.key_length", dim // heads)
+        is_gemma, layers = family == "gemma3", m["block_count"]
+        is_27b = is_gemma and layers == 62
+        far = Layer(m.get("rope.freq_base", 10_000.0), m.get("rope.scaling.factor", 1.0), 0)
+        near = Layer(
+            m.get("rope.freq_base_swa", 10_000.0), 1.0, m.get("attention.sliding_window", 0)
+        )
+        period = m.get("attention.sliding_window_pattern", 6)
         self.shape = Shape(
-            layers=m["llama.block_count"],
+            layers=tuple(near if is_gemma and (i + 1) % period else far for i in range(layers)),
             dim=dim,
             heads=heads,
-            kv_heads=m.get("llama.attention.head_count_kv", heads),
+            kv_heads=m.get("attention.head_count_kv", heads),
             head_dim=head_dim,
-            rope_dim=m.get("llama.rope.dimension_count", head_dim),
-            theta=m.get("llama.rope.freq_base", 10_000.0),
-            eps=m["llama.attention.layer_norm_rms_epsilon"],
+            rope_dim=m.get("rope.dimension_count", head_dim),
+            scale=(dim // heads if is_27b else head_dim) ** -0.5,
+            embed_scale=dim**0.5 if is_gemma else 1.0,
+            eps=m["attention.layer_norm_rms_epsilon"],
         )
-        self._refuse_unknown()
+        self._refuse_unknown(m)
 
-    def _refuse_unknown(self) -> None:
+    def _refuse_unknown(self, metadata: Mapping[str, object]) -> None:
         """Raises ValueError where the file says something that `hidden` would not obey."""
         parts = "attn_norm attn_q attn_k attn_v attn_output ffn_norm ffn_gate ffn_up ffn_down"
-        known = {"token_embd.weight", "output_norm.weight", "output.weight"}
-        known |= {
-            f"blk.{i}.{part}.weight" for i in range(self.shape.layers) for part in parts.split()
-        }
+        suffixes = [f"{part}.weight" for part in parts.split() + PARTS[self.family]]
+        if self.family == "qwen2":
+            suffixes += [f"attn_{part}.bias" for part in "qkv"]
+        known = {"token_embd.weight", "output_norm.weight", "output.weight", ROPE_FACTORS}
+        known |= {f"blk.{i}.{part}" for i in range(len(self.shape.layers)) for part in suffixes}
         if extra := set(self.file.tensors) - known:
             raise ValueError(f"tensors outside the family: {', '.join(sorted(extra))}")
-        if scaled := [k for k in self.file.metadata if k.startswith("llama.rope.scaling.")]:
+        scaled = [key for key in metadata if key.startswith("rope.scaling.")]
+        if scaled and metadata.get("rope.scaling.type") != "linear":
             raise ValueError(f"scaled rotation is not written here: {', '.join(scaled)}")
+
+    def has(self, name: str) -> bool:
+        return name in self.file.tensors
 
     def tensor(self, name: str) -> np.ndarray:
         info = self.file.tensors[name]
@@ -125,24 +163,48 @@ def logits(
 def hidden(model: Model, ids: Sequence[int], kv: KvType = "f32") -> np.ndarray:
     """What the head is given: (len(ids), dim), normed."""
     s = model.shape
-    cos, sin = rotation(len(ids), s.rope_dim, s.theta, model.dtype)
     x = np.concatenate([model.rows("token_embd.weight", i, i + 1) for i in ids])
-    for i in range(s.layers):
-
-        def w(part: str, i: int = i) -> np.ndarray:
-            return model.tensor(f"blk.{i}.{part}.weight")
-
-        h = rms_norm(x, w("attn_norm"), s.eps)
-        q = rotate((h @ w("attn_q").T).reshape(-1, s.heads, s.head_dim), cos, sin)
-        k = rotate((h @ w("attn_k").T).reshape(-1, s.kv_heads, s.head_dim), cos, sin)
-        v = (h @ w("attn_v").T).reshape(-1, s.kv_heads, s.head_dim)
-        if kv == "f16":
-            k, v = (a.astype(np.float16).astype(model.dtype) for a in (k, v))
-        x = x + attention(q, k, v).reshape(len(ids), -1) @ w("attn_output").T
-
-        h = rms_norm(x, w("ffn_norm"), s.eps)
-        x = x + (silu(h @ w("ffn_gate").T) * (h @ w("ffn_up").T)) @ w("ffn_down").T
+    x = x * model.dtype(s.embed_scale)
+    for i in range(len(s.layers)):
+        for branch, post_norm in ((_attention, "post_attention_norm"), (_mlp, "post_ffw_norm")):
+            y = branch(model, i, x, kv)
+            x = x + _normed(model, f"blk.{i}.{post_norm}.weight", y)
     return rms_norm(x, model.tensor("output_norm.weight"), s.eps)
+
+
+def _normed(model: Model, name: str, x: np.ndarray) -> np.ndarray:
+    """x under that norm, if the file has it."""
+    return rms_norm(x, model.tensor(name), model.shape.eps) if model.has(name) else x
+
+
+def _attention(model: Model, i: int, x: np.ndarray, kv: KvType) -> np.ndarray:
+    s, layer, at = model.shape, model.shape.layers[i], f"blk.{i}."
+    h = _normed(model, at + "attn_norm.weight", x)
+    cos, sin = rotation(len(x), s.rope_dim, layer, model)
+
+    def heads(part: str, n: int) -> np.ndarray:
+        y = h @ model.tensor(f"{at}attn_{part}.weight").T
+        if model.has(f"{at}attn_{part}.bias"):
+            y = y + model.tensor(f"{at}attn_{part}.bias")
+        y = y.reshape(-1, n, s.head_dim)
+        if part == "v":
+            return y
+        turn = rotate_pairs if model.family == "llama" else rotate_halves
+        return turn(_normed(model, f"{at}attn_{part}_norm.weight", y), cos, sin)
+
+    q, k, v = heads("q", s.heads), heads("k", s.kv_heads), heads("v", s.kv_heads)
+    if kv == "f16":
+        k, v = (a.astype(np.float16).astype(model.dtype) for a in (k, v))
+    seen = attention(q, k, v, s.scale, layer.window)
+    return seen.reshape(len(x), -1) @ model.tensor(at + "attn_output.weight").T
+
+
+def _mlp(model: Model, i: int, x: np.ndarray, _: KvType) -> np.ndarray:
+    at = f"blk.{i}."
+    act = gelu if model.family == "gemma3" else silu
+    h = _normed(model, at + "ffn_norm.weight", x)
+    gate, up = (h @ model.tensor(f"{at}ffn_{part}.weight").T for part in ("gate", "up"))
+    return (act(gate) * up) @ model.tensor(at + "ffn_down.weight").T
 
 
 def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
@@ -157,20 +219,28 @@ def silu(x: np.ndarray) -> np.ndarray:
         return x / (1 + np.exp(-x))
 
 
-def rotation(
-    positions: int, rope_dim: int, theta: float, dtype: type[np.floating]
-) -> tuple[np.ndarray, np.ndarray]:
-    """cos and sin (positions, 1, rope_dim / 2) of p * theta^(-2i / rope_dim).
+def gelu(x: np.ndarray) -> np.ndarray:
+    """The approximation by tanh, with which Gemma was trained."""
+    return x / 2 * (1 + np.tanh(x.dtype.type(np.sqrt(2 / np.pi)) * (x + 0.044715 * x**3)))
 
-    The angles are float64 whatever `dtype` is: in float32 they would be wrong by 2^-24 of
+
+def rotation(
+    positions: int, rope_dim: int, layer: Layer, model: Model
+) -> tuple[np.ndarray, np.ndarray]:
+    """cos and sin (positions, 1, rope_dim / 2) of p * theta^(-2i / rope_dim) over the factors.
+
+    The angles are float64 whatever the model's dtype is: in float32 they would be wrong by 2^-24 of
     a position's whole number of radians.
     """
-    frequency = theta ** (-np.arange(0, rope_dim, 2, dtype=np.float64) / rope_dim)
+    frequency = layer.theta ** (-np.arange(0, rope_dim, 2, dtype=np.float64) / rope_dim)
+    frequency /= layer.rope_factor
+    if model.has(ROPE_FACTORS):
+        frequency /= model.tensor(ROPE_FACTORS)
     angle = np.arange(positions, dtype=np.float64)[:, None, None] * frequency
-    return np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
+    return np.cos(angle).astype(model.dtype), np.sin(angle).astype(model.dtype)
 
 
-def rotate(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
+def rotate_pairs(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
     """(T, H, D): the pair (2i, 2i + 1) turned by the i-th angle of its position."""
     turned = 2 * cos.shape[-1]
     even, odd = x[..., 0:turned:2], x[..., 1:turned:2]
@@ -180,21 +250,33 @@ def rotate(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
     return out
 
 
-def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Causal softmax(q k^T / sqrt(D)) v: q (T, H, D), k and v (T, KV, D) -> (T, H, D).
+def rotate_halves(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
+    """(T, H, D): the pair (i, i + n) of n angles turned by the i-th of its position."""
+    n = cos.shape[-1]
+    first, second = x[..., :n], x[..., n : 2 * n]
+    out = x.copy()
+    out[..., :n] = first * cos - second * sin
+    out[..., n : 2 * n] = first * sin + second * cos
+    return out
 
-    Query head h reads KV head h // (H / KV).
+
+def attention(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, window: int = 0
+) -> np.ndarray:
+    """Causal softmax(scale q k^T) v: q (T, H, D), k and v (T, KV, D) -> (T, H, D).
+
+    Query head h reads KV head h // (H / KV); a token sees the last `window` positions up to its
+    own, 0: all.
     """
-    positions, heads, head_dim = q.shape
+    positions, heads, _ = q.shape
     group = heads // k.shape[1]
     out = np.empty_like(q)
-    scale = q.dtype.type(1 / np.sqrt(head_dim))
     for h in range(heads):
         for start in range(0, positions, QUERIES):
             rows = slice(start, min(start + QUERIES, positions))
-            scores = q[rows, h] @ k[: rows.stop, h // group].T * scale
-            future = np.arange(rows.stop) > np.arange(rows.start, rows.stop)[:, None]
-            scores[future] = -np.inf
+            scores = q[rows, h] @ k[: rows.stop, h // group].T * q.dtype.type(scale)
+            behind = np.arange(rows.start, rows.stop)[:, None] - np.arange(rows.stop)
+            scores[(behind < 0) | (behind >= (window or positions))] = -np.inf
             p = np.exp(scores - scores.max(axis=1, keepdims=True))
             out[rows, h] = p @ v[: rows.stop, h // group] / p.sum(axis=1, keepdims=True)
     return out

@@ -1,4 +1,4 @@
-"""Small random models of the llama family as GGUF files, for tests.
+"""Small random models of the known families as GGUF files, for tests.
 
     python -m tools.tiny_model OUT.gguf --layers 2 --dim 96 --heads 3 --kv-heads 1
 
@@ -12,20 +12,36 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from tools.gguf_writer import Array, Tensor, Value, tensor, write_gguf
 
+FAMILIES = ("llama", "qwen2", "qwen3", "gemma3")
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")  # ids 0, 1, 2
 NORMAL_TOKEN, CONTROL_TOKEN, UNUSED_TOKEN = 1, 3, 5
 MERGES = 64  # at most; a small vocabulary has fewer
 MIN_VOCAB = len(CONTROL) + 256
 FORMATS = {"embed": "Q8_0", "attention": "Q4_1", "mlp": "Q4_1", "head": "Q8_0"}
-FILE_TYPES = {"F32": 0, "F16": 1, "Q4_1": 3, "Q8_0": 7}  # general.file_type of mostly-X
+FILE_TYPES = {  # general.file_type of mostly-X
+    "F32": 0,
+    "F16": 1,
+    "Q4_0": 2,
+    "Q4_1": 3,
+    "Q8_0": 7,
+    "Q5_0": 8,
+    "Q5_1": 9,
+    "Q4_K": 14,
+    "Q5_K": 16,
+    "Q6_K": 18,
+    "IQ4_NL": 25,
+    "BF16": 32,
+    "MXFP4": 38,
+}
 
 TEMPLATE = (
     "{% for message in messages %}"
@@ -87,42 +103,75 @@ def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
 def tiny_model(
     path: str | Path,
     *,
+    family: str = "llama",
     layers: int = 2,
     dim: int = 96,
     heads: int = 3,
     kv_heads: int = 1,
+    head_dim: int | None = None,
     hidden: int = 160,
     vocab: int = 323,
     formats: Mapping[str, str] | None = None,
     tied: bool = True,
     context: int = 512,
     theta: float = 10_000.0,
+    rope_factor: float = 1.0,
+    rope_factors: Sequence[float] = (),
+    window: int = 32,
     eps: float = 1e-5,
     seed: int = 0,
 ) -> None:
-    """Write a random llama-family model to `path`.
+    """Write a random model of a family to `path`.
 
-    dim, hidden : multiples of 32 where a format that they meet has blocks of 32
-    vocab   : at least 259 (3 control tokens and 256 bytes); up to 64 merges come on top, and
-              what is left is filled with unused tokens
-    formats : {"embed", "attention", "mlp", "head"} -> "F32", "F16", "Q8_0" or "Q4_1"; those not
-              named are as in SmolLM2's Q4_1 file (`FORMATS`). Norms are F32.
-    tied    : the head is the embedding, and the file has no output.weight
+    family   : "llama", "qwen2", "qwen3" or "gemma3"
+    dim, hidden : multiples of the blocks, 32 or 256, of the formats that they meet
+    head_dim : dim / heads where it is not given
+    vocab    : at least 259 (3 control tokens and 256 bytes); up to 64 merges come on top, and
+               what is left is filled with unused tokens
+    formats  : {"embed", "attention", "mlp", "head"} -> a key of `FILE_TYPES`; those not named
+               are as in SmolLM2's Q4_1 file (`FORMATS`). Norms and biases are F32.
+    tied     : the head is the embedding, and the file has no output.weight
+    rope_factor  : linear scaling of positions, unless it is 1
+    rope_factors : of each pair of a head, as Llama 3.1 has them
+    window   : of gemma3's layers that slide; every second layer sees everything
     Raises ValueError for numbers that no model can have.
     """
     chosen = {**FORMATS, **(formats or {})}
     if set(chosen) != set(FORMATS):
         raise ValueError(f"formats are for {', '.join(FORMATS)}; got {', '.join(formats or ())}")
-    if dim % heads or dim // heads % 2 or heads % kv_heads:
+    if family not in FAMILIES:
+        raise ValueError(f"family is {family}; there are {', '.join(FAMILIES)}")
+    if (head_dim is None and dim % heads) or (head_dim or dim // heads) % 2 or heads % kv_heads:
         raise ValueError(
             f"dim {dim}, {heads} heads, {kv_heads} kv heads: a head has an even whole number of "
             "dims, a kv head a whole number of heads"
         )
+    says_head_dim, head_dim = head_dim is not None, head_dim or dim // heads
+    if rope_factors and len(rope_factors) != head_dim // 2:
+        raise ValueError(f"{len(rope_factors)} rope_factors for {head_dim // 2} pairs")
     if vocab < MIN_VOCAB:
         raise ValueError(f"vocab is {vocab}; control tokens and bytes alone are {MIN_VOCAB}")
 
+    own: dict[str, Value] = {
+        "block_count": layers,
+        "context_length": context,
+        "embedding_length": dim,
+        "feed_forward_length": hidden,
+        "attention.head_count": heads,
+        "attention.head_count_kv": kv_heads,
+        "rope.freq_base": theta,
+        "attention.layer_norm_rms_epsilon": eps,
+        "vocab_size": vocab,
+        "rope.dimension_count": head_dim,
+    }
+    if says_head_dim:
+        own |= {"attention.key_length": head_dim, "attention.value_length": head_dim}
+    if rope_factor != 1:
+        own |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope_factor)}
+    if family == "gemma3":
+        own |= {"attention.sliding_window": window, "attention.sliding_window_pattern": 2}
     metadata: dict[str, Value] = {
-        "general.architecture": "llama",
+        "general.architecture": family,
         "general.type": "model",
         "general.name": f"Tiny random {layers}x{dim}",
         "general.organization": "nybble",
@@ -131,23 +180,17 @@ def tiny_model(
         "general.size_label": f"{dim}",
         "general.license": "mit",
         "general.languages": ["en"],
-        "llama.block_count": layers,
-        "llama.context_length": context,
-        "llama.embedding_length": dim,
-        "llama.feed_forward_length": hidden,
-        "llama.attention.head_count": heads,
-        "llama.attention.head_count_kv": kv_heads,
-        "llama.rope.freq_base": theta,
-        "llama.attention.layer_norm_rms_epsilon": eps,
         "general.file_type": FILE_TYPES[chosen["mlp"]],
-        "llama.vocab_size": vocab,
-        "llama.rope.dimension_count": dim // heads,
+        **{f"{family}.{key}": value for key, value in own.items()},
         **vocabulary(vocab),
         "general.quantization_version": 2,
     }
-    write_gguf(
-        path, metadata, _tensors(layers, dim, heads, kv_heads, hidden, vocab, chosen, tied, seed)
-    )
+    shape = _Shape(layers, dim, heads * head_dim, kv_heads * head_dim, head_dim, hidden, vocab)
+    tensors = _tensors(family, shape, chosen, tied, seed)
+    if rope_factors:
+        factors = np.array(rope_factors, np.float32)
+        tensors.insert(1, tensor("rope_freqs.weight", factors, "F32"))
+    write_gguf(path, metadata, tensors)
 
 
 def vocabulary(vocab: int) -> dict[str, Value]:
@@ -176,30 +219,39 @@ def vocabulary(vocab: int) -> dict[str, Value]:
     }
 
 
+class _Shape(NamedTuple):
+    layers: int
+    dim: int
+    q_rows: int
+    kv_rows: int
+    head_dim: int
+    hidden: int
+    vocab: int
+
+
 def _tensors(
-    layers: int,
-    dim: int,
-    heads: int,
-    kv_heads: int,
-    hidden: int,
-    vocab: int,
-    formats: Mapping[str, str],
-    tied: bool,
-    seed: int,
+    family: str, shape: _Shape, formats: Mapping[str, str], tied: bool, seed: int
 ) -> list[Tensor]:
     rng = np.random.default_rng(seed)
-    kv_dim = dim // heads * kv_heads
+    dim, hidden = shape.dim, shape.hidden
 
     def matrix(name: str, rows: int, columns: int, kind: str, gain: float = 1.0) -> Tensor:
         # Normed inputs have elements of size 1, so outputs have elements of size `gain`.
         w = rng.standard_normal((rows, columns), np.float32) * np.float32(gain / columns**0.5)
         return tensor(f"{name}.weight", w, formats[kind])
 
-    def norm(name: str) -> Tensor:
-        return tensor(f"{name}.weight", rng.uniform(0.5, 1.5, dim).astype(np.float32), "F32")
+    def norm(name: str, n: int = dim, gain: float = 1.0) -> Tensor:
+        w = rng.uniform(0.5, 1.5, n).astype(np.float32) * np.float32(gain)
+        return tensor(f"{name}.weight", w, "F32")
 
-    out = [matrix("token_embd", vocab, dim, "embed", 3.0)]
-    for i in range(layers):
+    def bias(name: str, n: int) -> Tensor:
+        return tensor(f"{name}.bias", rng.standard_normal(n, np.float32), "F32")
+
+    # Gemma multiplies embeddings by sqrt(dim); they enter as small as in the other families, so
+    # that the branches have a say, and the last norm makes up for it.
+    last_gain = dim**0.5 if family == "gemma3" else 1.0
+    out = [matrix("token_embd", shape.vocab, dim, "embed", 3.0 / last_gain)]
+    for i in range(shape.layers):
         blk = f"blk.{i}"
         out += [
             norm(f"{blk}.attn_norm"),
@@ -207,25 +259,35 @@ def _tensors(
             matrix(f"{blk}.ffn_gate", hidden, dim, "mlp"),
             matrix(f"{blk}.ffn_up", hidden, dim, "mlp"),
             norm(f"{blk}.ffn_norm"),
-            matrix(f"{blk}.attn_k", kv_dim, dim, "attention"),
-            matrix(f"{blk}.attn_output", dim, dim, "attention"),
-            matrix(f"{blk}.attn_q", dim, dim, "attention", 2.0),
-            matrix(f"{blk}.attn_v", kv_dim, dim, "attention"),
+            matrix(f"{blk}.attn_k", shape.kv_rows, dim, "attention"),
+            matrix(f"{blk}.attn_output", dim, shape.q_rows, "attention"),
+            matrix(f"{blk}.attn_q", shape.q_rows, dim, "attention", 2.0),
+            matrix(f"{blk}.attn_v", shape.kv_rows, dim, "attention"),
         ]
-    out.append(norm("output_norm"))
+        if family == "qwen2":
+            rows = {"q": shape.q_rows, "k": shape.kv_rows, "v": shape.kv_rows}
+            out += [bias(f"{blk}.attn_{part}", n) for part, n in rows.items()]
+        if family in ("qwen3", "gemma3"):
+            out += [norm(f"{blk}.attn_{part}_norm", shape.head_dim) for part in "qk"]
+        if family == "gemma3":
+            out += [norm(f"{blk}.post_{part}_norm") for part in ("attention", "ffw")]
+    out.append(norm("output_norm", gain=last_gain))
     if not tied:
-        out.append(matrix("output", vocab, dim, "head", 3.0))
+        out.append(matrix("output", shape.vocab, dim, "head", 3.0 / last_gain))
     return out
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("out", type=Path)
+    parser.add_argument("--family", choices=FAMILIES, default="llama")
+    parser.add_argument("--head-dim", type=int)
     defaults = tiny_model.__kwdefaults__ or {}
-    for name in ("layers", "dim", "heads", "kv_heads", "hidden", "vocab", "context", "seed"):
+    counts = "layers dim heads kv_heads hidden vocab context window seed"
+    for name in counts.split():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=defaults[name])
-    for name in ("theta", "eps"):
-        parser.add_argument(f"--{name}", type=float, default=defaults[name])
+    for name in ("theta", "rope_factor", "eps"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=defaults[name])
     for kind, format in FORMATS.items():
         parser.add_argument(f"--{kind}", choices=FILE_TYPES, default=format)
     parser.add_argument("--untied", action="store_true", help="write a head of its own")

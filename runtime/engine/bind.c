@@ -58,7 +58,7 @@ static void lay_out(const nyb_program *program, nyb_bound *bound, allocator *wor
         if (p)
             bound->buffers[i] = p;
     }
-    bound->layers = take(work, program->n_layers * sizeof *bound->layers);
+    bound->layers = take(work, program->n_attentions * sizeof *bound->layers);
     bound->tokens = take(work, limits->max_tokens * sizeof *bound->tokens);
     bound->selected = take(work, limits->max_logits * sizeof *bound->selected);
     bound->parts = take(work, parts * sizeof(float));
@@ -92,12 +92,11 @@ static int check_buffer(const nyb_program *program, uint32_t number, uint64_t ro
     return 0;
 }
 
-static int check_weights(const nyb_program *program, const nyb_step *step, uint64_t bytes,
-                         uint64_t at, nyb_error *error) {
-    CHECK(step->weights % 32 == 0, "weights are not aligned", step->weights);
-    CHECK(step->weights <= program->weights_bytes &&
-              bytes <= program->weights_bytes - step->weights,
-          "weights lie outside their arena", step->weights);
+static int check_weights(const nyb_program *program, uint64_t weights, uint64_t bytes, uint64_t at,
+                         nyb_error *error) {
+    CHECK(weights % 32 == 0, "weights are not aligned", weights);
+    CHECK(weights <= program->weights_bytes && bytes <= program->weights_bytes - weights,
+          "weights lie outside their arena", weights);
     return 0;
 }
 
@@ -114,11 +113,12 @@ static uint64_t tiled(uint64_t rows) { return nyb_tiles((uint32_t)rows) * NYB_TI
 static int check_matrix(const nyb_program *program, const nyb_rows *rows, const nyb_step *step,
                         nyb_op op, uint64_t at, nyb_error *error) {
     CHECK(has_row(rows, op, step->format), "no kernel for weights of this format", step->format);
-    CHECK(step->cols % NYB_BLOCK == 0, "columns are not a multiple of 32", step->cols);
     const nyb_layout *layout = nyb_layout_of(step->format);
     CHECK(layout != NULL, "no layout for weights of this format", step->format);
-    const uint64_t tiles = (uint64_t)nyb_tiles(step->rows) * (step->cols / NYB_BLOCK);
-    return check_weights(program, step, tiles * layout->tile_bytes, at, error);
+    CHECK(step->cols % NYB_BLOCK == 0 && step->cols % layout->block_cols == 0,
+          "columns are not a multiple of the format's block", step->cols);
+    const uint64_t row_bytes = nyb_tile_row_bytes(layout, step->cols / NYB_BLOCK);
+    return check_weights(program, step->weights, nyb_tiles(step->rows) * row_bytes, at, error);
 }
 
 static int check_units(const nyb_step *step, uint64_t at, nyb_error *error) {
@@ -127,10 +127,31 @@ static int check_units(const nyb_step *step, uint64_t at, nyb_error *error) {
     return 0;
 }
 
-static int check_attention(const nyb_program *program, uint32_t index, uint64_t at,
-                           nyb_error *error) {
-    CHECK(index < program->n_attentions, "a step names an unknown attention", index);
-    const nyb_attention *a = &program->attentions[index];
+/* A matrix of floats times floats. */
+static int check_matmul32(const nyb_program *program, const nyb_rows *rows, const nyb_step *s,
+                          uint64_t at, nyb_error *error) {
+    CHECK(has_row(rows, NYB_OP_gemm32, s->format), "no kernel for weights of this format",
+          s->format);
+    if (check_buffer(program, s->in, floats(s->cols), s->flags, at, error) ||
+        check_buffer(program, s->out, floats(tiled(s->rows)), s->flags, at, error) ||
+        check_units(s, at, error))
+        return -1;
+    return check_matrix(program, rows, s, NYB_OP_gemv32, at, error);
+}
+
+/* The norms of an attention's q and k, if it has any. */
+static int check_head_norms(const nyb_program *program, const nyb_attention *a, uint64_t at,
+                            nyb_error *error) {
+    if (a->eps == 0)
+        return 0;
+    CHECK(a->eps >= FLT_MIN, "the norm's epsilon must be 2^-126 or more", 0);
+    if (check_weights(program, a->q_norm, floats(a->head_dim), at, error))
+        return -1;
+    return check_weights(program, a->k_norm, floats(a->head_dim), at, error);
+}
+
+static int check_attention(const nyb_program *program, uint64_t at, nyb_error *error) {
+    const nyb_attention *a = &program->attentions[at];
     CHECK(a->heads > 0 && a->heads <= MAX_SHAPE, "heads out of range", a->heads);
     CHECK(a->kv_heads > 0 && a->heads % a->kv_heads == 0, "heads do not divide", a->kv_heads);
     CHECK(a->head_dim > 0 && a->head_dim <= 4096 && a->head_dim % NYB_LANES == 0,
@@ -146,9 +167,10 @@ static int check_attention(const nyb_program *program, uint32_t index, uint64_t 
     if (check_buffer(program, a->q, q, 0, at, error) ||
         check_buffer(program, a->k, kv, 0, at, error) ||
         check_buffer(program, a->v, kv, 0, at, error) ||
-        check_buffer(program, a->angles, floats(2 * (uint64_t)rope->n), 0, at, error))
+        check_buffer(program, a->angles, floats(2 * (uint64_t)rope->n), 0, at, error) ||
+        check_buffer(program, a->out, q, 0, at, error))
         return -1;
-    return check_buffer(program, a->out, q, 0, at, error);
+    return check_head_norms(program, a, at, error);
 }
 
 static int check_step(const nyb_program *program, const nyb_rows *rows, uint64_t at,
@@ -177,7 +199,12 @@ static int check_step(const nyb_program *program, const nyb_rows *rows, uint64_t
         if (check_buffer(program, s->in, floats(s->rows), flags, at, error) ||
             check_buffer(program, s->out, floats(s->rows), flags, at, error))
             return -1;
-        return check_weights(program, s, floats(s->rows), at, error);
+        return check_weights(program, s->weights, floats(s->rows), at, error);
+    case NYB_STEP_ADD:
+        CHECK(s->rows % NYB_LANES == 0, "a vector is not a multiple of 8", s->rows);
+        if (check_buffer(program, s->in, floats(s->rows), flags, at, error))
+            return -1;
+        return check_buffer(program, s->out, floats(s->rows), flags, at, error);
     case NYB_STEP_QUANTIZE:
     case NYB_STEP_QUANTIZE16:
         CHECK(s->rows % NYB_BLOCK == 0, "a vector is not a multiple of 32", s->rows);
@@ -208,12 +235,17 @@ static int check_step(const nyb_program *program, const nyb_rows *rows, uint64_t
             check_units(s, at, error))
             return -1;
         return check_matrix(program, rows, s, NYB_OP_gemv16, at, error);
-    case NYB_STEP_SILU_MUL:
-        if (check_buffer(program, s->in2, floats(tiled(s->rows)), flags, at, error))
+    case NYB_STEP_MATMUL32:
+        return check_matmul32(program, rows, s, at, error);
+    case NYB_STEP_BIAS:
+        if (check_buffer(program, s->out, floats(tiled(s->rows)), flags, at, error) ||
+            check_weights(program, s->weights, floats(tiled(s->rows)), at, error))
             return -1;
-        /* fall through */
-    case NYB_STEP_ADD:
+        return check_units(s, at, error);
+    case NYB_STEP_SILU_MUL:
+    case NYB_STEP_GELU_MUL:
         if (check_buffer(program, s->in, floats(tiled(s->rows)), flags, at, error) ||
+            check_buffer(program, s->in2, floats(tiled(s->rows)), flags, at, error) ||
             check_buffer(program, s->out, floats(tiled(s->rows)), flags, at, error))
             return -1;
         return check_units(s, at, error);
@@ -221,9 +253,8 @@ static int check_step(const nyb_program *program, const nyb_rows *rows, uint64_t
     case NYB_STEP_ATTEND:
     case NYB_STEP_COMBINE:
         CHECK(!(flags & NYB_ON_LOGITS), "attention is for all tokens", flags);
-        CHECK(s->layer < program->n_layers, "a step names an unknown layer", s->layer);
-        CHECK(program->layers[s->layer] == s->index, "a layer has another attention", s->layer);
-        return check_attention(program, s->index, at, error);
+        CHECK(s->index < program->n_attentions, "a step names an unknown attention", s->index);
+        return 0;
     case NYB_STEP_OPS:
         break;
     }
@@ -242,12 +273,10 @@ static int check_written(const nyb_program *program, uint32_t number, int by_row
 static int check_writes(const nyb_program *program, nyb_error *error) {
     for (uint64_t at = 0; at < program->n_steps; at++) {
         const nyb_step *s = &program->steps[at];
-        if (s->op == NYB_STEP_SELECT && check_written(program, s->in, 0, at, error))
-            return -1;
         if (s->op == NYB_STEP_APPEND || s->op == NYB_STEP_ATTEND)
             continue; /* ATTEND writes COMBINE's buffer when there are several rows */
         const uint32_t out = s->op == NYB_STEP_COMBINE ? program->attentions[s->index].out : s->out;
-        if (check_written(program, out, s->op < NYB_STEP_EMBED, at, error))
+        if (check_written(program, out, s->op < NYB_STEP_FIRST_SPLIT, at, error))
             return -1;
     }
     return 0;
@@ -259,7 +288,7 @@ static int check_phases(const nyb_program *program, nyb_error *error) {
     for (uint64_t at = 0; at < program->n_steps; at++) {
         const nyb_step *s = &program->steps[at];
         const int starts = at == 0 || (s[-1].flags & NYB_ENDS_PHASE);
-        const int is_split = s->op >= NYB_STEP_EMBED;
+        const int is_split = s->op >= NYB_STEP_FIRST_SPLIT;
         CHECK(starts || !split || is_split, "a row step follows a split step in its phase", s->op);
         CHECK(starts || (s->flags & NYB_ON_LOGITS) == (s[-1].flags & NYB_ON_LOGITS),
               "the steps of a phase have different rows", s->flags);
@@ -283,10 +312,12 @@ static int check(const nyb_program *program, const nyb_limits *limits, const nyb
     CHECK(limits->max_pages >= 1 && limits->max_pages <= limits->n_pages &&
               limits->n_pages <= MAX_SHAPE,
           "pages out of range", limits->max_pages);
+    CHECK(limits->sequences >= 1 && limits->sequences <= limits->n_pages,
+          "sequences must be 1 to the pages", limits->sequences);
     CHECK(program->vocab >= 1 && program->vocab <= MAX_SHAPE, "vocabulary out of range",
           program->vocab);
     CHECK(program->n_steps <= MAX_COUNT && program->n_buffers <= MAX_COUNT &&
-              program->n_attentions <= MAX_COUNT && program->n_layers <= MAX_COUNT,
+              program->n_attentions <= MAX_COUNT,
           "a program has too many parts", program->n_steps);
     for (nyb_op op = NYB_OP_rmsnorm; op < NYB_OPS; op++) {
         const int on_kv = op == NYB_OP_append || op == NYB_OP_attend;
@@ -297,11 +328,8 @@ static int check(const nyb_program *program, const nyb_limits *limits, const nyb
                   program->buffers[at].row_bytes <= 16 * MAX_SHAPE,
               "a buffer's row is not a multiple of 64 bytes", program->buffers[at].row_bytes);
     for (at = 0; at < program->n_attentions; at++)
-        if (check_attention(program, (uint32_t)at, at, error))
+        if (check_attention(program, at, error))
             return -1;
-    for (at = 0; at < program->n_layers; at++)
-        CHECK(program->layers[at] < program->n_attentions, "a layer names an unknown attention",
-              program->layers[at]);
     for (at = 0; at < program->n_steps; at++)
         if (check_step(program, rows, at, error))
             return -1;
@@ -312,14 +340,21 @@ static int check(const nyb_program *program, const nyb_limits *limits, const nyb
     return check_phases(program, error);
 }
 
-static uint64_t kv_bytes(const nyb_program *program, const nyb_limits *limits, uint64_t *layers) {
-    uint64_t bytes = 0;
-    for (uint32_t i = 0; i < program->n_layers; i++) {
+/* Where each layer's part of the KV cache begins (unless NULL), and the bytes of all. */
+static int lay_out_kv(const nyb_program *program, const nyb_limits *limits, uint64_t *layers,
+                      uint64_t *bytes, nyb_error *error) {
+    *bytes = 0;
+    for (uint64_t at = 0; at < program->n_attentions; at++) {
+        const nyb_attention *a = &program->attentions[at];
+        const uint64_t ring = nyb_ring_pages(a, limits);
+        const uint64_t pages = ring ? ring * limits->sequences : limits->n_pages;
         if (layers)
-            layers[i] = bytes;
-        bytes += nyb_page_bytes(&program->attentions[program->layers[i]]) * limits->n_pages;
+            layers[at] = *bytes;
+        CHECK(pages <= (UINT64_MAX - *bytes) / nyb_page_bytes(a), "the KV cache is too large",
+              pages);
+        *bytes += nyb_page_bytes(a) * pages;
     }
-    return bytes;
+    return 0;
 }
 
 int nyb_measure(const nyb_program *program, const nyb_limits *limits, uint32_t cpu_bits,
@@ -331,8 +366,7 @@ int nyb_measure(const nyb_program *program, const nyb_limits *limits, uint32_t c
         return -1;
     lay_out(program, &bound, &work);
     sizes->work_bytes = work.used;
-    sizes->kv_bytes = kv_bytes(program, limits, NULL);
-    return 0;
+    return lay_out_kv(program, limits, NULL, &sizes->kv_bytes, error);
 }
 
 int nyb_bind(nyb_bound *bound, const nyb_program *program, const nyb_limits *limits,
@@ -344,6 +378,6 @@ int nyb_bind(nyb_bound *bound, const nyb_program *program, const nyb_limits *lim
     if (check(program, limits, &bound->rows, error))
         return -1;
     lay_out(program, bound, &allocator);
-    kv_bytes(program, limits, bound->layers);
-    return 0;
+    uint64_t kv_bytes;
+    return lay_out_kv(program, limits, bound->layers, &kv_bytes, error);
 }

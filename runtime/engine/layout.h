@@ -18,6 +18,22 @@ static inline uint64_t nyb_page_bytes(const nyb_attention *a) {
     return a->kv_heads * nyb_head_page_bytes(a);
 }
 
+/* The first position that a token at `position` sees. */
+static inline uint64_t nyb_first_seen(const nyb_attention *a, uint64_t position) {
+    return a->window && position >= a->window ? position + 1 - a->window : 0;
+}
+
+/* Pages of the ring in which a layer with a window keeps a sequence, by page modulo this: what the
+ * first token of a batch sees and the batch itself, whose keys are all there before it is run. So
+ * no two of these positions share a place; the oldest and the newest page may share theirs, each
+ * seen in its own part. Of a context that is shorter it is the whole. 0 without a window. */
+static inline uint64_t nyb_ring_pages(const nyb_attention *a, const nyb_limits *limits) {
+    const uint64_t pages = ((uint64_t)a->window + limits->max_tokens + NYB_PAGE - 1) / NYB_PAGE;
+    if (!a->window)
+        return 0;
+    return pages < limits->max_pages ? pages : limits->max_pages;
+}
+
 static inline uint32_t nyb_tiles(uint32_t rows) {
     return (rows + NYB_TILE_ROWS - 1) / NYB_TILE_ROWS;
 }

@@ -20,6 +20,7 @@ typedef struct nyb_limits {
     uint32_t max_logits; /* tokens of a batch whose logits are wanted */
     uint32_t max_pages;  /* pages of one sequence: its context / 128, rounded up */
     uint32_t n_pages;    /* pages of the KV cache, of all sequences together */
+    uint32_t sequences;  /* each with its ring in every layer that has a window */
 } nyb_limits;
 
 typedef struct nyb_sizes {
@@ -28,7 +29,7 @@ typedef struct nyb_sizes {
 
 /* A token of the batch at hand. */
 typedef struct nyb_token {
-    uint32_t id, position;
+    uint32_t id, position, slot;
     const uint32_t *pages; /* of its sequence: the page of the cache for each 128 positions */
 } nyb_token;
 
@@ -49,7 +50,7 @@ typedef struct nyb_bound {
     uint8_t *kv;
     /* in the working memory */
     uint8_t **buffers;    /* (n_buffers,) */
-    uint64_t *layers;     /* (n_layers,) byte offsets in kv */
+    uint64_t *layers;     /* (n_attentions,) byte offsets in kv */
     nyb_token *tokens;    /* (max_tokens,) of the batch at hand */
     uint32_t *selected;   /* (max_logits,) indices of tokens */
     nyb_scratch *scratch; /* (threads,) */
@@ -76,7 +77,8 @@ typedef struct nyb_span {
     const int32_t *ids;
     uint32_t n;
     uint32_t position;     /* of the first; those before it are in the cache */
-    const uint32_t *pages; /* (max_pages,) */
+    const uint32_t *pages; /* (max_pages,) of the cache, for layers that see everything */
+    uint32_t slot;         /* of the cache, for layers with a window: below limits.sequences */
     nyb_want want;         /* which logits */
 } nyb_span;
 
@@ -92,7 +94,13 @@ int nyb_run(nyb_bound *bound, const nyb_batch *batch, nyb_error *error);
 /* Row `i` of the last run's logits, (vocab,) floats. */
 const float *nyb_logits(const nyb_bound *bound, uint32_t i);
 
-/* Zeroes a page of the KV cache in every layer: after NaN has been in it. */
+/* Whether a sequence of which `written` positions have been in the cache can go on from position
+ * `kept`: a ring has overwritten what was further back than it is long. */
+int nyb_can_rewind(const nyb_bound *bound, uint64_t written, uint64_t kept);
+
+/* Zero a page of the KV cache, or the rings of a slot, in every layer that has such: after NaN has
+ * been in them. */
 void nyb_clear_page(nyb_bound *bound, uint32_t page);
+void nyb_clear_slot(nyb_bound *bound, uint32_t slot);
 
 #endif

@@ -18,21 +18,25 @@
 
 typedef enum nyb_step_op {
     /* row steps */
+    NYB_STEP_EMBED,       /* out = value * the weights' row of the token */
     NYB_STEP_ROPE_ANGLES, /* out = cosines and sines of the token's position; `index` a rope */
     NYB_STEP_SELECT,      /* out = the in-row of each token whose logits are wanted */
     NYB_STEP_NORM,        /* out = rmsnorm(in) * weights, eps = value */
+    NYB_STEP_ADD,         /* out += in */
     NYB_STEP_QUANTIZE,    /* out (nyb_q8) = in */
     NYB_STEP_QUANTIZE16,  /* out (nyb_q16) = in */
     NYB_STEP_COMBINE,     /* joins the pages of an attention that ATTEND split; `index` */
     /* split steps */
-    NYB_STEP_EMBED,    /* out = value * the weights' row of the token; units: tokens */
     NYB_STEP_MATMUL,   /* out = weights * in (nyb_q8); units: tile rows */
     NYB_STEP_MATMUL16, /* out = weights * in (nyb_q16); units: tile rows */
-    NYB_STEP_ADD,      /* out += in; units: tile rows */
+    NYB_STEP_MATMUL32, /* out = weights * in, both floats; units: tile rows */
+    NYB_STEP_BIAS,     /* out += weights, a vector; units: tile rows */
     NYB_STEP_SILU_MUL, /* out = silu(in) * in2; units: tile rows */
+    NYB_STEP_GELU_MUL, /* out = gelu(in) * in2; units: tile rows */
     NYB_STEP_APPEND,   /* keys and values of several tokens into the cache; `index` */
     NYB_STEP_ATTEND,   /* attention (and of a single token its key and value); `index` */
     NYB_STEP_OPS,
+    NYB_STEP_FIRST_SPLIT = NYB_STEP_MATMUL,
 } nyb_step_op;
 
 enum {
@@ -48,9 +52,7 @@ typedef struct nyb_step {
     uint32_t in, in2, out;  /* buffers */
     uint32_t unit, n_units; /* where this step's units begin in its phase, and the phase's all */
     uint32_t index;         /* of the attention or the rope */
-    uint32_t layer;         /* of the KV cache */
     float value;            /* eps or scale */
-    uint32_t unused;        /* zero */
     uint64_t weights;       /* byte offset in the weights */
 } nyb_step;
 
@@ -68,23 +70,25 @@ typedef struct nyb_rope {
     uint32_t first; /* index in nyb_program.turns of the first of n */
 } nyb_rope;
 
+/* A layer of attention, with its part of the KV cache. */
 typedef struct nyb_attention {
     uint32_t heads, kv_heads, head_dim;
     uint32_t rope;
     uint32_t q, k, v, angles, out; /* buffers */
+    uint32_t window;               /* positions seen, the token's own among them; 0: all */
     float scale;                   /* of the scores: 1 / sqrt(head_dim) as a rule */
+    float eps;                     /* of the norms of each head of q and k; 0: they have none */
+    uint64_t q_norm, k_norm;       /* byte offsets in the weights: (head_dim,) floats each */
 } nyb_attention;
 
 typedef struct nyb_program {
     uint32_t n_steps, n_buffers, n_attentions, n_ropes, n_turns;
-    uint32_t n_layers; /* of the KV cache */
-    uint32_t vocab;    /* ids are below this */
-    uint32_t logits;   /* buffer */
+    uint32_t vocab;  /* ids are below this */
+    uint32_t logits; /* buffer */
     uint64_t weights_bytes;
     const nyb_step *steps;
     const nyb_buffer *buffers;
     const nyb_attention *attentions;
-    const uint32_t *layers; /* the attention of each layer */
     const nyb_rope *ropes;
     const uint64_t *turns; /* turns a position, times 2^64 */
 } nyb_program;

@@ -69,6 +69,25 @@ static void rope_angles(const worker *w, const nyb_step *step, uint64_t row) {
          .turns = program->turns + rope->first, .out = row_of(w, step->out, row));
 }
 
+static void embed(const worker *w, const nyb_step *step, uint64_t row) {
+    CALL(w, embed, step->format, .row = token_of(w, step, row)->id,
+         .n_blocks = step->cols / NYB_BLOCK, .w = weights_of(w, step), .scale = step->value,
+         .out = row_of(w, step->out, row));
+}
+
+/* A phase of logits takes over the rows of the tokens that they are wanted of. */
+static void take_over(const worker *w, const nyb_step *step, uint64_t row) {
+    worker tokens = *w;
+    tokens.row_is_repeated = w->bound->n_tokens == 1;
+    memcpy(row_of(w, step->out, row), row_of(&tokens, step->in, w->bound->selected[row]),
+           step->rows * sizeof(float));
+}
+
+/* The pages that a token sees, by number within its sequence. */
+static range pages_seen(const nyb_attention *a, uint64_t position) {
+    return (range){nyb_first_seen(a, position) / NYB_PAGE, position / NYB_PAGE + 1};
+}
+
 static void join(const worker *w, const nyb_attention *a, const float *parts, uint64_t n_parts,
                  uint64_t stride, float *out) {
     CALL(w, combine, NYB_F32, .head_dim = a->head_dim, .n_parts = n_parts, .parts = parts,
@@ -79,27 +98,32 @@ static void join(const worker *w, const nyb_attention *a, const float *parts, ui
 static void combine_pages(const worker *w, const nyb_step *step) {
     const nyb_attention *a = &w->bound->program->attentions[step->index];
     const uint64_t stride = nyb_part_stride(a->head_dim);
-    const uint64_t n_parts = w->bound->tokens[0].position / NYB_PAGE + 1;
+    const range pages = pages_seen(a, w->bound->tokens[0].position);
     float *out = row_of(w, a->out, 0);
     for (uint64_t h = 0; h < a->heads; h++)
-        join(w, a, w->bound->parts + h * w->bound->limits.max_pages * stride, n_parts, stride,
-             out + h * a->head_dim);
+        join(w, a, w->bound->parts + h * w->bound->limits.max_pages * stride,
+             pages.end - pages.begin, stride, out + h * a->head_dim);
 }
 
 static void run_row_step(const worker *w, const nyb_step *step, uint64_t row) {
     switch ((nyb_step_op)step->op) {
+    case NYB_STEP_EMBED:
+        embed(w, step, row);
+        break;
     case NYB_STEP_ROPE_ANGLES:
         rope_angles(w, step, row);
         break;
     case NYB_STEP_SELECT:
-        /* the source is a row of all tokens, and not replicated */
-        memcpy(row_of(w, step->out, row), row_of(w, step->in, w->bound->selected[row]),
-               step->rows * sizeof(float));
+        take_over(w, step, row);
         break;
     case NYB_STEP_NORM:
         CALL(w, rmsnorm, NYB_F32, .n = step->rows, .eps = step->value,
              .x = row_of(w, step->in, row), .w = (const float *)weights_of(w, step),
              .out = row_of(w, step->out, row));
+        break;
+    case NYB_STEP_ADD:
+        CALL(w, add, NYB_F32, .n = step->rows, .x = row_of(w, step->out, row),
+             .y = row_of(w, step->in, row));
         break;
     case NYB_STEP_QUANTIZE:
         CALL(w, quantize, NYB_F32, .n_blocks = step->rows / NYB_BLOCK,
@@ -120,19 +144,10 @@ static void run_row_step(const worker *w, const nyb_step *step, uint64_t row) {
 
 /* -- Matrices ------------------------------------------------------------------------------- */
 
-static void embed(const worker *w, const nyb_step *step) {
-    const range tokens = share(w, w->rows);
-    for (uint64_t t = tokens.begin; t < tokens.end; t++)
-        CALL(w, embed, step->format, .row = token_of(w, step, t)->id,
-             .n_blocks = step->cols / NYB_BLOCK, .w = weights_of(w, step), .scale = step->value,
-             .out = row_of(w, step->out, t));
-}
-
 /* This thread's tile rows of a matrix, as bytes. */
 static const uint8_t *tiles_at(const worker *w, const nyb_step *step, uint64_t tile) {
-    const uint64_t row_bytes =
-        step->cols / NYB_BLOCK * (uint64_t)nyb_layout_of(step->format)->tile_bytes;
-    return weights_of(w, step) + tile * row_bytes;
+    const nyb_layout *layout = nyb_layout_of(step->format);
+    return weights_of(w, step) + tile * nyb_tile_row_bytes(layout, step->cols / NYB_BLOCK);
 }
 
 static void matmul(const worker *w, const nyb_step *step) {
@@ -164,23 +179,44 @@ static void matmul16(const worker *w, const nyb_step *step) {
              .y = (float *)row_of(w, step->out, row) + tiles.begin * NYB_TILE_ROWS);
 }
 
-static void add(const worker *w, const nyb_step *step) {
+static void matmul32(const worker *w, const nyb_step *step) {
+    const range tiles = tile_share(w, step);
+    const uint64_t n_tiles = tiles.end - tiles.begin, n_blocks = step->cols / NYB_BLOCK;
+    const uint8_t *weights = tiles_at(w, step, tiles.begin);
+    const float *x = row_of(w, step->in, 0);
+    float *y = (float *)row_of(w, step->out, 0) + tiles.begin * NYB_TILE_ROWS;
+    const nyb_buffer *buffers = w->bound->program->buffers;
+    if (w->rows == 1)
+        CALL(w, gemv32, step->format, .n_tiles = n_tiles, .n_blocks = n_blocks, .w = weights,
+             .x = x, .y = y);
+    else
+        CALL(w, gemm32, step->format, .n_tiles = n_tiles, .n_blocks = n_blocks, .n_tokens = w->rows,
+             .w = weights, .x = x, .x_stride = buffers[step->in].row_bytes / sizeof(float), .y = y,
+             .y_stride = buffers[step->out].row_bytes / sizeof(float));
+}
+
+static void bias(const worker *w, const nyb_step *step) {
     const range tiles = tile_share(w, step);
     const uint64_t first = tiles.begin * NYB_TILE_ROWS;
     for (uint64_t row = 0; row < w->rows; row++)
         CALL(w, add, NYB_F32, .n = (tiles.end - tiles.begin) * NYB_TILE_ROWS,
              .x = (float *)row_of(w, step->out, row) + first,
-             .y = (const float *)row_of(w, step->in, row) + first);
+             .y = (const float *)weights_of(w, step) + first);
 }
 
-static void silu_mul(const worker *w, const nyb_step *step) {
+static void activate(const worker *w, const nyb_step *step) {
     const range tiles = tile_share(w, step);
     const uint64_t first = tiles.begin * NYB_TILE_ROWS;
-    for (uint64_t row = 0; row < w->rows; row++)
-        CALL(w, silu_mul, NYB_F32, .n = (tiles.end - tiles.begin) * NYB_TILE_ROWS,
-             .gate = (const float *)row_of(w, step->in, row) + first,
-             .up = (const float *)row_of(w, step->in2, row) + first,
-             .out = (float *)row_of(w, step->out, row) + first);
+    const uint64_t n = (tiles.end - tiles.begin) * NYB_TILE_ROWS;
+    for (uint64_t row = 0; row < w->rows; row++) {
+        const float *gate = (const float *)row_of(w, step->in, row) + first;
+        const float *up = (const float *)row_of(w, step->in2, row) + first;
+        float *out = (float *)row_of(w, step->out, row) + first;
+        if (step->op == NYB_STEP_GELU_MUL)
+            CALL(w, gelu_mul, NYB_F32, .n = n, .gate = gate, .up = up, .out = out);
+        else
+            CALL(w, silu_mul, NYB_F32, .n = n, .gate = gate, .up = up, .out = out);
+    }
 }
 
 /* -- Attention ------------------------------------------------------------------------------ */
@@ -189,52 +225,67 @@ static void silu_mul(const worker *w, const nyb_step *step) {
 typedef struct head {
     const worker *w;
     const nyb_attention *a;
-    uint64_t layer_offset; /* in the KV arena */
+    uint64_t layer; /* where its part of the KV arena begins */
+    uint64_t ring;  /* pages; 0 without a window */
     uint64_t kv_head;
     uint64_t group; /* query heads that share it */
 } head;
 
 static head head_of(const worker *w, const nyb_step *step, uint64_t kv_head) {
     const nyb_attention *a = &w->bound->program->attentions[step->index];
-    return (head){w, a, w->bound->layers[step->layer], kv_head, a->heads / a->kv_heads};
+    return (head){w,
+                  a,
+                  w->bound->layers[step->index],
+                  nyb_ring_pages(a, &w->bound->limits),
+                  kv_head,
+                  a->heads / a->kv_heads};
 }
 
-/* The keys of a page of the cache; its values follow them. */
-static uint16_t *keys_of(const head *h, uint32_t page) {
-    return (uint16_t *)(h->w->bound->kv + h->layer_offset + page * nyb_page_bytes(h->a) +
+/* The keys of a page of the token's sequence in the cache; its values follow them. */
+static uint16_t *keys_of(const head *h, const nyb_token *token, uint64_t page) {
+    const uint64_t at = h->ring ? token->slot * h->ring + page % h->ring : token->pages[page];
+    return (uint16_t *)(h->w->bound->kv + h->layer + at * nyb_page_bytes(h->a) +
                         h->kv_head * nyb_head_page_bytes(h->a));
 }
 
-static uint16_t *values_of(const head *h, uint32_t page) {
-    return keys_of(h, page) + NYB_PAGE * h->a->head_dim;
+static uint16_t *values_of(const head *h, const nyb_token *token, uint64_t page) {
+    return keys_of(h, token, page) + NYB_PAGE * h->a->head_dim;
 }
 
-static void rotate(const head *h, uint64_t row, float scale, const float *x, float *out) {
+/* A head of a query or key as the scores need it: normed, if this attention does that (with the
+ * weights at byte `norm`), rotated and scaled. */
+static void prepare(const head *h, uint64_t row, uint64_t norm, float scale, const float *x,
+                    float *out) {
+    if (h->a->eps > 0) {
+        CALL(h->w, rmsnorm, NYB_F32, .n = h->a->head_dim, .eps = h->a->eps, .x = x,
+             .w = (const float *)(h->w->bound->weights + norm), .out = out);
+        x = out;
+    }
     CALL(h->w, rope, NYB_F32, .n = h->w->bound->program->ropes[h->a->rope].n,
          .head_dim = h->a->head_dim, .angles = row_of(h->w, h->a->angles, row), .scale = scale,
          .x = x, .out = out);
 }
 
-/* The token's key (rotated) and value go to their place in the cache, for good. */
+/* The token's key (prepared) and value go to their place in the cache. */
 static void append(const head *h, uint64_t row) {
     const nyb_token *token = &h->w->bound->tokens[row];
-    const uint32_t page = token->pages[token->position / NYB_PAGE];
-    const uint64_t first = h->kv_head * h->a->head_dim;
+    const uint64_t page = token->position / NYB_PAGE, first = h->kv_head * h->a->head_dim;
     float *key = h->w->bound->scratch[h->w->thread].key;
-    rotate(h, row, 1, (const float *)row_of(h->w, h->a->k, row) + first, key);
+    prepare(h, row, h->a->k_norm, 1, (const float *)row_of(h->w, h->a->k, row) + first, key);
     CALL(h->w, append, NYB_F16, .head_dim = h->a->head_dim,
          .position_in_page = token->position % NYB_PAGE, .key = key,
-         .value = (const float *)row_of(h->w, h->a->v, row) + first, .k = keys_of(h, page),
-         .v = values_of(h, page));
+         .value = (const float *)row_of(h->w, h->a->v, row) + first, .k = keys_of(h, token, page),
+         .v = values_of(h, token, page));
 }
 
-/* The group's queries of a token, rotated and scaled, in this thread's scratch. */
+/* The group's queries of a token, prepared, in this thread's scratch. */
 static const float *queries(const head *h, uint64_t row) {
     const uint64_t first = h->kv_head * h->group * h->a->head_dim;
     const float *q = (const float *)row_of(h->w, h->a->q, row) + first;
     float *out = h->w->bound->scratch[h->w->thread].query;
     for (uint64_t i = 0; i < h->group; i++)
-        rotate(h, row, h->a->scale, q + i * h->a->head_dim, out + i * h->a->head_dim);
+        prepare(h, row, h->a->q_norm, h->a->scale, q + i * h->a->head_dim,
+                out + i * h->a->head_dim);
     return out;
 }
 
@@ -242,10 +293,11 @@ static const float *queries(const head *h, uint64_t row) {
  * parts + i * stride. */
 static void attend_page(const head *h, const float *q, const nyb_token *token, uint64_t page,
                         const uint16_t *next, float *parts, uint64_t stride) {
-    const uint64_t behind = token->position - page * NYB_PAGE + 1;
-    CALL(h->w, attend, NYB_F16, .head_dim = h->a->head_dim, .n_queries = h->group, .first = 0,
-         .end = behind < NYB_PAGE ? behind : NYB_PAGE, .q = q, .k = keys_of(h, token->pages[page]),
-         .v = values_of(h, token->pages[page]), .next = next,
+    const uint64_t begin = page * NYB_PAGE, seen = nyb_first_seen(h->a, token->position);
+    const uint64_t behind = token->position - begin + 1;
+    CALL(h->w, attend, NYB_F16, .head_dim = h->a->head_dim, .n_queries = h->group,
+         .first = seen > begin ? seen - begin : 0, .end = behind < NYB_PAGE ? behind : NYB_PAGE,
+         .q = q, .k = keys_of(h, token, page), .v = values_of(h, token, page), .next = next,
          .scores = h->w->bound->scratch[h->w->thread].scores, .out = parts, .out_stride = stride);
 }
 
@@ -254,22 +306,24 @@ static void attend_page(const head *h, const float *q, const nyb_token *token, u
 static void attend_single(const worker *w, const nyb_step *step) {
     const nyb_attention *a = &w->bound->program->attentions[step->index];
     const nyb_token *token = &w->bound->tokens[0];
-    const uint64_t n_pages = token->position / NYB_PAGE + 1;
+    const range pages = pages_seen(a, token->position);
+    const uint64_t n_pages = pages.end - pages.begin;
     const uint64_t part = nyb_part_stride(a->head_dim);
     const uint64_t stride = w->bound->limits.max_pages * part;
     const range units = share(w, a->kv_heads * n_pages);
     const float *q = NULL;
     for (uint64_t u = units.begin; u < units.end; u++) {
         const head h = head_of(w, step, u / n_pages);
-        const uint64_t page = u % n_pages;
-        if (!q || page == 0)
+        const uint64_t i = u % n_pages;
+        if (!q || i == 0)
             q = queries(&h, 0);
-        if (page == n_pages - 1)
+        if (i == n_pages - 1)
             append(&h, 0);
         const uint64_t following = u + 1 < units.end ? u + 1 : u;
         const head next = head_of(w, step, following / n_pages);
-        attend_page(&h, q, token, page, keys_of(&next, token->pages[following % n_pages]),
-                    w->bound->parts + h.kv_head * h.group * stride + page * part, stride);
+        attend_page(&h, q, token, pages.begin + i,
+                    keys_of(&next, token, pages.begin + following % n_pages),
+                    w->bound->parts + h.kv_head * h.group * stride + i * part, stride);
     }
 }
 
@@ -284,16 +338,16 @@ static void attend_several(const worker *w, const nyb_step *step) {
         const head h = head_of(w, step, u / w->rows);
         const uint64_t row = u % w->rows;
         const nyb_token *token = &w->bound->tokens[row];
-        const uint64_t n_pages = token->position / NYB_PAGE + 1;
+        const range pages = pages_seen(a, token->position);
         const float *q = queries(&h, row);
-        for (uint64_t page = 0; page < n_pages; page++) {
-            const uint64_t next = page + 1 < n_pages ? page + 1 : 0;
-            attend_page(&h, q, token, page, keys_of(&h, token->pages[next]), parts + page * part,
-                        stride);
+        for (uint64_t page = pages.begin; page < pages.end; page++) {
+            const uint64_t next = page + 1 < pages.end ? page + 1 : pages.begin;
+            attend_page(&h, q, token, page, keys_of(&h, token, next),
+                        parts + (page - pages.begin) * part, stride);
         }
         float *out = (float *)row_of(w, a->out, row) + h.kv_head * h.group * a->head_dim;
         for (uint64_t i = 0; i < h.group; i++)
-            join(w, a, parts + i * stride, n_pages, part, out + i * a->head_dim);
+            join(w, a, parts + i * stride, pages.end - pages.begin, part, out + i * a->head_dim);
     }
 }
 
@@ -309,24 +363,24 @@ static void append_several(const worker *w, const nyb_step *step) {
 
 static void run_split_step(const worker *w, const nyb_step *step) {
     switch ((nyb_step_op)step->op) {
-    case NYB_STEP_EMBED:
-        embed(w, step);
-        break;
     case NYB_STEP_MATMUL:
         matmul(w, step);
         break;
     case NYB_STEP_MATMUL16:
         matmul16(w, step);
         break;
-    case NYB_STEP_ADD:
-        add(w, step);
+    case NYB_STEP_MATMUL32:
+        matmul32(w, step);
+        break;
+    case NYB_STEP_BIAS:
+        bias(w, step);
         break;
     case NYB_STEP_SILU_MUL:
-        silu_mul(w, step);
+    case NYB_STEP_GELU_MUL:
+        activate(w, step);
         break;
     case NYB_STEP_APPEND:
-        if (w->rows > 1)
-            append_several(w, step);
+        append_several(w, step);
         break;
     case NYB_STEP_ATTEND:
         if (w->rows > 1)
@@ -341,7 +395,12 @@ static void run_split_step(const worker *w, const nyb_step *step) {
 
 /* -- Phases --------------------------------------------------------------------------------- */
 
-static int is_split(const nyb_step *step) { return step->op >= NYB_STEP_EMBED; }
+static int is_split(const nyb_step *step) { return step->op >= NYB_STEP_FIRST_SPLIT; }
+
+/* ATTEND appends a single token itself. */
+static int has_work(const nyb_step *step, uint32_t rows) {
+    return rows > 1 || (rows == 1 && step->op != NYB_STEP_APPEND);
+}
 
 static void run_row_part(const worker *w, const nyb_step *step, const nyb_step *end) {
     const range rows = w->row_is_repeated ? (range){0, 1} : share(w, w->rows);
@@ -367,7 +426,7 @@ static void run_program(void *context, nyb_team *team, uint32_t thread, uint32_t
             next++;
         const uint32_t rows = step->flags & NYB_ON_LOGITS ? bound->n_logits : bound->n_tokens;
         const worker w = {bound, thread, threads, rows, rows == 1};
-        if (rows > 0) {
+        if (has_work(step, rows)) {
             run_row_part(&w, step, next);
             if (rows > 1 && !is_split(step))
                 nyb_barrier(team, threads);
@@ -390,6 +449,8 @@ static int check_span(const nyb_bound *bound, const nyb_span *span, uint64_t at,
     for (uint32_t i = 0; i < span->n; i++)
         if (span->ids[i] < 0 || (uint32_t)span->ids[i] >= bound->program->vocab)
             return nyb_fail(error, "a token is not in the vocabulary", i, (uint64_t)span->ids[i]);
+    if (span->slot >= limits->sequences)
+        return nyb_fail(error, "a span names an unknown slot", at, span->slot);
     for (uint64_t p = 0; p < (end + NYB_PAGE - 1) / NYB_PAGE; p++)
         if (span->pages[p] >= limits->n_pages)
             return nyb_fail(error, "a span names an unknown page", p, span->pages[p]);
@@ -411,7 +472,7 @@ static int load_batch(nyb_bound *bound, const nyb_batch *batch, nyb_error *error
             if (i >= span->n - wanted)
                 bound->selected[bound->n_logits++] = bound->n_tokens;
             bound->tokens[bound->n_tokens++] =
-                (nyb_token){(uint32_t)span->ids[i], span->position + i, span->pages};
+                (nyb_token){(uint32_t)span->ids[i], span->position + i, span->slot, span->pages};
         }
     }
     return 0;
@@ -430,11 +491,34 @@ const float *nyb_logits(const nyb_bound *bound, uint32_t i) {
                            (uint64_t)i * bound->program->buffers[number].row_bytes);
 }
 
+int nyb_can_rewind(const nyb_bound *bound, uint64_t written, uint64_t kept) {
+    if (kept == 0)
+        return 1;
+    for (uint32_t i = 0; i < bound->program->n_attentions; i++) {
+        const nyb_attention *a = &bound->program->attentions[i];
+        const uint64_t ring = nyb_ring_pages(a, &bound->limits) * NYB_PAGE;
+        if (ring && written > nyb_first_seen(a, kept) + ring)
+            return 0;
+    }
+    return 1;
+}
+
 void nyb_clear_page(nyb_bound *bound, uint32_t page) {
     if (page >= bound->limits.n_pages)
         return;
-    for (uint32_t i = 0; i < bound->program->n_layers; i++) {
-        const nyb_attention *a = &bound->program->attentions[bound->program->layers[i]];
-        memset(bound->kv + bound->layers[i] + page * nyb_page_bytes(a), 0, nyb_page_bytes(a));
+    for (uint32_t i = 0; i < bound->program->n_attentions; i++) {
+        const nyb_attention *a = &bound->program->attentions[i];
+        if (!a->window)
+            memset(bound->kv + bound->layers[i] + page * nyb_page_bytes(a), 0, nyb_page_bytes(a));
+    }
+}
+
+void nyb_clear_slot(nyb_bound *bound, uint32_t slot) {
+    if (slot >= bound->limits.sequences)
+        return;
+    for (uint32_t i = 0; i < bound->program->n_attentions; i++) {
+        const nyb_attention *a = &bound->program->attentions[i];
+        const uint64_t bytes = nyb_ring_pages(a, &bound->limits) * nyb_page_bytes(a);
+        memset(bound->kv + bound->layers[i] + slot * bytes, 0, bytes);
     }
 }

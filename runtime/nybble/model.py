@@ -71,13 +71,14 @@ class Model:
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         from nybble import archs
+        from nybble.lowering import lower
 
         self.path = path
         with GgufFile(path) as file:
             try:
-                tree = archs.describe(file.metadata, file.tensors)
+                tree = archs.describe(file.metadata, file.tensors, file.data)
                 self.context = _context(context, tree.context)
-                program = Program(tree, _formats(tree.tensors(), file))
+                program = Program(lower(tree, _formats(tree.tensors(), file)))
                 self._tokenizer: Tokenizer = load_tokenizer(file.metadata)
                 self._compiled: ChatTemplate | None = None
                 self._template_source = file.metadata.get("tokenizer.chat_template")

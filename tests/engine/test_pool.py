@@ -13,6 +13,7 @@ from nybble._core import native
 from nybble._core.program import Program, Weights
 from nybble._core.sequence import Engine, Sequence
 from nybble.formats.gguf import GgufFile
+from nybble.lowering import lower
 from tools import replay
 from tools.tiny_model import tiny_model
 
@@ -24,8 +25,9 @@ def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("pool") / "tiny.gguf"
     tiny_model(path, layers=3, dim=96, heads=6, kv_heads=2, vocab=323, seed=3)
     with GgufFile(path) as file:
-        tree = archs.describe(file.metadata, file.tensors)
-        return Weights(Program(tree, {n: t.format for n, t in file.tensors.items()}), file.data)
+        tree = archs.describe(file.metadata, file.tensors, file.data)
+        lowered = lower(tree, {name: tensor.format for name, tensor in file.tensors.items()})
+        return Weights(Program(lowered), file.data)
 
 
 def logits(weights, threads, engine=None):

@@ -7,6 +7,7 @@ import pytest
 from nybble import archs
 from nybble._core.program import Program, Weights
 from nybble.formats.gguf import GgufFile
+from nybble.lowering import lower
 from tools import replay
 from tools.tiny_model import tiny_model
 
@@ -15,19 +16,28 @@ SANITIZED = ("cc", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-r
 
 def weights_of(path):
     with GgufFile(path) as file:
-        tree = archs.describe(file.metadata, file.tensors)
-        return Weights(Program(tree, {n: t.format for n, t in file.tensors.items()}), file.data)
+        tree = archs.describe(file.metadata, file.tensors, file.data)
+        lowered = lower(tree, {name: tensor.format for name, tensor in file.tensors.items()})
+        return Weights(Program(lowered), file.data)
 
 
-@pytest.fixture(scope="module")
-def dumped(tmp_path_factory):
-    """A tiny model's program with 300 tokens, so that attention crosses pages."""
+FAMILIES = {
+    "llama": {"dim": 96, "heads": 6},
+    "qwen2": {"dim": 64, "heads": 4},
+    "gemma3": {"heads": 4, "head_dim": 48, "window": 40},
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def dumped(tmp_path_factory, request):
+    """A tiny model's program with 300 tokens, so that attention crosses pages and windows."""
     folder = tmp_path_factory.mktemp("replay")
-    return dump(folder, 300, 50)
+    return dump(folder, request.param, 300, 50)
 
 
-def dump(folder, tokens, rows):
-    tiny_model(folder / "tiny.gguf", layers=2, dim=96, heads=6, kv_heads=2, vocab=323, seed=3)
+def dump(folder, family, tokens, rows):
+    numbers = {"family": family, "kv_heads": 2, "seed": 3, **FAMILIES[family]}
+    tiny_model(folder / "tiny.gguf", **numbers)
     ids = [(i * 31 + i // 7) % 323 for i in range(tokens)]
     replay.dump(weights_of(folder / "tiny.gguf"), ids, rows, folder / "dumped")
     return folder / "dumped"
@@ -75,12 +85,13 @@ def test_one_flipped_bit_is_seen(program, dumped, tmp_path):
     assert done.returncode == 1
 
 
-def test_a_damaged_program_never_leaves_its_arenas(sanitized, tmp_path):
-    """Steps, buffers, attentions, layers and ropes with a field overwritten: refused, or run
-    within bounds."""
-    data = dump(tmp_path, 5, 2).read_bytes()
+@pytest.mark.parametrize("family", ["qwen2", "gemma3"])
+def test_a_damaged_program_never_leaves_its_arenas(sanitized, tmp_path, family):
+    """Steps, buffers, attentions and ropes with a field overwritten: refused, or run within
+    bounds."""
+    data = dump(tmp_path, family, 5, 2).read_bytes()
     refused, begin = 0, 64
-    for section, stride in enumerate((52, 12, 4, 4, 4)):  # 13 fields of a step hit in turn
+    for section, stride in enumerate((44, 12, 4, 4)):  # the 14 words of a step in turn
         length = int.from_bytes(data[begin : begin + 8], "little")
         for at in range(begin + 64, begin + 64 + length, stride):
             for value in (0xFFFFFFFF, 0x7FFFFFF0, 0):

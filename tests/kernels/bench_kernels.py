@@ -1,4 +1,5 @@
-"""How fast every row of this CPU is, on the shapes of SmolLM2-135M. `make bench` runs it.
+"""How fast every row of this CPU is, on the shapes of SmolLM2-135M (or the next wider ones that a
+K-quant can have). `make bench` runs it.
 
 A matrix is read from memory and not from a cache, as decoding does: several copies of it are gone
 through in turn. extra_info has bytes and GB/s, and for gemm multiply-adds and GMAC/s, each of the
@@ -18,8 +19,11 @@ from .contract import (
     BLOCK,
     PAGE,
     Q8,
+    Q16,
     ROWS,
     ROWS_BY_NAME,
+    bits_of,
+    columns,
     format_of,
     op_of,
     pack,
@@ -63,9 +67,8 @@ def cold(calls):
 
 
 def bench_gemv_of(benchmark, name, n, k):
-    rng = np.random.default_rng(0)
-    bits = 16 if op_of(name) == "gemv16" else 8
-    x = quantized(rng.standard_normal((1, k)), bits=bits)[0]
+    rng, k = np.random.default_rng(0), columns(format_of(name), k)
+    x = quantized(rng.standard_normal((1, k)), bits=bits_of(name))[0]
     w = pack(format_of(name), random_blocks(rng, format_of(name), n, k))
     y = np.zeros(len(w) * ROWS, np.float32)
     copies = [w.copy() for _ in range(-(-COLD_BYTES // w.nbytes))]
@@ -76,7 +79,7 @@ def bench_gemv_of(benchmark, name, n, k):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", rows_of("gemv"))
+@pytest.mark.parametrize("name", rows_of("gemv") + rows_of("gemv32"))
 def test_gemv(benchmark, name, shape):
     bench_gemv_of(benchmark, name, *SHAPES[shape])
 
@@ -87,33 +90,26 @@ def test_head(benchmark, name):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", rows_of("gemm"))
+@pytest.mark.parametrize("name", rows_of("gemm") + rows_of("gemm32"))
 def test_gemm(benchmark, name, shape):
     (n, k), rng = SHAPES[shape], np.random.default_rng(0)
+    k = columns(format_of(name), k)
     w = pack(format_of(name), random_blocks(rng, format_of(name), n, k))
-    x = quantized(rng.standard_normal((TOKENS, k)))
-    call = prepared(
-        name,
-        n_tiles=len(w),
-        n_blocks=k // BLOCK,
-        n_tokens=TOKENS,
-        w=w,
-        x=x,
-        x_stride=k // BLOCK,
-        y=np.zeros((TOKENS, n), np.float32),
-        y_stride=n,
-        panel=np.zeros(k // BLOCK * ROWS_BY_NAME[name]["panel_bytes"], np.uint8),
-    )
-    measure(benchmark, name, w.nbytes, call, TOKENS * n * k)
+    x = quantized(rng.standard_normal((TOKENS, k)), bits=bits_of(name))
+    args = {"n_tiles": len(w), "n_blocks": k // BLOCK, "n_tokens": TOKENS, "w": w, "x": x}
+    args |= {"x_stride": x.shape[1], "y": np.zeros((TOKENS, n), np.float32), "y_stride": n}
+    if op_of(name) == "gemm":
+        args["panel"] = np.zeros(k // BLOCK * ROWS_BY_NAME[name]["panel_bytes"], np.uint8)
+    measure(benchmark, name, w.nbytes, prepared(name, **args), TOKENS * n * k)
 
 
 @pytest.mark.parametrize("name", rows_of("embed"))
 def test_embed(benchmark, name):
-    rng = np.random.default_rng(0)
-    w = pack(format_of(name), random_blocks(rng, format_of(name), 512, DIM))
-    out = np.zeros(DIM, np.float32)
+    rng, k = np.random.default_rng(0), columns(format_of(name), DIM)
+    w = pack(format_of(name), random_blocks(rng, format_of(name), 512, k))
+    out = np.zeros(k, np.float32)
     calls = [
-        prepared(name, row=row, n_blocks=DIM // BLOCK, w=w, scale=1.0, out=out)
+        prepared(name, row=row, n_blocks=k // BLOCK, w=w, scale=1.0, out=out)
         for row in rng.permutation(512).tolist()
     ]
     measure(benchmark, name, w.nbytes // 512, cold(calls))
@@ -136,7 +132,7 @@ def turns(theta=100_000.0):
 
 PART = HEAD_DIM + 8
 GROUP = HEADS // KV_HEADS
-MATRICES = ("gemv", "gemv16", "gemm", "embed")
+MATRICES = ("gemv", "gemv16", "gemv32", "gemm", "gemm32", "embed")
 CASES = {  # op -> bytes read and written, arguments
     "rmsnorm": lambda: (
         12 * DIM,
@@ -147,7 +143,7 @@ CASES = {  # op -> bytes read and written, arguments
         {"n_blocks": HIDDEN // BLOCK, "x": floats(HIDDEN), "out": quantized(floats(HIDDEN) * 0)},
     ),
     "quantize16": lambda: (
-        4 * DIM + DIM // BLOCK * 80,
+        4 * DIM + DIM // BLOCK * Q16.itemsize,
         {"n_blocks": DIM // BLOCK, "x": floats(DIM), "out": quantized(floats(DIM) * 0, bits=16)},
     ),
     "add": lambda: (12 * DIM, {"n": DIM, "x": np.zeros(DIM, np.float32), "y": floats(DIM) * 0}),

@@ -15,12 +15,14 @@ from collections.abc import Callable
 import numpy as np
 
 from nybble._core import native
+from tools.gguf_writer import exact, quantize
 
-Q8 = np.dtype(
-    [("q", "i1", 32), ("d", "f4"), ("s", "f4"), ("sum", "i4"), ("unused", "i4")], align=True
-)
+Q8 = np.dtype([("q", "i1", 32), ("d", "f4"), ("s", "f4"), ("sum", "i4"), ("half_sum", "i2", 2)])
 Q16 = np.dtype(
-    [("hi", "i1", 32), ("lo", "i1", 32), ("d", "f4"), ("s", "f4"), ("sum", "i4"), ("unused", "i4")]
+    [
+        *[("hi", "i1", 32), ("lo", "i1", 32), ("d", "f4"), ("s", "f4"), ("sum", "i4")],
+        *[("half_sum", "i2", (2, 2)), ("unused", "i4", 3)],
+    ]
 )
 BLOCK, ROWS, PAGE = 32, 8, 128
 TINY = np.float32(2.0**-40)
@@ -63,7 +65,10 @@ FIELDS = {
     ],
     "softmax": [("n", SIZE), ("x", POINTER), ("max", FLOAT), ("p", POINTER), ("sum", POINTER)],
 }
+FIELDS["gelu_mul"] = FIELDS["silu_mul"]
 FIELDS["gemv16"] = FIELDS["gemv"]
+FIELDS["gemv32"] = FIELDS["gemv"]
+FIELDS["gemm32"] = FIELDS["gemm"][:-1]  # no panel
 FIELDS["quantize16"] = FIELDS["quantize"]
 STRUCTS = {op: type(op, (ctypes.Structure,), {"_fields_": fields}) for op, fields in FIELDS.items()}
 
@@ -146,13 +151,13 @@ def guarded_copy(array: np.ndarray) -> np.ndarray:
 def pack(format: str, blocks: np.ndarray) -> np.ndarray:
     """Packs a matrix given as GGUF blocks, (N, bytes of a row) uint8, into tiles.
 
-    Returns uint8 (tile rows, blocks, bytes of a tile). ValueError names the row of a scale that
-    is not finite.
+    Returns uint8 (tile rows, tiles of a row, bytes of a tile). ValueError names the row and the
+    block of a scale, or a weight that is a float, that is not finite.
     """
-    _, block_bytes, tile_bytes, address = FORMATS[format]
+    _, _, block_bytes, address = FORMATS[format]
     n, row_bytes = blocks.shape
     n_blocks, tiles = row_bytes // block_bytes, -(-n // ROWS)
-    out = guarded((tiles, n_blocks, tile_bytes), np.uint8)
+    out = guarded((tiles, n_blocks, ROWS * block_bytes), np.uint8)
     function = ctypes.CFUNCTYPE(SIZE, SIZE, POINTER, POINTER)(address)
     for t in range(tiles):
         rows = (ctypes.c_void_p * ROWS)()
@@ -165,54 +170,110 @@ def pack(format: str, blocks: np.ndarray) -> np.ndarray:
     return out
 
 
+def columns(format: str, k: int) -> int:
+    """The least number of columns, at least k, that the format's rows and activations can have."""
+    whole = max(FORMATS[format][1], BLOCK)
+    return -(-k // whole) * whole
+
+
+# Where a block has its scales: bytes at which there is a half.
+HALVES = {
+    **dict.fromkeys(("Q4_0", "Q5_0", "Q8_0", "IQ4_NL"), (0,)),
+    **dict.fromkeys(("Q4_1", "Q5_1", "Q4_K", "Q5_K"), (0, 2)),
+    "Q6_K": (208,),
+    "MXFP4": (),
+    "F16": (0,),
+}
+FLOATS = ("F32", "F16", "BF16")
+
+
+def viewed(format: str, blocks: np.ndarray) -> np.ndarray:
+    """The blocks of a matrix, (N, blocks of a row, bytes of a block): a view."""
+    return blocks.reshape(len(blocks), -1, FORMATS[format][2])
+
+
+def set_scales(
+    format: str, blocks: np.ndarray, values: Callable[[tuple[int, ...]], object]
+) -> None:
+    """Writes values(shape), halves, to all scales and minima of a matrix, in place. MXFP4, which
+    has none, gets the powers of two that are nearest below."""
+    view = viewed(format, blocks)
+    shape = view.shape[:2]
+    if format in FLOATS:
+        small = np.asarray(values((len(blocks), view.shape[1])), np.float32)
+        small = np.broadcast_to(small, view.shape[:2])
+        blocks[...] = np.frombuffer(quantize(small, format), np.uint8).reshape(blocks.shape)
+    for at in HALVES.get(format, ()):
+        view[..., at : at + 2] = bytes_of(np.broadcast_to(values(shape), shape))
+    if format == "MXFP4":
+        magnitude = np.maximum(np.abs(np.asarray(values(shape), np.float64)), 2.0**-100)
+        view[..., 0] = np.frexp(magnitude)[1] - 1 + 128
+
+
+def bytes_of(values: np.ndarray) -> np.ndarray:
+    """(...,) numbers as halves: (..., 2) uint8."""
+    return np.ascontiguousarray(values, np.float16)[..., None].view(np.uint8)
+
+
+def set_quants(format: str, blocks: np.ndarray, byte: object) -> None:
+    """Writes `byte` to all that is not a scale that is a float, nor a weight that is one."""
+    if format in FLOATS:
+        return
+    view = viewed(format, blocks)
+    scales = {at + i for at in HALVES[format] for i in (0, 1)} if HALVES[format] else {0}
+    view[..., [i for i in range(view.shape[2]) if i not in scales]] = byte
+
+
 def random_blocks(rng, format: str, n: int, k: int, scale: float = 0.01) -> np.ndarray:
-    """A matrix of random weights as GGUF blocks: (N, bytes of a row) uint8."""
-    blocks = k // BLOCK
-    if format == "Q4_1":
-        d = rng.uniform(0, scale, (n, blocks, 1)).astype(np.float16)
-        m = rng.uniform(-8 * scale, 0, (n, blocks, 1)).astype(np.float16)
-        q = rng.integers(0, 256, (n, blocks, 16), np.uint8)
-        parts = [d.view(np.uint8), m.view(np.uint8), q]
-    elif format == "Q4_0":
-        d = rng.uniform(-scale, scale, (n, blocks, 1)).astype(np.float16)
-        parts = [d.view(np.uint8), rng.integers(0, 256, (n, blocks, 16), np.uint8)]
-    elif format == "Q8_0":
-        d = rng.uniform(0, scale / 8, (n, blocks, 1)).astype(np.float16)
-        parts = [d.view(np.uint8), rng.integers(-128, 128, (n, blocks, 32), np.int8).view(np.uint8)]
-    else:
-        raise AssertionError(f"no random weights for {format}; add them here")
-    return np.ascontiguousarray(np.concatenate(parts, axis=-1).reshape(n, -1))
+    """A matrix of random weights as GGUF blocks: (N, bytes of a row) uint8. Weights are about as
+    large in each format, some ten times `scale`; minima are negative."""
+    _, block_cols, block_bytes, _ = FORMATS[format]
+    if block_cols == 1:
+        values = rng.normal(0, 10 * scale, (n, k)).astype(np.float32)
+        return np.frombuffer(quantize(values, format), np.uint8).reshape(n, -1).copy()
+    blocks = rng.integers(0, 256, (n, k // block_cols * block_bytes), np.uint8)
+    # a q of 8 bits, a scale of 6 and a q, or one of 8 and a q are as many times larger
+    smaller = {"Q8_0": 8, "IQ4_NL": 8, "Q5_0": 2, "Q5_1": 2, "Q4_K": 32, "Q5_K": 64, "Q6_K": 256}
+    scale /= smaller.get(format, 1)
+    set_scales(format, blocks, lambda shape: rng.uniform(0, scale, shape))
+    if format in ("Q4_1", "Q5_1"):
+        m = rng.uniform(-8 * scale, 0, viewed(format, blocks).shape[:2])
+        viewed(format, blocks)[..., 2:4] = bytes_of(m)
+    if format == "Q4_0":
+        signs = rng.integers(0, 2, viewed(format, blocks).shape[:2], np.uint8) << 7
+        viewed(format, blocks)[..., 1] |= signs
+    return blocks
 
 
 def exact_weights(format: str, blocks: np.ndarray) -> np.ndarray:
     """What the blocks mean, exactly: (N, K) float64."""
-    _, block_bytes, *_ = FORMATS[format]
-    b = np.ascontiguousarray(blocks).reshape(len(blocks), -1, block_bytes)
-    d = b[..., :2].copy().view(np.float16).astype(np.float64)
-    if format == "Q4_1":
-        m = b[..., 2:4].copy().view(np.float16).astype(np.float64)
-        q = np.concatenate([b[..., 4:] & 15, b[..., 4:] >> 4], axis=-1)
-        w = d * q + m
-    elif format == "Q4_0":
-        w = d * (np.concatenate([b[..., 2:] & 15, b[..., 2:] >> 4], axis=-1) - 8.0)
-    elif format == "Q8_0":
-        w = d * b[..., 2:].view(np.int8)
-    else:
-        raise AssertionError(f"no meaning for {format}; add it here")
-    return w.reshape(len(blocks), -1)
+    _, block_cols, block_bytes, _ = FORMATS[format]
+    n, row_bytes = blocks.shape
+    return exact(blocks.tobytes(), format, (n, row_bytes // block_bytes * block_cols)).astype(
+        np.float64
+    )
 
 
 def quantized(x: np.ndarray, level: str = "ref", bits: int = 8) -> np.ndarray:
-    """x (..., K) float32 through the quantize row: (..., K / 32) of Q8 or Q16."""
+    """x (..., K) float32 through the quantize row: (..., K / 32) of Q8 or Q16; with 32 bits, x."""
     x = np.ascontiguousarray(x, np.float32)
+    if bits == 32:
+        return x
     out = np.zeros((*x.shape[:-1], x.shape[-1] // BLOCK), Q8 if bits == 8 else Q16)
     name = ("quantize_" if bits == 8 else "quantize16_") + level
     call(name, n_blocks=out.size, x=x, out=out)
     return out
 
 
+def bits_of(name: str) -> int:
+    """Of the activations that a row of gemv or gemm takes: 8, 16 or 32."""
+    return int(op_of(name)[4:] or 8)
+
+
 def values(blocks: np.ndarray) -> np.ndarray:
-    """What activation blocks mean, exactly: (..., K) float64."""
+    """What activations, blocks or floats, mean exactly: (..., K) float64."""
+    if blocks.dtype == np.float32:
+        return blocks.astype(np.float64)
     if blocks.dtype == Q8:
         q = blocks["q"].astype(np.float64)
     else:

@@ -104,6 +104,33 @@ def test_silu_mul_is_within_rounding_of_exact(name):
     assert is_flushed(out)
 
 
+@pytest.mark.parametrize("name", rows_of("gelu_mul"))
+def test_gelu_mul_is_within_rounding_of_exact(name):
+    rng = np.random.default_rng(1)
+    wide = rng.uniform(-100, 100, 2000)
+    gate = np.concatenate([wide, rng.uniform(-11, 11, 2000), [0, -0.0, 1e30, -1e25]])
+    gate = np.resize(gate, 4008).astype(np.float32)
+    up = rng.standard_normal(len(gate)).astype(np.float32)
+    out = guarded(len(gate), np.float32)
+    call(name, n=len(gate), gate=guarded_copy(gate), up=guarded_copy(up), out=out)
+    g = gate.astype(np.float64)
+    twice = 2 * np.sqrt(2 / np.pi) * (g + 0.044715 * g**3)
+    gelu = g / (1 + np.exp(-np.clip(twice, -700, 700)))
+    # the exponent is rounded four times, and that error is exp's relative one; beyond 88 it is 88
+    relative = 2.0**-21 + 4 * U * np.minimum(np.abs(twice), 88)
+    limit = relative * np.abs(gelu * up) + 2 * TINY * (1 + abs(up))
+    assert (np.abs(out - gelu * up) <= limit).all()
+    assert is_flushed(out)
+
+
+@pytest.mark.parametrize("name", rows_of("gelu_mul"))
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_gelu_mul_keeps_what_is_not_finite(name, bad):
+    out = np.zeros(8, np.float32)
+    call(name, n=8, gate=np.full(8, bad, np.float32), up=np.ones(8, np.float32), out=out)
+    assert not np.isfinite(out).any()
+
+
 @pytest.mark.parametrize("name", rows_of("add"))
 def test_add_flushes_what_cancels(name):
     x = np.array([1, 1 + 2.0**-23, TINY, np.nan, -1, 3, 0, 2.0**-30], np.float32)
@@ -131,6 +158,13 @@ def test_rope_angles_are_those_of_exact_turns(name, position):
         assert abs(out[i] - math.cos(angle)) < 2e-7, f"cos of pair {i}"
         assert abs(out[dims // 2 + i] - math.sin(angle)) < 2e-7, f"sin of pair {i}"
     assert is_flushed(out)
+
+
+def test_rope_turns_are_slowed_down_by_factors():
+    factors = tuple(np.linspace(1, 8, 32, dtype=np.float32).tolist())
+    plain, slow = rope_turns(1e4, 64), rope_turns(1e4, 64, 2.0, factors)
+    for fast, slower, factor in zip(plain, slow, factors, strict=True):
+        assert slower == pytest.approx(fast / 2 / factor, rel=1e-13)
 
 
 def test_rope_turns_are_theta_to_the_power():
@@ -309,6 +343,7 @@ CASES = {
     "rmsnorm": lambda r: {"n": 96, "eps": 1e-5, "x": r(96), "w": r(96), "out": r(96)},
     "add": lambda r: {"n": 96, "x": r(96), "y": r(96)},
     "silu_mul": lambda r: {"n": 96, "gate": r(96) * 9, "up": r(96), "out": r(96)},
+    "gelu_mul": lambda r: {"n": 96, "gate": r(96) * 5, "up": r(96), "out": r(96)},
     "rope": lambda r: {
         "n": 32, "head_dim": 80, "angles": r(64), "scale": 0.3, "x": r(80), "out": r(80),
     },  # fmt: skip

@@ -30,6 +30,7 @@ def test_quantize_is_the_nearest_of_127_steps(name):
     assert (out["d"] == amax / np.float32(127)).all()
     assert (out["q"] == np.rint(x * (np.float32(127) / amax)[:, None])).all()
     assert (out["sum"] == out["q"].astype(int).sum(1)).all()
+    assert (out["half_sum"] == out["q"].astype(int).reshape(-1, 2, 16).sum(2)).all()
     assert (out["s"] == out["d"] * out["sum"].astype(np.float32)).all()
 
 
@@ -47,6 +48,9 @@ def test_quantize16_is_within_a_step_of_32512(name):
     assert (v == np.where(nearest % 256 == 128, nearest + 1, nearest)).all()
     assert (nearest % 256 == 128).any(), "no value tried the pair that does not exist"
     assert (out["sum"] == v.sum(1)).all()
+    for i, plane in enumerate(("hi", "lo")):
+        halves = out[plane].astype(int).reshape(-1, 2, 16).sum(2)
+        assert (out["half_sum"][:, i] == halves).all()
     assert (out["s"] == out["d"] * out["sum"].astype(np.float32)).all()
 
 

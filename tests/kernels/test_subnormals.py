@@ -18,16 +18,18 @@ from nybble.archs.turns import rope_turns
 
 from .contract import (
     BLOCK,
-    FORMATS,
     PAGE,
     ROWS_BY_NAME,
     TINY,
+    bits_of,
     call,
+    columns,
     format_of,
     op_of,
     pack,
     quantized,
     random_blocks,
+    set_scales,
 )
 
 SOURCE = Path(__file__).with_name("call_flushing.c")
@@ -72,12 +74,12 @@ def half_bits(rng, shape):
 
 
 def matrix(rng, format, n, k):
-    """A packed matrix whose scales and minima are `half_bits`."""
+    """A packed matrix whose scales and minima are `half_bits`, or powers of two near 2^-40."""
     blocks = random_blocks(rng, format, n, k)
-    view = blocks.reshape(n, -1, FORMATS[format][1])
-    scale_bytes = FORMATS[format][1] % 16  # what a block has beyond its 16 or 32 bytes of weights
-    scales = view[..., :scale_bytes].view(np.uint16)
-    scales[...] = half_bits(rng, scales.shape)
+    if format in ("F32", "BF16", "MXFP4"):
+        set_scales(format, blocks, lambda shape: 2.0 ** rng.uniform(-42, -20, shape))
+    else:
+        set_scales(format, blocks, lambda shape: half_bits(rng, shape).view(np.float16))
     return pack(format, blocks)
 
 
@@ -85,19 +87,21 @@ def arguments(name, rng):
     """Arguments for a row; what is written holds zeros."""
     op = op_of(name)
     floats = lambda *shape: np.zeros(shape, np.float32)  # noqa: E731
-    if op in ("gemv", "gemv16", "gemm"):
-        tokens, n, k = 5 if op == "gemm" else 1, 40, 192
+    if op in ("gemv", "gemv16", "gemv32", "gemm", "gemm32"):
+        tokens, n, k = 5 if op.startswith("gemm") else 1, 40, columns(format_of(name), 192)
         w = matrix(rng, format_of(name), n, k)
-        x = quantized(edge(rng, (tokens, k), -30), bits=16 if op == "gemv16" else 8)
+        x = quantized(edge(rng, (tokens, k), -30), bits=bits_of(name))
         args = {"n_tiles": n // 8, "n_blocks": k // BLOCK, "w": w, "x": x, "y": floats(tokens, n)}
+        if tokens > 1:
+            args |= {"n_tokens": tokens, "x_stride": x.shape[1], "y_stride": n}
         if op == "gemm":
             panel = np.zeros(k // BLOCK * ROWS_BY_NAME[name]["panel_bytes"] + 64, np.uint8)
-            panel = panel[-panel.ctypes.data % 64 :]
-            args |= {"n_tokens": tokens, "x_stride": k // BLOCK, "y_stride": n, "panel": panel}
+            args["panel"] = panel[-panel.ctypes.data % 64 :]
         return args
     if op == "embed":
-        w = matrix(rng, format_of(name), 8, 96)
-        return {"row": 3, "n_blocks": 3, "w": w, "scale": 2.0**-17, "out": floats(96)}
+        k = columns(format_of(name), 96)
+        w = matrix(rng, format_of(name), 8, k)
+        return {"row": 3, "n_blocks": k // BLOCK, "w": w, "scale": 2.0**-17, "out": floats(k)}
     if op in ("quantize", "quantize16"):
         x = edge(rng, (6, BLOCK))
         x[0, 0] = np.finfo(np.float32).max  # 127 / amax is as small as it gets
@@ -109,7 +113,7 @@ def arguments(name, rng):
                 "out": floats(96)}  # fmt: skip
     if op == "add":
         return {"n": 96, "x": edge(rng, 96), "y": edge(rng, 96)}
-    if op == "silu_mul":
+    if op in ("silu_mul", "gelu_mul"):
         gate = edge(rng, 96, rng.uniform(-39, 120))
         return {"n": 96, "gate": gate, "up": edge(rng, 96), "out": floats(96)}
     if op == "rope_angles":

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.kernels.contract import FORMATS, PAGE, call, pack, quantized
+from tests.kernels.contract import FLOATS, FORMATS, PAGE, call, pack, quantized
+from tools.gguf_writer import exact
 
 TEXT = (Path(__file__).parents[2] / "docs/formats.md").read_text()
 BLOCKS = dict(re.findall(r"^```hex ([\w ]+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
@@ -33,16 +34,77 @@ def content(name):
     return found
 
 
+def assert_shows(name, expected):
+    """Each line of a block is what `expected` has at its offset."""
+    for label, part in lines(name):
+        at = int(label.split()[0])
+        assert expected[at : at + len(part)] == part, f"{name}: {label}"
+
+
+# -- the example: 8 rows of one block of each format, by the page's rules
+
+
+def numbers(format):
+    """What the rows hold: (d, second scale or None, integer scales or None, q), each (8, ...)."""
+    r = np.arange(8)[:, None]
+    k = np.arange(FORMATS[format][1])
+    one, block = 0x3C00 + r, k // 32
+    if format in FLOATS:
+        return one if format == "F16" else 0x3F80 + r, None, None, None
+    if format in ("Q4_0", "Q4_1", "IQ4_NL", "MXFP4"):
+        q = np.where(k < 16, k + r, 31 - k + r) % 16
+        m = 0xB800 + r if format == "Q4_1" else None
+        return one if format != "MXFP4" else 120 + r, m, None, q
+    if format == "Q8_0":
+        return 0x2C00 + r, None, None, 8 * k - 128 + r
+    if format in ("Q5_0", "Q5_1"):
+        return one, 0xB800 + r if format == "Q5_1" else None, None, (k + r) % 32
+    if format in ("Q4_K", "Q5_K"):
+        scales = 8 * np.arange(8) + r
+        return one, 0x3800 + r, scales, (k % 32 + r + block) % (16 if format == "Q4_K" else 32)
+    assert format == "Q6_K"
+    return one, None, 8 * np.arange(16) + r - 64, (2 * (k % 32) + r + block) % 64
+
+
+def halves(bits):
+    return bits.astype("<u2").view(np.uint8)
+
+
+def number(bits):
+    return bits.astype("<u2").view("<f2").astype(float)
+
+
 def file_rows(format):
     """The example's rows: GGUF blocks (8, bytes of a block)."""
-    rows = []
-    for label, part in lines(f"{format.lower()} rows"):
-        if label:
-            assert label == f"row {len(rows)}"
-            rows.append(part)
-        else:
-            rows[-1] += part
-    return np.array([list(row) for row in rows], np.uint8)
+    d, m, scales, q = numbers(format)
+    if format == "F32":
+        return np.concatenate([np.zeros((8, 2), np.uint8), halves(d)], axis=1)
+    if format in FLOATS:
+        return halves(d)
+    q = (q & 255).astype(np.uint8)
+    if format == "Q8_0":
+        return np.concatenate([halves(d), q], axis=1)
+    if format == "MXFP4":
+        return np.concatenate([d.astype(np.uint8), q[:, :16] | q[:, 16:] << 4], axis=1)
+    if format == "Q6_K":
+        b = q.reshape(8, 2, 4, 32)  # half, block in it, column
+        low = np.stack([b[:, :, i] & 15 | (b[:, :, i + 2] & 15) << 4 for i in (0, 1)], axis=2)
+        high = sum((b[:, :, i] >> 4) << 2 * i for i in range(4))
+        low, high = low.reshape(8, 128), high.reshape(8, 64)
+        return np.concatenate([low, high, scales.astype(np.int8).view(np.uint8), halves(d)], axis=1)
+    head = [halves(d)] + ([] if m is None else [halves(m)])
+    fifth = q >> 4
+    if format.endswith("_K"):
+        sc, mn = scales.astype(np.uint8), 63 - scales.astype(np.uint8)
+        head += [sc[:, :4] | sc[:, 4:] >> 4 << 6, mn[:, :4] | mn[:, 4:] >> 4 << 6]
+        head += [sc[:, 4:] & 15 | (mn[:, 4:] & 15) << 4]
+        pairs = (q & 15).reshape(8, 4, 2, 32)  # two blocks share 32 bytes
+        nibbles = (pairs[:, :, 0] | pairs[:, :, 1] << 4).reshape(8, 128)
+        fifth = sum(fifth[:, 32 * i : 32 * i + 32] << i for i in range(8))
+    else:
+        nibbles = (q & 15)[:, :16] | (q & 15)[:, 16:] << 4
+        fifth = np.packbits(fifth, axis=1, bitorder="little")
+    return np.concatenate([*head, *([fifth] if "5" in format else []), nibbles], axis=1)
 
 
 def test_every_format_has_its_example():
@@ -54,31 +116,39 @@ def test_every_format_has_its_example():
 @pytest.mark.parametrize("format", FORMATS)
 def test_rows_pack_to_the_tile(format):
     rows = file_rows(format)
-    number, block_bytes, tile_bytes, _ = FORMATS[format]
+    number, block_cols, block_bytes, _ = FORMATS[format]
     assert rows.shape == (8, block_bytes)
-    assert content(f"{format.lower()} tile") == pack(format, rows).tobytes()
-    bits = block_bytes / 4
-    sizes = rf"{block_bytes} bytes \| {tile_bytes} bytes \| {bits:g}"
-    row = rf"\| {format} \| {number} \|.*\| {sizes} \|"
-    assert re.search(row, TEXT)
+    tile = pack(format, rows).tobytes()
+    assert_shows(f"{format.lower()} tile", tile)
+    bits = block_bytes * 8 / block_cols
+    sizes = rf"{block_cols} columns?, {block_bytes} bytes \| {len(tile)} bytes \| {bits:g}"
+    row = rf"\| {format} \| {number} \|.*\| {sizes} "
+    assert re.search(row, TEXT), row
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_rows_are_as_told(format):
-    """Scales and quants of the rows follow the rules that the page gives."""
-    r, k = np.arange(8)[:, None], np.arange(32)
-    rows = file_rows(format)
-    if format == "Q8_0":
-        d, quants = 0x2C00, rows[:, 2:].view(np.int8)
-        expected = 8 * k - 128 + r
-    else:
-        nibbles = rows[:, -16:]
-        d, quants = 0x3C00, np.concatenate([nibbles & 15, nibbles >> 4], axis=1)
-        expected = np.where(k < 16, k + r, 31 - k + r) % 16
-    assert (rows[:, :2].copy().view(np.uint16) == d + r).all()
-    assert (quants == expected).all()
-    if format == "Q4_1":
-        assert (rows[:, 2:4].copy().view(np.uint16) == 0xB800 + r).all()
+    """The rows that the page shows follow its rules, and mean what it says."""
+    rows, name = file_rows(format), format.lower()
+    shown = f"{name} rows" if f"{name} rows" in BLOCKS else f"{name} row 0"
+    found = []
+    for label, part in lines(shown):
+        if label:
+            assert label == f"row {len(found)}"
+            found.append(part)
+        else:
+            found[-1] += part
+    assert found == [bytes(row) for row in rows[: len(found)]]
+    d, m, scales, q = numbers(format)
+    if format in ("IQ4_NL", "MXFP4", *FLOATS):
+        return  # what they mean: test_weights_are_those_of_the_gguf_package
+    d, m = (number(bits) for bits in (d, np.zeros_like(d) if m is None else m))
+    q = q - {"Q4_0": 8.0, "Q5_0": 16.0, "Q6_K": 32.0}.get(format, 0.0)
+    if scales is not None:
+        columns = 256 // scales.shape[1]
+        d = np.repeat(d * scales, columns, axis=1)
+        m = np.repeat(-m * (63 - scales), columns, axis=1)
+    assert (exact(rows.tobytes(), format, q.shape) == d * q + m).all()
 
 
 @pytest.mark.parametrize("bits", [8, 16])

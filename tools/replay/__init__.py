@@ -20,7 +20,7 @@ from nybble._core.program import Weights
 from nybble._core.sequence import Engine, Sequence
 from targets.build import CFLAGS, INCLUDES, ROOT, Library, libraries
 
-SECTIONS = ("steps", "buffers", "attentions", "layers", "ropes", "turns")
+SECTIONS = ("steps", "buffers", "attentions", "ropes", "turns")
 PAGE = 128
 
 
@@ -53,7 +53,7 @@ def dump(weights: Weights, ids: list[int], rows: int, path: Path) -> None:
 
     sections = weights.program.sections()
     header = struct.pack(
-        "<8s6I32x", b"NYBRPLAY", 1, pages, vocab, weights.program.logits_buffer, len(ids), rows
+        "<8s6I32x", b"NYBRPLAY", 2, pages, vocab, weights.program.logits_buffer, len(ids), rows
     )
     with path.open("wb") as file:
         file.write(header)

@@ -74,9 +74,9 @@ int main(int argc, char **argv) {
     if (!file)
         give_up("cannot open the file");
     header h;
-    if (fread(&h, sizeof h, 1, file) != 1 || memcmp(h.magic, "NYBRPLAY", 8) || h.version != 1)
-        give_up("this is not a dumped program of version 1");
-    section s[9];
+    if (fread(&h, sizeof h, 1, file) != 1 || memcmp(h.magic, "NYBRPLAY", 8) || h.version != 2)
+        give_up("this is not a dumped program of version 2");
+    section s[8];
     for (size_t i = 0; i < sizeof s / sizeof *s; i++)
         s[i] = read_section(file);
     fclose(file);
@@ -88,20 +88,18 @@ int main(int argc, char **argv) {
         .buffers = s[1].data,
         .n_attentions = (uint32_t)(s[2].nbytes / sizeof(nyb_attention)),
         .attentions = s[2].data,
-        .n_layers = (uint32_t)(s[3].nbytes / sizeof(uint32_t)),
-        .layers = s[3].data,
-        .n_ropes = (uint32_t)(s[4].nbytes / sizeof(nyb_rope)),
-        .ropes = s[4].data,
-        .n_turns = (uint32_t)(s[5].nbytes / sizeof(uint64_t)),
-        .turns = s[5].data,
-        .weights_bytes = s[6].nbytes,
+        .n_ropes = (uint32_t)(s[3].nbytes / sizeof(nyb_rope)),
+        .ropes = s[3].data,
+        .n_turns = (uint32_t)(s[4].nbytes / sizeof(uint64_t)),
+        .turns = s[4].data,
+        .weights_bytes = s[5].nbytes,
         .vocab = h.vocab,
         .logits = h.logits_buffer,
     };
-    const int32_t *ids = s[7].data;
-    const float *expected = s[8].data;
-    if (s[7].nbytes != h.n_ids * sizeof(int32_t) || h.n_rows < 1 || h.n_rows > h.n_ids ||
-        s[8].nbytes != (uint64_t)h.n_rows * h.vocab * sizeof(float))
+    const int32_t *ids = s[6].data;
+    const float *expected = s[7].data;
+    if (s[6].nbytes != h.n_ids * sizeof(int32_t) || h.n_rows < 1 || h.n_rows > h.n_ids ||
+        s[7].nbytes != (uint64_t)h.n_rows * h.vocab * sizeof(float))
         give_up("the file's tokens or logits have the wrong size");
 
     const nyb_level *level = argc > 3 ? nyb_level_of(argv[3]) : NULL;
@@ -115,6 +113,7 @@ int main(int argc, char **argv) {
         .max_logits = chunk,
         .max_pages = h.max_pages,
         .n_pages = h.max_pages,
+        .sequences = 1,
     };
     nyb_sizes sizes;
     nyb_error error;
@@ -125,7 +124,7 @@ int main(int argc, char **argv) {
     if (nyb_measure(&program, &limits, cpu_bits, &sizes, &error))
         give_up(error.what);
     uint8_t *kv = aligned(sizes.kv_bytes), *work = aligned(sizes.work_bytes);
-    if (nyb_bind(&bound, &program, &limits, cpu_bits, s[6].data, kv, work, &error))
+    if (nyb_bind(&bound, &program, &limits, cpu_bits, s[5].data, kv, work, &error))
         give_up(error.what);
 
     /* Tokens before the expected rows are fed in chunks, the others one at a time. */
@@ -135,7 +134,7 @@ int main(int argc, char **argv) {
         uint32_t n = done < plain ? plain - done : 1;
         n = n < chunk - done % chunk ? n : chunk - done % chunk;
         const nyb_want want = done < plain ? NYB_WANT_NONE : NYB_WANT_LAST;
-        const nyb_span span = {ids + done, n, done, pages, want};
+        const nyb_span span = {ids + done, n, done, pages, 0, want};
         if (nyb_run(&bound, &(nyb_batch){&span, 1}, &error))
             give_up(error.what);
         if (want == NYB_WANT_LAST)

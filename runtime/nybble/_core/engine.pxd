@@ -13,17 +13,20 @@ cdef extern from "nyb_error.h" nogil:
 
 cdef extern from "nyb_program.h" nogil:
     enum nyb_step_op:
+        NYB_STEP_EMBED
         NYB_STEP_ROPE_ANGLES
         NYB_STEP_SELECT
         NYB_STEP_NORM
+        NYB_STEP_ADD
         NYB_STEP_QUANTIZE
         NYB_STEP_QUANTIZE16
         NYB_STEP_COMBINE
-        NYB_STEP_EMBED
         NYB_STEP_MATMUL
         NYB_STEP_MATMUL16
-        NYB_STEP_ADD
+        NYB_STEP_MATMUL32
+        NYB_STEP_BIAS
         NYB_STEP_SILU_MUL
+        NYB_STEP_GELU_MUL
         NYB_STEP_APPEND
         NYB_STEP_ATTEND
     enum:
@@ -41,9 +44,7 @@ cdef extern from "nyb_program.h" nogil:
         uint32_t unit
         uint32_t n_units
         uint32_t index
-        uint32_t layer
         float value
-        uint32_t unused
         uint64_t weights
     ctypedef struct nyb_buffer:
         uint32_t row_bytes
@@ -62,21 +63,23 @@ cdef extern from "nyb_program.h" nogil:
         uint32_t v
         uint32_t angles
         uint32_t out
+        uint32_t window
         float scale
+        float eps
+        uint64_t q_norm
+        uint64_t k_norm
     ctypedef struct nyb_program:
         uint32_t n_steps
         uint32_t n_buffers
         uint32_t n_attentions
         uint32_t n_ropes
         uint32_t n_turns
-        uint32_t n_layers
         uint32_t vocab
         uint32_t logits
         uint64_t weights_bytes
         const nyb_step *steps
         const nyb_buffer *buffers
         const nyb_attention *attentions
-        const uint32_t *layers
         const nyb_rope *ropes
         const uint64_t *turns
 
@@ -87,6 +90,7 @@ cdef extern from "nyb_engine.h" nogil:
         uint32_t max_logits
         uint32_t max_pages
         uint32_t n_pages
+        uint32_t sequences
     ctypedef struct nyb_sizes:
         uint64_t kv_bytes
         uint64_t work_bytes
@@ -103,6 +107,7 @@ cdef extern from "nyb_engine.h" nogil:
         uint32_t n
         uint32_t position
         const uint32_t *pages
+        uint32_t slot
         nyb_want want
     ctypedef struct nyb_batch:
         const nyb_span *spans
@@ -114,7 +119,9 @@ cdef extern from "nyb_engine.h" nogil:
                  nyb_error *error) noexcept
     int nyb_run(nyb_bound *bound, const nyb_batch *batch, nyb_error *error) noexcept
     const float *nyb_logits(const nyb_bound *bound, uint32_t i) noexcept
+    int nyb_can_rewind(const nyb_bound *bound, uint64_t written, uint64_t kept) noexcept
     void nyb_clear_page(nyb_bound *bound, uint32_t page) noexcept
+    void nyb_clear_slot(nyb_bound *bound, uint32_t slot) noexcept
 
 cdef extern from "layout.h" nogil:
     uint64_t nyb_page_bytes(const nyb_attention *a) noexcept

@@ -1,5 +1,5 @@
 # The kernels' contract (kernels_ref/nyb_kernels.h, targets/), word for word.
-from libc.stdint cimport int8_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int8_t, int16_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "nyb_kernels.h" nogil:
     enum:
@@ -9,16 +9,20 @@ cdef extern from "nyb_kernels.h" nogil:
         NYB_PAGE
         NYB_F32
         NYB_F16
+        NYB_BF16
     enum nyb_op:
         NYB_OP_gemv
         NYB_OP_gemv16
+        NYB_OP_gemv32
         NYB_OP_gemm
+        NYB_OP_gemm32
         NYB_OP_embed
         NYB_OP_rmsnorm
         NYB_OP_quantize
         NYB_OP_quantize16
         NYB_OP_add
         NYB_OP_silu_mul
+        NYB_OP_gelu_mul
         NYB_OP_rope_angles
         NYB_OP_rope
         NYB_OP_append
@@ -31,21 +35,22 @@ cdef extern from "nyb_kernels.h" nogil:
         float d
         float s
         int32_t sum
-        int32_t unused
+        int16_t half_sum[2]
     ctypedef struct nyb_q16:
         int8_t hi[32]
         int8_t lo[32]
         float d
         float s
         int32_t sum
-        int32_t unused
+        int16_t half_sum[2][2]
+        int32_t unused[3]
     ctypedef struct nyb_layout:
         const char *name
         uint32_t format
+        uint32_t block_cols
         uint32_t block_bytes
-        uint32_t tile_bytes
-        # 0, or 1 + 8 * block + row of the first scale that is not finite
-        size_t (*pack)(size_t n_blocks, const uint8_t *const *rows, uint8_t *dst) noexcept nogil
+        # 0, or 1 + 8 * tile + row of the first scale or float that is not finite
+        size_t (*pack)(size_t n_tiles, const uint8_t *const *rows, uint8_t *dst) noexcept nogil
     ctypedef struct nyb_gemv_args:
         size_t n_tiles
         size_t n_blocks
@@ -68,6 +73,21 @@ cdef extern from "nyb_kernels.h" nogil:
         float *y
         size_t y_stride
         void *panel
+    ctypedef struct nyb_gemv32_args:
+        size_t n_tiles
+        size_t n_blocks
+        const uint8_t *w
+        const float *x
+        float *y
+    ctypedef struct nyb_gemm32_args:
+        size_t n_tiles
+        size_t n_blocks
+        size_t n_tokens
+        const uint8_t *w
+        const float *x
+        size_t x_stride
+        float *y
+        size_t y_stride
     ctypedef struct nyb_embed_args:
         size_t row
         size_t n_blocks
@@ -97,6 +117,7 @@ cdef extern from "nyb_kernels.h" nogil:
         const float *gate
         const float *up
         float *out
+    ctypedef nyb_silu_mul_args nyb_gelu_mul_args
     ctypedef struct nyb_rope_angles_args:
         size_t n
         uint64_t position
@@ -142,13 +163,16 @@ cdef extern from "nyb_kernels.h" nogil:
     ctypedef union nyb_run_fn:
         void (*gemv)(const nyb_gemv_args *args) noexcept nogil
         void (*gemv16)(const nyb_gemv16_args *args) noexcept nogil
+        void (*gemv32)(const nyb_gemv32_args *args) noexcept nogil
         void (*gemm)(const nyb_gemm_args *args) noexcept nogil
+        void (*gemm32)(const nyb_gemm32_args *args) noexcept nogil
         void (*embed)(const nyb_embed_args *args) noexcept nogil
         void (*rmsnorm)(const nyb_rmsnorm_args *args) noexcept nogil
         void (*quantize)(const nyb_quantize_args *args) noexcept nogil
         void (*quantize16)(const nyb_quantize16_args *args) noexcept nogil
         void (*add)(const nyb_add_args *args) noexcept nogil
         void (*silu_mul)(const nyb_silu_mul_args *args) noexcept nogil
+        void (*gelu_mul)(const nyb_gelu_mul_args *args) noexcept nogil
         void (*rope_angles)(const nyb_rope_angles_args *args) noexcept nogil
         void (*rope)(const nyb_rope_args *args) noexcept nogil
         void (*append)(const nyb_append_args *args) noexcept nogil

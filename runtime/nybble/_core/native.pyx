@@ -7,7 +7,9 @@ The functions that Python sees tell what this build has and what this machine ca
 from nybble._core.engine cimport (
     nyb_barrier_seconds,
     nyb_bind,
+    nyb_can_rewind,
     nyb_clear_page,
+    nyb_clear_slot,
     nyb_logits,
     nyb_measure,
     nyb_pool_solo_calls,
@@ -66,15 +68,15 @@ def rows():
 
 
 def formats():
-    """The GGUF formats that this build can pack: name -> (type number, bytes of a block, bytes of
-    a packed tile, address of the function that packs a tile row)."""
+    """The GGUF formats that this build can pack: name -> (type number, columns of a block, bytes
+    of a block, address of the function that packs a tile row). A tile is 8 blocks."""
     cdef const nyb_layout *layout
     out = {}
     for number in range(48):
         layout = nyb_layout_of(number)
         if layout is not NULL:
             pack = <size_t>layout.pack
-            out[layout.name.decode()] = (number, layout.block_bytes, layout.tile_bytes, pack)
+            out[layout.name.decode()] = (number, layout.block_cols, layout.block_bytes, pack)
     return out
 
 
@@ -173,8 +175,14 @@ cdef int run(nyb_bound *bound, const nyb_batch *batch, nyb_error *error) noexcep
 cdef const float *logits(const nyb_bound *bound, uint32_t i) noexcept nogil:
     return nyb_logits(bound, i)
 
+cdef int can_rewind(const nyb_bound *bound, uint64_t written, uint64_t kept) noexcept nogil:
+    return nyb_can_rewind(bound, written, kept)
+
 cdef void clear_page(nyb_bound *bound, uint32_t page) noexcept nogil:
     nyb_clear_page(bound, page)
+
+cdef void clear_slot(nyb_bound *bound, uint32_t slot) noexcept nogil:
+    nyb_clear_slot(bound, slot)
 
 cdef uint64_t read(const void *data, uint64_t nbytes, uint32_t streams,
                    uint32_t threads) noexcept nogil:

@@ -8,7 +8,6 @@ from nybble._core.engine cimport (
     nyb_rope,
     nyb_step,
 )
-from libc.stdint cimport uint32_t
 
 
 cdef class Arena:
@@ -22,7 +21,6 @@ cdef class Program:
     cdef nyb_buffer *buffers
     cdef nyb_attention *attentions
     cdef nyb_rope *ropes
-    cdef uint32_t *layers
     cdef uint64_t *turns
     cdef readonly list placements   # list[Placement]: where each tensor goes in the weights
 

@@ -1,28 +1,28 @@
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
+
+BLOCK: int
+TILE_ROWS: int
+Q8_BYTES: int
+Q16_BYTES: int
+VECTOR: int
+FLOATS: tuple[int, ...]
+ENDS_PHASE: int
+ON_LOGITS: int
+OPS: dict[str, int]
 
 class Arena:
     nbytes: int
     def __init__(self, nbytes: int, purpose: str = ...) -> None: ...
     def view(self) -> memoryview: ...
 
-class Placement:
-    name: str
-    format: int
-    rows: int
-    cols: int
-    offset: int
-    nbytes: int
-    head_dim: int
-    rope_dims: int
-
 class Program:
-    placements: list[Placement]
+    placements: list[Any]
     vocab: int
     weights_bytes: int
     read_bytes: int
     logits_buffer: int
-    def __init__(self, tree: Any, formats: Mapping[str, str]) -> None: ...
+    def __init__(self, lowered: Any) -> None: ...
     def kv_read_bytes(self, positions: int) -> int: ...
     def sections(self) -> dict[str, bytes]: ...
 

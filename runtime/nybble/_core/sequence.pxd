@@ -1,5 +1,5 @@
 # The engine as Python holds it, and a sequence: a slot of its KV cache.
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from nybble._core.engine cimport nyb_bound, nyb_want
 from nybble._core.program cimport Arena, Weights
@@ -21,6 +21,8 @@ cdef class Sequence:
     cdef readonly Engine engine
     cdef uint32_t *pages            # owned: (max_pages,) of the engine's cache
     cdef uint32_t n_pages
+    cdef uint32_t slot
+    cdef uint64_t written           # positions that have been in the cache since it was empty
     cdef readonly list ids          # tokens whose keys and values are in the cache
 
     cdef _run(self, list ids, nyb_want want)

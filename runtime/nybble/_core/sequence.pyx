@@ -16,7 +16,9 @@ from nybble._core.kernels cimport NYB_PAGE
 from nybble._core.native cimport (
     barrier_seconds,
     bind,
+    can_rewind,
     clear_page,
+    clear_slot,
     logits,
     measure,
     read,
@@ -65,7 +67,7 @@ cdef class Engine:
                   uint32_t sequences=1, uint32_t chunk=CHUNK):
         cdef uint32_t pages = (context + NYB_PAGE - 1) // NYB_PAGE
         cdef nyb_limits limits = nyb_limits(threads, chunk, min(chunk, LOGITS_ROWS), pages,
-                                            pages * sequences)
+                                            pages * sequences, sequences)
         cdef nyb_sizes sizes
         cdef nyb_error error
         cdef uint32_t bits = cpu_bits()
@@ -107,6 +109,7 @@ cdef class Sequence:
         if slot >= engine.sequences:
             raise UsageError(f"slot {slot}: the engine has room for {engine.sequences} sequences")
         self.engine = engine
+        self.slot = slot
         self.ids = []
         self.n_pages = (engine.context + NYB_PAGE - 1) // NYB_PAGE
         self.pages = <uint32_t *>PyMem_Malloc(self.n_pages * sizeof(uint32_t))
@@ -129,17 +132,22 @@ cdef class Sequence:
         return self.engine.bound.program.vocab
 
     def rewind(self, size_t n):
-        """Forgets all but the first n tokens."""
+        """Forgets all but the first n tokens, or all of them if a layer with a window has let go
+        of what the next one would see. Returns how many are left."""
+        if not can_rewind(&self.engine.bound, self.written, n):
+            n = 0
+        if n == 0:
+            self.written = 0
         del self.ids[n:]
+        return len(self.ids)
 
     def reuse(self, list ids):
         """Rewinds to the longest prefix that these ids share with what is in the cache, at most
-        all but the last of them; returns its length."""
+        all but the last of them; returns its length, or 0 if that cannot be gone back to."""
         cdef Py_ssize_t n = 0, most = min(len(self.ids), len(ids) - 1)
         while n < most and self.ids[n] == ids[n]:
             n += 1
-        self.rewind(n)
-        return n
+        return self.rewind(n)
 
     def next_chunk(self, size_t n):
         """How many of the n next tokens to feed in one call: up to the next position that is a
@@ -188,7 +196,8 @@ cdef class Sequence:
         lane of attention multiplies what is in it by zero, which for NaN is NaN again."""
         for i in range(self.n_pages):
             clear_page(&self.engine.bound, self.pages[i])
-        self.ids.clear()
+        clear_slot(&self.engine.bound, self.slot)
+        self.rewind(0)
         return NumericError(f"the logit of token {id} is not a number; the weights are damaged or "
                             "nybble has a bug: get the model again, and if that does not help, "
                             "report it")
@@ -209,7 +218,7 @@ cdef class Sequence:
         try:
             for i in range(n):
                 c_ids[i] = ids[i]
-            span = nyb_span(c_ids, n, len(self.ids), self.pages, want)
+            span = nyb_span(c_ids, n, len(self.ids), self.pages, self.slot, want)
             batch = nyb_batch(&span, 1)
             with _engine_lock:
                 with nogil:
@@ -219,6 +228,7 @@ cdef class Sequence:
         if failed:
             raise UsageError(f"these tokens cannot be run: {said(&error)}")
         self.ids.extend(ids)
+        self.written = max(self.written, <uint64_t>len(self.ids))
 
     cdef const float *row(self, uint32_t i) except NULL:
         if i >= self.engine.bound.n_logits:

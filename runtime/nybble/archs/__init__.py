@@ -1,61 +1,90 @@
 """Model families: from a file's metadata to a tree of parts.
 
 A family is a module here, named as GGUF's `general.architecture` names it, with one function
-`describe(m: Metadata) -> Decoder`. The parts below are implemented once, in `nybble._core`; a
-family says which, with what numbers. Names and shapes of tensors follow from the tree and are
-checked against the file before a byte of weights is read.
+`describe(m: Metadata) -> Decoder`. The parts below are implemented once, in `nybble.lowering` and
+the engine; a family says which, with what numbers. Names and shapes of tensors follow from the
+tree and are checked against the file before a byte of weights is read.
 """
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import NamedTuple
 
 from nybble.archs.turns import rope_turns
 from nybble.errors import FormatError
 
+ROPE_FACTORS = "rope_freqs.weight"
+
 
 class Rope(NamedTuple):
     """Rotary position embedding (Su et al., "RoFormer", 2021): pair i of `dims` / 2 turns by
     theta ** (-2 i / dims) radians a position. `layout` says which dimensions are a pair in the
-    file's rows: "pairs" (2i, 2i + 1) or "halves" (i, i + dims / 2)."""
+    file's rows: "pairs" (2i, 2i + 1) or "halves" (i, i + dims / 2).
+
+    factor  : by which all pairs turn more slowly: positions interpolated linearly (Chen et al.,
+              "Extending Context Window of Large Language Models", 2023)
+    factors : and those of each pair, () for none: Llama 3.1's, which slow the slow pairs down
+    """
 
     theta: float
     dims: int
     layout: str
+    factor: float = 1.0
+    factors: tuple[float, ...] = ()
 
     def turns(self) -> tuple[int, ...]:
         """Turns a position of each pair, times 2^64, rounded to nearest: (dims / 2,)."""
-        return rope_turns(self.theta, self.dims)
+        return rope_turns(self.theta, self.dims, self.factor, self.factors)
 
 
 class Attention(NamedTuple):
     """Grouped-query attention (Ainslie et al., 2023): heads / kv_heads query heads share a key
-    and a value head."""
+    and a value head.
+
+    scale     : of the scores; None: 1 / sqrt(head_dim)
+    window    : a token sees so many positions, its own the last of them; 0: all
+    qkv_bias  : q, k and v have a vector added
+    qk_norm   : each head of q and k is RMS-normed before it is rotated
+    """
 
     heads: int
     kv_heads: int
     head_dim: int
     rope: Rope
+    scale: float | None = None
+    window: int = 0
+    qkv_bias: bool = False
+    qk_norm: bool = False
+
+    @property
+    def score_scale(self) -> float:
+        return 1 / math.sqrt(self.head_dim) if self.scale is None else self.scale
 
 
 class Mlp(NamedTuple):
-    """Gated MLP (Shazeer, "GLU Variants Improve Transformer", 2020): down(silu(gate) * up)."""
+    """Gated MLP (Shazeer, "GLU Variants Improve Transformer", 2020): down(act(gate) * up), where
+    act is "silu" or "gelu", the latter with tanh (Hendrycks, Gimpel, 2016)."""
 
     hidden: int
+    act: str = "silu"
 
 
 class Block(NamedTuple):
-    """One pre-norm layer: x += attention(norm(x)); x += mlp(norm(x))."""
+    """One pre-norm layer: x += attention(norm(x)); x += mlp(norm(x)). With `post_norms` what is
+    added is normed too."""
 
     attention: Attention
     mlp: Mlp
+    post_norms: bool = False
 
 
 class Decoder(NamedTuple):
-    """A whole model. `tied`: the output head is the embedding."""
+    """A whole model. `tied`: the output head is the embedding, whose rows are multiplied by
+    `embed_scale` where they enter."""
 
     dim: int
     vocab: int
@@ -63,22 +92,35 @@ class Decoder(NamedTuple):
     norm_eps: float
     blocks: tuple[Block, ...]
     tied: bool
+    embed_scale: float = 1.0
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Name and shape (rows, columns) of every tensor that the file must hold, in the order
         in which a token reads them."""
         yield "token_embd.weight", (self.vocab, self.dim)
+        ropes = {block.attention.rope for block in self.blocks}
+        for dims in {rope.dims for rope in ropes if rope.factors}:
+            yield ROPE_FACTORS, (dims // 2,)
         for i, block in enumerate(self.blocks):
             a, hidden, at = block.attention, block.mlp.hidden, f"blk.{i}."
+            q_rows, kv_rows = a.heads * a.head_dim, a.kv_heads * a.head_dim
             yield at + "attn_norm.weight", (self.dim,)
-            yield at + "attn_q.weight", (a.heads * a.head_dim, self.dim)
-            yield at + "attn_k.weight", (a.kv_heads * a.head_dim, self.dim)
-            yield at + "attn_v.weight", (a.kv_heads * a.head_dim, self.dim)
-            yield at + "attn_output.weight", (self.dim, a.heads * a.head_dim)
+            for part, rows in (("q", q_rows), ("k", kv_rows), ("v", kv_rows)):
+                yield f"{at}attn_{part}.weight", (rows, self.dim)
+                if a.qkv_bias:
+                    yield f"{at}attn_{part}.bias", (rows,)
+            if a.qk_norm:
+                yield at + "attn_q_norm.weight", (a.head_dim,)
+                yield at + "attn_k_norm.weight", (a.head_dim,)
+            yield at + "attn_output.weight", (self.dim, q_rows)
+            if block.post_norms:
+                yield at + "post_attention_norm.weight", (self.dim,)
             yield at + "ffn_norm.weight", (self.dim,)
             yield at + "ffn_gate.weight", (hidden, self.dim)
             yield at + "ffn_up.weight", (hidden, self.dim)
             yield at + "ffn_down.weight", (self.dim, hidden)
+            if block.post_norms:
+                yield at + "post_ffw_norm.weight", (self.dim,)
         yield "output_norm.weight", (self.dim,)
         if not self.tied:
             yield "output.weight", (self.vocab, self.dim)
@@ -87,10 +129,17 @@ class Decoder(NamedTuple):
 class Metadata:
     """What a family may ask of a file: its own keys, checked, and which tensors there are."""
 
-    def __init__(self, arch: str, metadata: Mapping[str, object], tensors: Mapping[str, object]):
+    def __init__(
+        self,
+        arch: str,
+        metadata: Mapping[str, object],
+        tensors: Mapping[str, object],
+        data: Callable[[str], memoryview],
+    ):
         self.arch = arch
         self._metadata = metadata
         self._tensors = tensors
+        self._data = data
 
     def has(self, key: str) -> bool:
         return f"{self.arch}.{key}" in self._metadata
@@ -126,6 +175,67 @@ class Metadata:
     def has_tensor(self, name: str) -> bool:
         return name in self._tensors
 
+    def rope(self, dims: int, layout: str) -> Rope:
+        """The rotation that the file tells, of heads of `dims` dimensions."""
+        dims = self.count("rope.dimension_count", dims)
+        kind = self.text("rope.scaling.type", "linear")
+        if kind not in ("none", "linear"):
+            raise self.refuse(
+                f"rotary embeddings scaled by {kind!r} are not supported; linear and "
+                "Llama 3.1's factors are"
+            )
+        older = self.number("rope.scale_linear", 1.0, least=0)
+        factor = self.number("rope.scaling.factor", older, least=0)  # 0 where there is none
+        return Rope(
+            theta=self.number("rope.freq_base", 10_000.0),
+            dims=dims,
+            layout=layout,
+            factor=1.0 if kind == "none" else factor or 1.0,
+            factors=self._rope_factors(dims),
+        )
+
+    def attention(self, layout: str) -> Attention:
+        """Attention with the numbers where most families have them; `layout` of its rope."""
+        dim, heads = self.count("embedding_length"), self.count("attention.head_count")
+        if dim % heads and not self.has("attention.key_length"):
+            raise self.refuse(f"embedding_length {dim} does not divide among {heads} heads")
+        head_dim = self.count("attention.key_length", dim // heads)
+        if self.count("attention.value_length", head_dim) != head_dim:
+            raise self.refuse("keys and values of different lengths are not supported")
+        return Attention(
+            heads=heads,
+            kv_heads=self.count("attention.head_count_kv", heads),
+            head_dim=head_dim,
+            rope=self.rope(head_dim, layout),
+        )
+
+    def decoder(self, block: Callable[[int], Block], embed_scale: float = 1.0) -> Decoder:
+        """The whole model with the numbers where most families have them; `block(i)` is layer i."""
+        if self.count("expert_count", 0, least=0):
+            raise self.refuse("mixtures of experts are not supported yet")
+        return Decoder(
+            dim=self.count("embedding_length"),
+            vocab=self.vocab,
+            context=self.count("context_length"),
+            norm_eps=self.number("attention.layer_norm_rms_epsilon", most=1.0),
+            blocks=tuple(map(block, range(self.count("block_count", most=4096)))),
+            tied=not self.has_tensor("output.weight"),
+            embed_scale=embed_scale,
+        )
+
+    def _rope_factors(self, dims: int) -> tuple[float, ...]:
+        """Llama 3.1's: what the converter made of the model's numbers; () if the file has none."""
+        if not self.has_tensor(ROPE_FACTORS):
+            return ()
+        data = self._data(ROPE_FACTORS)
+        if len(data) != 4 * (dims // 2):
+            raise FormatError(f"{ROPE_FACTORS} has {len(data)} bytes; {dims // 2} floats expected")
+        factors = tuple(data.cast("f"))
+        for i, factor in enumerate(factors):
+            if not 1e-3 <= factor <= 1e6:
+                raise FormatError(f"{ROPE_FACTORS}[{i}] is {factor}; it should be 0.001 to 1e+06")
+        return factors
+
     @property
     def vocab(self) -> int:
         """The number of tokens in the file's vocabulary."""
@@ -157,13 +267,18 @@ def known() -> list[str]:
     return sorted(n[:-3] for n in here if n.endswith(".py") and n not in not_a_family)
 
 
-def describe(metadata: Mapping[str, object], tensors: Mapping[str, object]) -> Decoder:
-    """The tree of a file's model. FormatError if the family is unknown or its numbers are not
-    those of a model that can be run."""
+def describe(
+    metadata: Mapping[str, object],
+    tensors: Mapping[str, object],
+    data: Callable[[str], memoryview],
+) -> Decoder:
+    """The tree of a file's model; `data` gives the bytes of a tensor, for the few that are numbers
+    of the tree. FormatError if the family is unknown or its numbers are not those of a model that
+    can be run."""
     arch = metadata.get("general.architecture")
     if arch not in known():
         raise FormatError(f"architecture {arch!r} is not known here; known: {', '.join(known())}")
     decoder: Decoder = import_module(f"nybble.archs.{arch}").describe(
-        Metadata(str(arch), metadata, tensors)
+        Metadata(str(arch), metadata, tensors, data)
     )
     return decoder

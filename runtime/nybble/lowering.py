@@ -1,0 +1,367 @@
+"""From a tree of parts to a program: the flat array of steps that the C runner executes.
+
+`lower(tree, formats)` says of a `nybble.archs.Decoder` which steps it is, in which buffers, and
+where each tensor goes in the packed weights: in the order in which a token reads them. A layer
+becomes five phases, which is what a small model's speed depends on:
+
+    1  add what the last branch gave, norm, quantize; q, k and v
+    2  attention (a phase earlier, if there are several tokens: their keys and values)
+    3  join the pages, quantize; output projection
+    4  add it, norm, quantize; gate, up and activation
+    5  quantize; down
+
+The residual stream is written by row steps alone, so with one token every thread has its own and
+needs no barrier to change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from nybble._core.native import formats as packable
+from nybble._core.program import (
+    BLOCK,
+    ENDS_PHASE,
+    FLOATS,
+    ON_LOGITS,
+    Q8_BYTES,
+    Q16_BYTES,
+    TILE_ROWS,
+    VECTOR,
+)
+from nybble.archs import Attention, Block, Decoder, Rope
+from nybble.errors import FormatError
+
+Fields = dict[str, Any]  # of a struct of nyb_program.h, by name
+
+
+class Activations(NamedTuple):
+    """A matrix's input, in two buffers: as floats, and as the blocks that it is quantized to."""
+
+    floats: int
+    blocks: int
+    bits: int = 8
+    flags: int = 0  # of the steps that make and read it
+
+
+class Placement(NamedTuple):
+    """Where a tensor goes: bytes `offset` .. `offset + nbytes` of the weights.
+
+    format     : GGUF's type number
+    rows, cols : of the matrix; a vector has rows = 0
+    head_dim, rope_dims : if rope_dims > 0, the rows (of a vector: the elements) are heads of
+                 head_dim whose first rope_dims come as pairs (2i, 2i + 1), and are packed as
+                 halves (i, i + rope_dims / 2)
+    """
+
+    name: str
+    format: int
+    rows: int
+    cols: int
+    offset: int
+    nbytes: int
+    head_dim: int
+    rope_dims: int
+
+
+class Lowered:
+    """What a program is made of, while it is being made.
+
+    steps, attentions : fields of nyb_step and nyb_attention
+    buffers           : (bytes of a row, whether rows are those of logits, whether replicated)
+    ropes             : (number of pairs, index of the first in turns)
+    placements        : by name, in the order of reading
+    """
+
+    def __init__(self, formats: Mapping[str, str], vocab: int):
+        self.formats = formats
+        self.vocab = vocab
+        self.steps: list[Fields] = []
+        self.buffers: list[tuple[int, bool, bool]] = []
+        self.attentions: list[Fields] = []
+        self.ropes: list[tuple[int, int]] = []
+        self.turns: list[int] = []
+        self.placements: dict[str, Placement] = {}
+        self.weights_bytes = 0
+        self.logits = 0  # buffer
+        self._known_ropes: dict[Rope, tuple[int, int]] = {}
+
+    # -- buffers and weights
+
+    def buffer(self, row_bytes: int, replicated: bool = False, on_logits: bool = False) -> int:
+        self.buffers.append((_aligned(row_bytes), on_logits, replicated))
+        return len(self.buffers) - 1
+
+    def floats(self, n: int, replicated: bool = False, on_logits: bool = False) -> int:
+        return self.buffer(4 * _tiles(n) * TILE_ROWS, replicated, on_logits)
+
+    def blocks(self, n: int) -> int:
+        """A buffer of nyb_q8: rows of whole blocks, so that a stride can be told in blocks."""
+        return self.buffer(_aligned(n // BLOCK, 4) * Q8_BYTES, replicated=True)
+
+    def matrix(self, name: str, rows: int, cols: int, heads: Attention | None = None) -> Fields:
+        """Places a matrix; returns the fields of a step that reads it. heads: its rows are those
+        of heads that rotate."""
+        format, known = self.formats[name], packable()
+        if format not in known:
+            raise FormatError(f"{name} is {format}; this version runs {', '.join(known)} matrices")
+        number, block_cols, block_bytes, _ = known[format]
+        of_blocks = max(block_cols, BLOCK)
+        if cols % of_blocks:
+            raise FormatError(f"{name} has {cols} columns, which is not a multiple of {of_blocks}")
+        nbytes = _tiles(rows) * TILE_ROWS * cols // block_cols * block_bytes
+        offset = self._place(name, number, rows, cols, nbytes, heads)
+        return {"format": number, "rows": rows, "cols": cols, "weights": offset}
+
+    def vector(self, name: str, n: int, heads: Attention | None = None) -> Fields:
+        """Places a vector of floats; returns the fields of a step that reads it."""
+        if self.formats[name] != "F32":
+            raise FormatError(f"{name} is {self.formats[name]}; vectors must be F32")
+        return {"rows": n, "weights": self._place(name, VECTOR, 0, n, 4 * n, heads)}
+
+    def _place(
+        self, name: str, format: int, rows: int, cols: int, nbytes: int, heads: Attention | None
+    ) -> int:
+        """Gives a tensor its place in the weights; one that has a place keeps it."""
+        if name not in self.placements:
+            turned = (0, 0)
+            if heads is not None and heads.rope.layout == "pairs":
+                turned = (heads.head_dim, heads.rope.dims)
+            self.placements[name] = Placement(
+                name, format, rows, cols, self.weights_bytes, nbytes, *turned
+            )
+            self.weights_bytes += _aligned(nbytes)
+        return self.placements[name].offset
+
+    def forget_weights(self) -> None:
+        """Takes all places back: tensors are placed when they are next asked for."""
+        self.placements.clear()
+        self.weights_bytes = 0
+
+    # -- steps
+
+    def step(self, op: str, **fields: Any) -> None:
+        self.steps.append({"op": op, **fields})
+
+    def end_phase(self) -> None:
+        self.steps[-1]["flags"] = self.steps[-1].get("flags", 0) | ENDS_PHASE
+
+    def norm(self, name: str, source: int, out: int, n: int, eps: float, flags: int = 0) -> None:
+        fields = self.vector(name, n)
+        self.step("norm", **{"in": source}, out=out, value=eps, flags=flags, **fields)
+
+    def add(self, source: int, out: int, n: int, flags: int = 0) -> None:
+        self.step("add", **{"in": source}, out=out, rows=n, flags=flags)
+
+    def quantize(self, activations: Activations, n: int, *matrices: Fields) -> None:
+        """The activations as blocks, if any of the matrices that they meet is quantized."""
+        if any(matrix["format"] not in FLOATS for matrix in matrices):
+            floats, blocks, bits, flags = activations
+            op = "quantize16" if bits == 16 else "quantize"
+            self.step(op, **{"in": floats}, out=blocks, rows=n, flags=flags)
+
+    def matmul(
+        self, matrix: Fields, activations: Activations, out: int, unit: int, n_units: int
+    ) -> None:
+        floats, blocks, bits, flags = activations
+        op, source = ("matmul16" if bits == 16 else "matmul"), blocks
+        if matrix["format"] in FLOATS:
+            op, source = "matmul32", floats
+        units = {"unit": unit, "n_units": n_units}
+        self.step(op, **{"in": source}, out=out, flags=flags, **units, **matrix)
+
+    def rope(self, rope: Rope) -> tuple[int, int]:
+        """The number of a rope and of the buffer its angles are in, computed where it is first
+        asked for."""
+        if rope not in self._known_ropes:
+            turns = rope.turns()
+            angles = self.buffer(8 * len(turns), replicated=True)
+            self.ropes.append((len(turns), len(self.turns)))
+            self.turns.extend(turns)
+            self.step("rope_angles", index=len(self.ropes) - 1, out=angles)
+            self._known_ropes[rope] = len(self.ropes) - 1, angles
+        return self._known_ropes[rope]
+
+
+def lower(tree: Decoder, formats: Mapping[str, str]) -> Lowered:
+    """The program of a model. formats: tensor name -> GGUF format name ("Q4_1"), of every tensor
+    in tree.tensors(). FormatError if a shape or format is one that no kernel takes."""
+    _check(tree)
+    return _Lowering(tree, formats).low
+
+
+def _aligned(n: int, to: int = 64) -> int:
+    return (n + to - 1) // to * to
+
+
+def _tiles(rows: int) -> int:
+    return (rows + TILE_ROWS - 1) // TILE_ROWS
+
+
+def _check(tree: Decoder) -> None:
+    """What the kernels need of a tree's numbers, in the words of who made the file."""
+    if tree.dim % BLOCK:
+        raise FormatError(f"embedding_length {tree.dim} is not a multiple of {BLOCK}")
+    for block in tree.blocks:
+        a = block.attention
+        if a.heads % a.kv_heads:
+            raise FormatError(f"{a.heads} query heads do not divide among {a.kv_heads} KV heads")
+        if a.head_dim % 8 or a.rope.dims % 16 or a.rope.dims > a.head_dim:
+            raise FormatError(
+                f"heads of {a.head_dim} dimensions of which {a.rope.dims} rotate; nybble needs "
+                "multiples of 8 and 16"
+            )
+        for what, n in (("attention heads", a.heads * a.head_dim), ("MLP", block.mlp.hidden)):
+            if n % BLOCK:
+                raise FormatError(f"{what}: {n} columns, not a multiple of {BLOCK}")
+
+
+class _Lowering:
+    """One model's way through the parts, in the order of a token.
+
+    x       : the residual stream
+    y       : what a branch gives, to be added to it
+    pending : the norm that comes before it is added, "" for none; None: nothing is to be added
+    """
+
+    def __init__(self, tree: Decoder, formats: Mapping[str, str]):
+        self.tree = tree
+        self.low = low = Lowered(formats, tree.vocab)
+        widest = max(b.attention.heads * b.attention.head_dim for b in tree.blocks)
+        narrow = max(b.attention.kv_heads * b.attention.head_dim for b in tree.blocks)
+        hidden = max(b.mlp.hidden for b in tree.blocks)
+        self.x = low.floats(tree.dim, replicated=True)
+        self.y = low.floats(tree.dim)
+        self.normed = low.floats(tree.dim, replicated=True)
+        self.blocks = low.blocks(max(tree.dim, widest, hidden))
+        self.q, self.k, self.v = low.floats(widest), low.floats(narrow), low.floats(narrow)
+        self.attended = low.floats(widest, replicated=True)
+        self.gate, self.up, self.active = (low.floats(hidden) for _ in range(3))
+        self.pending: str | None = None
+
+        embedding = self._embedding()
+        if tree.tied:  # the head reads it, and last: it gets its place there
+            low.forget_weights()
+        embed = len(low.steps)
+        low.step("embed", out=self.x, value=tree.embed_scale, **embedding)
+        for i, block in enumerate(tree.blocks):
+            self._attention(f"blk.{i}.", block)
+            self._mlp(f"blk.{i}.", block)
+        self._head()
+        low.steps[embed].update(self._embedding())
+
+    def _embedding(self) -> Fields:
+        return self.low.matrix("token_embd.weight", self.tree.vocab, self.tree.dim)
+
+    def _join(self, x: int, y: int, normed: int, flags: int = 0) -> None:
+        """Adds what the last branch gave, if there was one."""
+        dim, eps = self.tree.dim, self.tree.norm_eps
+        if self.pending:
+            self.low.norm(self.pending, y, normed, dim, eps, flags)
+            y = normed
+        if self.pending is not None:
+            self.low.add(y, x, dim, flags)
+        self.pending = None
+
+    def _enter(self, norm: str) -> Activations:
+        """The input of a branch: x, normed; its matrices say whether it is to be quantized."""
+        self._join(self.x, self.y, self.normed)
+        self.low.norm(norm, self.x, self.normed, self.tree.dim, self.tree.norm_eps)
+        return Activations(self.normed, self.blocks)
+
+    def _leave(self, name: str, source: int, columns: int, post_norm: str) -> None:
+        """A branch's last matrix, whose input is in the buffer `source`."""
+        low, dim, activations = self.low, self.tree.dim, Activations(source, self.blocks)
+        matrix = low.matrix(name, dim, columns)
+        low.quantize(activations, columns, matrix)
+        low.matmul(matrix, activations, self.y, 0, _tiles(dim))
+        low.end_phase()
+        self.pending = post_norm
+
+    def _attention(self, at: str, block: Block) -> None:
+        low, a, dim = self.low, block.attention, self.tree.dim
+        rope, angles = low.rope(a.rope)
+        layer = len(low.attentions)
+        q_rows, kv_rows = a.heads * a.head_dim, a.kv_heads * a.head_dim
+
+        activations = self._enter(at + "attn_norm.weight")
+        parts = []
+        for part, rows, out in (
+            ("attn_q", q_rows, self.q),
+            ("attn_k", kv_rows, self.k),
+            ("attn_v", kv_rows, self.v),
+        ):
+            heads = None if part == "attn_v" else a
+            matrix = low.matrix(f"{at}{part}.weight", rows, dim, heads)
+            bias = low.vector(f"{at}{part}.bias", rows, heads) if a.qkv_bias else None
+            parts.append((matrix, bias, out))
+        low.quantize(activations, dim, *(matrix for matrix, _, _ in parts))
+        unit, n_units = 0, _tiles(q_rows) + 2 * _tiles(kv_rows)
+        for matrix, bias, out in parts:
+            low.matmul(matrix, activations, out, unit, n_units)
+            if bias is not None:
+                low.step("bias", out=out, unit=unit, n_units=n_units, **bias)
+            unit += _tiles(matrix["rows"])
+        low.end_phase()
+
+        norms: Fields = {}
+        if a.qk_norm:
+            norms = {
+                "eps": self.tree.norm_eps,
+                "q_norm": low.vector(at + "attn_q_norm.weight", a.head_dim, a)["weights"],
+                "k_norm": low.vector(at + "attn_k_norm.weight", a.head_dim, a)["weights"],
+            }
+        low.attentions.append(
+            {
+                "heads": a.heads,
+                "kv_heads": a.kv_heads,
+                "head_dim": a.head_dim,
+                "rope": rope,
+                "angles": angles,
+                "window": a.window,
+                "scale": a.score_scale,
+                "q": self.q,
+                "k": self.k,
+                "v": self.v,
+                "out": self.attended,
+                **norms,
+            }
+        )
+        for op in ("append", "attend"):
+            low.step(op, index=layer)
+            low.end_phase()
+        low.step("combine", index=layer)
+        post_norm = at + "post_attention_norm.weight" if block.post_norms else ""
+        self._leave(at + "attn_output.weight", self.attended, q_rows, post_norm)
+
+    def _mlp(self, at: str, block: Block) -> None:
+        low, n, dim = self.low, block.mlp.hidden, self.tree.dim
+        activations = self._enter(at + "ffn_norm.weight")
+        gate, up = (low.matrix(f"{at}ffn_{part}.weight", n, dim) for part in ("gate", "up"))
+        low.quantize(activations, dim, gate, up)
+        low.matmul(gate, activations, self.gate, 0, _tiles(n))
+        low.matmul(up, activations, self.up, 0, _tiles(n))
+        op = {"silu": "silu_mul", "gelu": "gelu_mul"}[block.mlp.act]
+        sides = {"in": self.gate, "in2": self.up, "out": self.active}
+        low.step(op, **sides, rows=n, unit=0, n_units=_tiles(n))
+        low.end_phase()
+
+        post_norm = at + "post_ffw_norm.weight" if block.post_norms else ""
+        self._leave(at + "ffn_down.weight", self.active, n, post_norm)
+
+    def _head(self) -> None:
+        """The last branch is joined for the tokens alone whose logits are wanted."""
+        low, dim, vocab = self.low, self.tree.dim, self.tree.vocab
+        x, y, normed = (low.floats(dim, replicated=True, on_logits=True) for _ in range(3))
+        blocks = low.buffer(dim // BLOCK * Q16_BYTES, replicated=True, on_logits=True)
+        low.logits = low.floats(vocab, on_logits=True)
+        for source, out in ((self.x, x), (self.y, y)):
+            low.step("select", **{"in": source}, out=out, rows=dim, flags=ON_LOGITS)
+        self._join(x, y, normed, ON_LOGITS)
+        low.norm("output_norm.weight", x, normed, dim, self.tree.norm_eps, ON_LOGITS)
+        head = low.matrix("token_embd.weight" if self.tree.tied else "output.weight", vocab, dim)
+        activations = Activations(normed, blocks, 16, ON_LOGITS)
+        low.quantize(activations, dim, head)
+        low.matmul(head, activations, low.logits, 0, _tiles(vocab))
+        low.end_phase()

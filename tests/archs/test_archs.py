@@ -1,0 +1,176 @@
+"""Families: what their modules make of a file's metadata."""
+
+import math
+import struct
+
+import numpy as np
+import pytest
+
+from nybble import archs
+from nybble._core.program import Program, Weights
+from nybble._core.sequence import Engine, Sequence
+from nybble.archs import Rope
+from nybble.errors import FormatError
+from nybble.formats.gguf import GgufFile
+from nybble.lowering import lower
+from tools.gguf_writer import Tensor, write_gguf
+from tools.tiny_model import tiny_model
+
+GEMMA_270M = {  # of its file
+    "block_count": 18,
+    "context_length": 32768,
+    "embedding_length": 640,
+    "feed_forward_length": 2048,
+    "attention.head_count": 4,
+    "attention.head_count_kv": 1,
+    "attention.key_length": 256,
+    "attention.value_length": 256,
+    "attention.layer_norm_rms_epsilon": 1e-6,
+    "attention.sliding_window": 512,
+    "rope.freq_base": 1e6,
+}
+LLAMA = {
+    "block_count": 2,
+    "context_length": 512,
+    "embedding_length": 128,
+    "feed_forward_length": 160,
+    "attention.head_count": 4,
+    "attention.layer_norm_rms_epsilon": 1e-5,
+}
+
+
+def described(family, keys, tensors=None, **changed):
+    keys = {**keys, **changed}
+    metadata = {"general.architecture": family, "tokenizer.ggml.tokens": ["a"] * 300}
+    metadata |= {f"{family}.{key}": value for key, value in keys.items()}
+    tensors = tensors or {}
+    return archs.describe(metadata, tensors, lambda name: memoryview(tensors[name]))
+
+
+def test_the_families_are_the_modules():
+    assert archs.known() == ["gemma3", "llama", "qwen2", "qwen3"]
+
+
+def test_gemma3_looks_through_a_window_in_five_layers_of_six():
+    tree = described("gemma3", GEMMA_270M)
+    windows = [block.attention.window for block in tree.blocks]
+    assert windows == ([512] * 5 + [0]) * 3
+    thetas = {block.attention.window: block.attention.rope.theta for block in tree.blocks}
+    assert thetas == {512: 10_000.0, 0: 1e6}
+    a = tree.blocks[0].attention
+    assert (a.heads, a.kv_heads, a.head_dim, a.qk_norm, a.qkv_bias) == (4, 1, 256, True, False)
+    assert a.score_scale == 1 / 16
+    assert tree.embed_scale == math.sqrt(640)
+    assert all(block.post_norms and block.mlp.act == "gelu" for block in tree.blocks)
+    assert tree.tied
+
+
+def test_gemma3_scales_positions_of_the_layers_that_see_everything():
+    tree = described(
+        "gemma3", GEMMA_270M, **{"rope.scaling.type": "linear", "rope.scaling.factor": 8.0}
+    )
+    assert tree.blocks[0].attention.rope == Rope(1e4, 256, "halves")
+    assert tree.blocks[5].attention.rope == Rope(1e6, 256, "halves", factor=8.0)
+
+
+def test_the_largest_gemma3_has_a_scale_of_its_own():
+    numbers = {"block_count": 62, "embedding_length": 5376, "attention.head_count": 32}
+    numbers |= {"attention.key_length": 128, "attention.value_length": 128}
+    tree = described("gemma3", GEMMA_270M, **numbers)
+    assert tree.blocks[0].attention.score_scale == 1 / math.sqrt(168)
+
+
+def test_gemma3_with_capped_logits_is_refused():
+    with pytest.raises(FormatError, match="logits that are capped"):
+        described("gemma3", GEMMA_270M, final_logit_softcapping=30.0)
+    described("gemma3", GEMMA_270M, final_logit_softcapping=0.0)
+
+
+@pytest.mark.parametrize(
+    ("keys", "factor"),
+    [
+        ({}, 1),
+        ({"rope.scaling.factor": 4.0}, 4),
+        ({"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}, 4),
+        ({"rope.scaling.type": "none", "rope.scaling.factor": 4.0}, 1),
+        ({"rope.scaling.factor": 0.0}, 1),
+        ({"rope.scale_linear": 2.0}, 2),
+        ({"rope.scale_linear": 2.0, "rope.scaling.factor": 4.0}, 4),
+    ],
+    ids=str,
+)
+def test_linear_scaling_has_several_spellings(keys, factor):
+    assert described("llama", LLAMA, **keys).blocks[0].attention.rope.factor == factor
+
+
+@pytest.mark.parametrize("kind", ["yarn", "longrope", "dynamic"])
+def test_other_scalings_are_refused(kind):
+    with pytest.raises(FormatError, match=f"scaled by '{kind}' are not supported; linear and"):
+        described("qwen2", LLAMA, **{"rope.scaling.type": kind})
+
+
+def test_llama3s_factors_come_from_a_tensor():
+    factors = (1.0, 1.5, 8.0, 8.0) * 4
+    tree = described("llama", LLAMA, {"rope_freqs.weight": struct.pack("<16f", *factors)})
+    rope = tree.blocks[0].attention.rope
+    assert rope.factors == factors
+    assert ("rope_freqs.weight", (16,)) in list(tree.tensors())
+    plain = rope._replace(factors=())
+    for slow, fast, factor in zip(rope.turns(), plain.turns(), factors, strict=True):
+        assert slow == pytest.approx(fast / factor, rel=1e-12)
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf, 1e-9, 1e9])
+def test_absurd_factors_are_refused(bad):
+    data = struct.pack("<16f", *[1.0] * 15, bad)
+    with pytest.raises(FormatError, match=r"rope_freqs.weight\[15\] is"):
+        described("llama", LLAMA, {"rope_freqs.weight": data})
+
+
+@pytest.mark.parametrize("nbytes", [0, 60, 68, 63])
+def test_factors_of_another_number_are_refused(nbytes):
+    with pytest.raises(FormatError, match=f"has {nbytes} bytes; 16 floats expected"):
+        described("llama", LLAMA, {"rope_freqs.weight": bytes(nbytes)})
+
+
+def weights_of(path, **attention):
+    """Packed weights of a file whose attention is told to be otherwise."""
+    with GgufFile(path) as file:
+        tree = archs.describe(file.metadata, file.tensors, file.data)
+        blocks = [b._replace(attention=b.attention._replace(**attention)) for b in tree.blocks]
+        tree = tree._replace(blocks=tuple(blocks))
+        lowered = lower(tree, {name: tensor.format for name, tensor in file.tensors.items()})
+        return Weights(Program(lowered), file.data)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_pairs_are_packed_as_halves_and_their_vectors_with_them(tmp_path, family):
+    """A file whose heads come in pairs gives the same bits as one in halves."""
+    tiny_model(tmp_path / "halves.gguf", family=family, dim=64, heads=2, seed=4)
+
+    def paired(t):
+        """Rows (elements, of a vector) of q and k reordered within each head of 32."""
+        if not any(part in t.name for part in ("attn_q", "attn_k")):
+            return t
+        rows = np.frombuffer(t.data, np.uint8).reshape(-1, 2, 16, len(t.data) // t.shape[0])
+        return Tensor(t.name, t.shape, t.format, rows.transpose(0, 2, 1, 3).tobytes())
+
+    with GgufFile(tmp_path / "halves.gguf") as file:
+        tensors = [
+            Tensor(name, tuple(t.shape), t.format, bytes(file.data(name)))
+            for name, t in file.tensors.items()
+        ]
+        metadata = {k: v for k, v in file.metadata.items() if k.startswith(f"{family}.")}
+        metadata["general.architecture"] = family
+        metadata["tokenizer.ggml.tokens"] = list(file.metadata["tokenizer.ggml.tokens"])
+        rope = archs.describe(file.metadata, file.tensors, file.data).blocks[0].attention.rope
+    write_gguf(tmp_path / "pairs.gguf", metadata, map(paired, tensors))
+
+    def logits(weights):
+        out = np.empty((9, 323), np.float32)
+        Sequence(Engine(weights, 128)).logits_of([5, 3, 99, 300, 7, 7, 64, 2, 1], out)
+        return out.tobytes()
+
+    pairs = weights_of(tmp_path / "pairs.gguf", rope=rope._replace(layout="pairs"))
+    assert logits(pairs) == logits(weights_of(tmp_path / "halves.gguf"))
+    assert logits(weights_of(tmp_path / "pairs.gguf")) != logits(pairs)
