@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: MIT
  * Integer dot products on VNNI: VPDPBUSD multiplies four unsigned by four signed bytes and adds
  * all to an int32. The interface is that of dot_avx2.h; the registers are those of the vectors_*.h
- * that was included before.
+ * that was included before, or of 256 bits.
  */
 #ifndef NYB_DOT_H
 #define NYB_DOT_H
+
+#ifndef NYB_VECTORS_H
+#include "vectors_256.h"
+#endif
 
 /* The VEX form, where there is no other. */
 #ifdef __AVX512VNNI__

@@ -2,13 +2,17 @@
  * Packed tiles in registers: one register holds a group of 4 columns, 4 bytes to a 32-bit lane, so
  * that a lane is a row and no sum ever crosses lanes.
  *
- * A level includes its vectors_*.h and dot_*.h first. A `format` is a constant wherever these are
- * inlined: its branches cost nothing.
+ * A level that has more than AVX2 includes its vectors_*.h and dot_*.h first. A `format` is a
+ * constant wherever these are inlined: its branches cost nothing.
  */
 #ifndef NYB_TILES_H
 #define NYB_TILES_H
 
 #include "nyb_kernels.h"
+
+#ifndef NYB_DOT_H
+#include "dot_avx2.h"
+#endif
 
 typedef nyb_tile_format format;
 

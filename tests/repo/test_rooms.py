@@ -14,13 +14,23 @@ HEADERS = sorted(path for room in C_ROOMS for path in room.glob("*.h"))
 
 # Rooms that only one machine's compiler takes, and the flags that open their widest level.
 MACHINES = {
-    "kernels_x86": ("x86_64", ["-mavx2", "-mfma", "-mf16c"]),
+    "kernels_x86": (
+        "x86_64",
+        ["-mavx2", "-mfma", "-mf16c", *(f"-mavx512{x}" for x in ("f", "bw", "dq", "vl", "vnni"))],
+    ),
     "kernels_neon": ("aarch64", []),
     "kernels_rvv": ("riscv64", ["-march=rv64gcv"]),
 }
 
 # Headers that are source for others to compile, and what these say before they include one.
-PRELUDES = {FLOAT_OPERATIONS: '#include "lanes.h"\n#define NYB_LEVEL ref\n'}
+PRELUDES = {
+    FLOAT_OPERATIONS: '#include "lanes.h"\n#define NYB_LEVEL ref\n',
+    "kernels_ref/float_matrices.h": (
+        '#include "lanes.h"\n#define NYB_KERNEL(name) name##_ref\n'
+        "#define NYB_INLINE static inline\n"
+    ),
+    "kernels_x86/gemm.h": "enum { REGISTERS = 1, TOKENS = 4, SCALED_TOKENS = 4 };\n",
+}
 
 # A tree that keeps every rule; each case below changes or adds one file of it.
 GOOD = {
