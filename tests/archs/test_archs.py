@@ -78,6 +78,8 @@ def test_the_largest_gemma3_has_a_scale_of_its_own():
     numbers |= {"attention.key_length": 128, "attention.value_length": 128}
     tree = described("gemma3", GEMMA_270M, **numbers)
     assert tree.blocks[0].attention.score_scale == 1 / math.sqrt(168)
+    absurd = described("gemma3", GEMMA_270M, **{**numbers, "attention.head_count": 9999})
+    assert absurd.blocks[0].attention.score_scale == pytest.approx(1.36, abs=0.01)
 
 
 def test_gemma3_with_capped_logits_is_refused():

@@ -39,4 +39,4 @@ def _scale(m: Metadata) -> float | None:
     """Of the scores; None: as usual."""
     if m.count("block_count") != LAYERS_27B:
         return None
-    return 1 / math.sqrt(m.count("embedding_length") // m.count("attention.head_count"))
+    return 1 / math.sqrt(m.count("embedding_length") / m.count("attention.head_count"))
