@@ -151,6 +151,10 @@ CASES = {  # op -> bytes read and written, arguments
         12 * HIDDEN,
         {"n": HIDDEN, "gate": floats(HIDDEN), "up": floats(HIDDEN), "out": floats(HIDDEN)},
     ),
+    "gelu_mul": lambda: (
+        12 * HIDDEN,
+        {"n": HIDDEN, "gate": floats(HIDDEN), "up": floats(HIDDEN), "out": floats(HIDDEN)},
+    ),
     "rope_angles": lambda: (
         8 * HEAD_DIM,
         {"n": HEAD_DIM // 2, "position": 777, "turns": turns(), "out": floats(HEAD_DIM)},
