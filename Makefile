@@ -1,10 +1,12 @@
 # Needs Python 3.11 or newer with its headers and venv module, a C compiler and make; all else
-# goes into .venv/: demo holds a plain install, dev an editable one with the tests' needs.
+# goes into .venv/: demo holds a plain install, dev an editable one with the tests' needs, lint
+# the linters.
 
 PYTHON ?= python3
 MODEL := smollm2-135m
 DEMO := .venv/demo
 DEV := .venv/dev
+LINT := .venv/lint
 
 ROOMS := $(wildcard runtime targets kernels_* tests tools)
 # What a build depends on; the C files beside a .pyx are Cython's output.
@@ -42,18 +44,18 @@ bench: $(DEV)/.built
 bench-peers: $(DEV)/.built
 	$(DEV)/bin/python -m tools.peers
 
-lint: $(DEV)/.lint
-	$(DEV)/bin/ruff check .
-	$(DEV)/bin/ruff format --check .
-	$(DEV)/bin/mypy
-	PATH="$(abspath $(DEV))/bin:$$PATH" cython-lint $(CYTHON_FILES)
-	$(DEV)/bin/clang-format --dry-run --Werror $(C_FILES)
-	$(DEV)/bin/codespell
+lint: $(LINT)/.installed
+	$(LINT)/bin/ruff check .
+	$(LINT)/bin/ruff format --check .
+	$(LINT)/bin/mypy
+	PATH="$(abspath $(LINT))/bin:$$PATH" cython-lint $(CYTHON_FILES)
+	$(LINT)/bin/clang-format --dry-run --Werror $(C_FILES)
+	$(LINT)/bin/codespell
 
-format: $(DEV)/.lint
-	$(DEV)/bin/ruff check --fix .
-	$(DEV)/bin/ruff format .
-	$(DEV)/bin/clang-format -i $(C_FILES)
+format: $(LINT)/.installed
+	$(LINT)/bin/ruff check --fix .
+	$(LINT)/bin/ruff format .
+	$(LINT)/bin/clang-format -i $(C_FILES)
 
 debug: $(DEV)/.installed
 	touch $(DEV)/.debug
@@ -82,6 +84,12 @@ $(DEV)/.built: $(DEV)/.installed $(SOURCES)
 	rm -f $(DEV)/.debug
 	touch $@
 
-$(DEV)/.lint: $(DEV)/.installed
-	$(DEV)/bin/python -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[lint]'
+# What pyproject.toml lists for linting, and what nybble imports; nothing is compiled.
+LISTED := import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	print(*p["dependencies"], *p["optional-dependencies"]["lint"], sep="\n")
+
+$(LINT)/.installed: pyproject.toml
+	test -x $(LINT)/bin/python || $(PYTHON) -m venv $(LINT)
+	$(LINT)/bin/python -c '$(LISTED)' > $(LINT)/needs.txt
+	$(LINT)/bin/python -m pip install -q --disable-pip-version-check -r $(LINT)/needs.txt
 	touch $@
