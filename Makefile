@@ -27,7 +27,7 @@ help:
 	@echo "make format   let ruff and clang-format rewrite what they would complain about"
 	@echo "make bench    the benchmarks"
 	@echo "make bench-peers  beside llama.cpp and ik_llama.cpp, which it downloads (120 MB) and builds"
-	@echo "              once: needs a network, a C++ compiler and, the first time, half an hour"
+	@echo "              once: needs a network, a C++ compiler and, the first time, ten to thirty minutes"
 	@echo "make debug    rebuild $(DEV) with -O1 -g, for debuggers (the next test build is plain)"
 	@echo "make clean    remove what was built; models stay"
 

@@ -26,9 +26,12 @@ static inline uint64_t nyb_first_seen(const nyb_attention *a, uint64_t position)
 /* Pages of the ring in which a layer with a window keeps a sequence, by page modulo this: what the
  * first token of a batch sees and the batch itself, whose keys are all there before it is run. So
  * no two of these positions share a place; the oldest and the newest page may share theirs, each
- * seen in its own part. Of a context that is shorter it is the whole. 0 without a window. */
+ * seen in its own part. Nor do they share a tile, which is read whole, for one thread may append to
+ * the newest while another attends to the oldest. Of a context that is shorter it is the whole.
+ * 0 without a window. */
 static inline uint64_t nyb_ring_pages(const nyb_attention *a, const nyb_limits *limits) {
-    const uint64_t pages = ((uint64_t)a->window + limits->max_tokens + NYB_PAGE - 1) / NYB_PAGE;
+    const uint64_t batch = limits->max_tokens > NYB_LANES ? limits->max_tokens : NYB_LANES;
+    const uint64_t pages = (a->window + batch + NYB_PAGE - 1) / NYB_PAGE;
     if (!a->window)
         return 0;
     return pages < limits->max_pages ? pages : limits->max_pages;

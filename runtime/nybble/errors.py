@@ -67,7 +67,8 @@ class CpuError(NybbleError):
 
 
 class DownloadError(NybbleError):
-    """A download failed: network, checksum, or no space; the model is not there, nor half of it."""
+    """A download failed: network, checksum, or no space. No half of a model has its name; parts
+    that came whole wait for the next pull."""
 
 
 class NumericError(NybbleError):

@@ -11,7 +11,7 @@ from nybble._core.program import Program, Weights
 from nybble._core.sequence import Engine, Sequence
 from nybble.archs import Rope
 from nybble.errors import FormatError
-from nybble.formats.gguf import GgufFile
+from nybble.formats.gguf import GgufFile, GgufTensor
 from nybble.lowering import lower
 from tools.gguf_writer import Tensor, write_gguf
 from tools.tiny_model import tiny_model
@@ -39,12 +39,13 @@ LLAMA = {
 }
 
 
-def described(family, keys, tensors=None, **changed):
+def described(family, keys, tensors=None, tensor_format="F32", **changed):
     keys = {**keys, **changed}
     metadata = {"general.architecture": family, "tokenizer.ggml.tokens": ["a"] * 300}
     metadata |= {f"{family}.{key}": value for key, value in keys.items()}
-    tensors = tensors or {}
-    return archs.describe(metadata, tensors, lambda name: memoryview(tensors[name]))
+    data = tensors or {}
+    found = {name: GgufTensor(name, (16,), tensor_format, 0, len(data[name])) for name in data}
+    return archs.describe(metadata, found, lambda name: memoryview(data[name]))
 
 
 def test_the_families_are_the_modules():
@@ -133,6 +134,12 @@ def test_absurd_factors_are_refused(bad):
 def test_factors_of_another_number_are_refused(nbytes):
     with pytest.raises(FormatError, match=f"has {nbytes} bytes; 16 floats expected"):
         described("llama", LLAMA, {"rope_freqs.weight": bytes(nbytes)})
+
+
+def test_factors_of_another_type_are_refused():
+    data = struct.pack("<16i", *[1] * 16)
+    with pytest.raises(FormatError, match="is I32; it should be F32"):
+        described("llama", LLAMA, {"rope_freqs.weight": data}, tensor_format="I32")
 
 
 def weights_of(path, **attention):

@@ -35,9 +35,13 @@ class Reply:
 
 
 class Chat:
+    def __init__(self, system):
+        self.messages = [] if system is None else [{"role": "system", "content": system}]
+
     def ask(self, text, **options):
         calls.append(("chat.ask", text, options))
-        return Reply(speak(text))
+        self.messages.append({"role": "user", "content": text})
+        return Reply([*speak(text), f" in message {len(self.messages)}"])
 
 
 class Model:
@@ -59,7 +63,7 @@ class Model:
 
     def chat(self, system=None):
         calls.append(("chat", system))
-        return Chat()
+        return Chat(system)
 
 
 calls = []  # what the command line asked of the model, in order

@@ -237,7 +237,7 @@ def test_chat_answers_until_exit(calls, open_terminal):
     terminal.until("no reply yet")
     terminal.until("> ")
     terminal.type("hello there\n")
-    terminal.until("You said <hello there>")
+    terminal.until("You said <hello there> in message 2")
     terminal.until("> ")
     terminal.type("/stats\n")
     terminal.until("reply 3 tokens at 25.0 tokens/s")
@@ -245,8 +245,24 @@ def test_chat_answers_until_exit(calls, open_terminal):
     terminal.type("/help\n")
     terminal.until("/exit    leave")
     terminal.until("> ")
+    terminal.type("/new\n")
+    terminal.until("> ")
+    terminal.type("who are you\n")
+    terminal.until("You said <who are you> in message 2")
+    terminal.until("> ")
     terminal.type("/what\n")
     terminal.until("there is no command /what")
+    terminal.until("> ")
+    terminal.type("/exit\n")
+    assert terminal.end() == 0
+
+
+def test_a_reply_that_the_context_cut_is_told(calls, open_terminal):
+    cut = "fake_model.Stats.stop_reason = 'context'"
+    terminal = open_terminal(setup=f"fake_model.install()\n{cut}")
+    terminal.until("> ")
+    terminal.type("hello\n")
+    terminal.until("the context is full with 8 tokens")
     terminal.until("> ")
     terminal.type("/exit\n")
     assert terminal.end() == 0

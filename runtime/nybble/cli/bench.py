@@ -78,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         runs.append(_once(model, ids, args.prompt, args.gen, depths))
     program = model.weights.program
     read_gb_s = model.weights.arena.nbytes / min(run["read_s"] for run in runs) / 1e9
+    barriers = [run["barrier_s"] for run in runs if run["barrier_s"]]
     decode = []
     for i, depth in enumerate(depths):
         tok_s = median(run["decode_tok_s"][i] for run in runs)
@@ -100,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         "read_share": decode[0]["read_share"],
         "decode": decode,
         "read_gb_s": read_gb_s,
-        "barrier_us": median(run["barrier_s"] for run in runs) * 1e6,
+        "barrier_us": median(barriers) * 1e6 if barriers else None,
         "peak_bytes": machine.peak_bytes(),
         "solo_calls": native.solo_calls(),
         "runs": runs,
@@ -160,6 +161,6 @@ def _once(model: Any, ids: list[int], prompt: int, gen: int, depths: list[int]) 
         "decode_tok_s": decode_tok_s,
         "total_s": perf_counter() - start,
         "read_s": min(model.engine.read_seconds(streams) for streams in (1, 2, 4)),
-        # 0 is a team that was one thread, alone or because the machine was busy
-        "barrier_s": min((s for s in barriers if s), default=0.0),
+        # None: the team was one thread, alone or because the machine was busy
+        "barrier_s": min((s for s in barriers if s), default=None),
     }

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from nybble.cli.terminal import figures, print_words, printable, say, valid
-from nybble.errors import NybbleError, UsageError
+from nybble.cli.terminal import cut_short, figures, print_words, printable, say, valid
+from nybble.errors import ContextError, NybbleError, UsageError
 from nybble.known import DEFAULT
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _HELP = """\
 /help    this text
+/new     begin anew: what was said is forgotten
 /stats   how long the last reply took
 /exit    leave (Ctrl-D does too); Ctrl-C stops a reply"""
 
@@ -47,6 +48,8 @@ def chat(model: Model, system: str | None, ask_options: dict[str, Any], verbose:
             return
         if line == "/help":
             say(_HELP)
+        elif line == "/new":
+            talk.messages[:] = [m for m in talk.messages if m["role"] == "system"]
         elif line == "/stats":
             say("no reply yet" if reply is None else figures(reply))
         elif line.startswith("/") and " " not in line:
@@ -65,8 +68,13 @@ def _answer(talk: Chat, line: str, ask_options: dict[str, Any]) -> Reply | None:
             print_words(reply)
         finally:
             reply.close()
+        if note := cut_short(reply):
+            say(note)
     except KeyboardInterrupt:
         say("\n(stopped)")
+        return None
+    except ContextError as error:
+        say(f"nybble: {printable(str(error))}; /new begins a new chat")
         return None
     except NybbleError as error:
         say(f"nybble: {printable(str(error))}")

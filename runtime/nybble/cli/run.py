@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nybble import hub
 from nybble.cli.chat import chat
 from nybble.cli.pull import pull
-from nybble.cli.terminal import figures, megabytes, print_words, say, valid
+from nybble.cli.terminal import cut_short, figures, megabytes, print_words, say, valid
 from nybble.errors import ModelNotFoundError, UsageError
 from nybble.known import DEFAULT, KNOWN
 
@@ -148,6 +148,8 @@ def _answer(model: Model, prompt: str, args: argparse.Namespace) -> None:
         (_print_json if args.json else print_words)(reply)
     finally:
         reply.close()
+    if note := cut_short(reply):
+        say(note)
     if args.verbose:
         say(figures(reply))
 

@@ -76,6 +76,17 @@ def figures(reply: Reply) -> str:
     )
 
 
+def cut_short(reply: Reply) -> str | None:
+    """What to tell of a reply that the end of the context cut."""
+    stats = reply.stats
+    if stats.stop_reason != "context":
+        return None
+    return (
+        f"nybble: the context is full with {stats.prompt_tokens + stats.tokens:,} tokens:"
+        " the reply ends here (--context makes room)"
+    )
+
+
 class ProgressBar:
     """A line on stderr that is redrawn in place; on anything but a terminal it stays silent."""
 
