@@ -17,16 +17,24 @@ ratio's percentiles are the interval (Efron and Tibshirani, An Introduction to t
 choice of positions matters, not how another text would come out.
 
 Everything here is float64.
+
+    python -m tools.fidelity GOLDEN.npz MODEL.gguf     # nybble's figures beside llama.cpp's
+
+docs/fidelity.md has the commands that make a golden file, and what was seen.
 """
 
 from __future__ import annotations
 
+import argparse
+import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+import nybble
 
 TOP = 128
 FORMULA = "kl-top128-tail-nats"
@@ -43,13 +51,18 @@ class Reference(NamedTuple):
 
 
 class Golden(NamedTuple):
-    """A golden file: a text's ids, float32's distributions over it, llama.cpp's figures."""
+    """A golden file: ids of texts, float32's distributions over them, llama.cpp's figures."""
 
-    tokens: np.ndarray  # (T,) the ids, position 0 first
+    tokens: np.ndarray  # (T,) the ids of all texts, one after another
+    starts: np.ndarray  # (texts,) where each begins: position 0 of a run of its own
     reference: Reference
     llama_cpp_kl: np.ndarray  # (T,)
     llama_cpp_argmax: np.ndarray  # (T,)
     about: dict  # how it was made: versions, hashes, settings
+
+    def texts(self) -> list[np.ndarray]:
+        """The ids of each text."""
+        return np.split(self.tokens, self.starts[1:])
 
 
 class Comparison(NamedTuple):
@@ -84,7 +97,11 @@ def reference(logits: np.ndarray, top: int = TOP) -> Reference:
 
 def _reference_row(row: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     log_p = log_softmax(row)
-    ids = np.argsort(-log_p, kind="stable")[:top].astype(np.uint32)
+    kept = min(top, len(log_p))
+    least = np.partition(log_p, -kept)[-kept]
+    candidates = np.flatnonzero(log_p >= least)  # more than `kept` where some equal the least
+    best = np.argsort(-log_p[candidates], kind="stable")[:kept]
+    ids = candidates[best].astype(np.uint32)
     return ids, log_p[ids], _log_rest(log_p, ids)
 
 
@@ -116,8 +133,10 @@ def ratio_interval(
 ) -> tuple[float, float]:
     """Paired bootstrap interval of mean(kl) / mean(other), both (T,)."""
     rng = np.random.default_rng(seed)
-    drawn = rng.integers(len(kl), size=(resamples, len(kl)))
-    ratios = kl[drawn].mean(axis=1) / other[drawn].mean(axis=1)
+    ratios = np.empty(resamples)
+    for i in range(resamples):
+        drawn = rng.integers(len(kl), size=len(kl))
+        ratios[i] = kl[drawn].mean() / other[drawn].mean()
     outside = (1 - confidence) / 2
     low, high = np.quantile(ratios, [outside, 1 - outside])
     return float(low), float(high)
@@ -156,6 +175,21 @@ def compare(golden: Golden, logits_rows: Iterable[Sequence[float] | np.ndarray])
     )
 
 
+def logits_rows(model: nybble.Model, golden: Golden) -> Iterator[np.ndarray]:
+    """The model's logits over `golden`, a row a position, for `compare`; one text's are in memory
+    at a time."""
+    for ids in golden.texts():
+        yield from np.asarray(model.logits(ids, all=True))
+
+
+def check_model(golden: Golden, path: str | Path) -> None:
+    """Raises ValueError where `golden` was made with another model file than `path`."""
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != golden.about["model_sha256"]:
+        raise ValueError(f"{path} is not the golden file's {golden.about['model_file']}")
+
+
 def save_golden(path: str | Path, golden: Golden) -> None:
     """Write a golden file (NumPy's .npz). Ids are held in 16 bits where they all fit."""
     p = golden.reference
@@ -163,6 +197,7 @@ def save_golden(path: str | Path, golden: Golden) -> None:
     np.savez_compressed(
         path,
         tokens=golden.tokens.astype(small),
+        starts=golden.starts.astype(np.uint32),
         ids=p.ids.astype(small),
         log_p=p.log_p.astype(np.float32),
         log_tail=p.log_tail.astype(np.float32),
@@ -180,8 +215,45 @@ def load_golden(path: str | Path) -> Golden:
             raise ValueError(f"{path} is of formula {about['formula']}, this is {FORMULA}")
         return Golden(
             tokens=file["tokens"],
+            starts=file["starts"],
             reference=Reference(file["ids"], file["log_p"], file["log_tail"]),
             llama_cpp_kl=file["llama_cpp_kl"],
             llama_cpp_argmax=file["llama_cpp_argmax"],
             about=about,
         )
+
+
+def report(golden: Golden, got: Comparison) -> str:
+    """The figures as lines of text: all positions, then each text's mean KL and ratio."""
+    low, high = got.ratio_interval
+    lines = [
+        f"{len(got.kl)} positions of {len(golden.starts)} texts, {golden.about['model_file']}",
+        "           mean KL  top-1 like float32's",
+        f"llama.cpp {got.llama_cpp_kl_mean:.6f}  {got.llama_cpp_top1:.2%}",
+        f"nybble    {got.kl_mean:.6f}  {got.top1:.2%}",
+        f"ratio     {got.ratio:.3f} ({low:.3f} to {high:.3f}, {CONFIDENCE:.0%})",
+    ]
+    parts = zip(
+        golden.about["texts"],
+        *(np.split(kl, golden.starts[1:]) for kl in (got.kl, golden.llama_cpp_kl)),
+        strict=True,
+    )
+    for name, own, theirs in parts:
+        ratio = own.mean() / theirs.mean()
+        lines.append(f"  {name}: {own.mean():.6f} / {theirs.mean():.6f} = {ratio:.3f}")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("golden", type=Path, help="made by tools/make_fidelity_goldens.py")
+    parser.add_argument("model", type=Path, help="the GGUF file that it was made with")
+    args = parser.parse_args(arguments)
+    golden = load_golden(args.golden)
+    check_model(golden, args.model)
+    got = compare(golden, logits_rows(nybble.load(args.model), golden))
+    print(report(golden, got))
+
+
+if __name__ == "__main__":
+    main()

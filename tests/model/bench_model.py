@@ -8,9 +8,8 @@ import nybble
 from nybble import machine
 from nybble._core import native
 from nybble._core.sequence import Sequence
-from tools import fidelity
 
-from .test_fidelity import GOLDEN
+from .models import fidelity_golden
 
 PROMPT = 512  # of the golden file's tokens: real text
 DECODED = 16  # tokens a round
@@ -25,7 +24,7 @@ def model(request, smollm2_path):
 
 @pytest.fixture(scope="module")
 def ids():
-    return fidelity.load_golden(GOLDEN).tokens[:PROMPT].tolist()
+    return fidelity_golden("smollm2-135m").tokens[:PROMPT].tolist()
 
 
 def tell(benchmark, model, tokens, nbytes):

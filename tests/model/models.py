@@ -9,6 +9,7 @@ import numpy as np
 
 import nybble
 from nybble.formats.gguf import GgufArray, GgufFile
+from tools import fidelity
 from tools.gguf_writer import Array, Tensor, dequantize, tensor, write_gguf
 from tools.tiny_model import tiny_model
 
@@ -17,6 +18,11 @@ POISON_ID, POISON = 3 + ord("~"), "~"  # bytes come after three control tokens
 END_ID = 2  # <|im_end|>
 EXACT = dict.fromkeys(("embed", "attention", "mlp", "head"), "Q8_0")
 _DIM = 5  # of the residual stream: only that token has something there
+
+
+def fidelity_golden(name: str) -> fidelity.Golden:
+    """Real text in the ids of that known model, with float32's distributions over it."""
+    return fidelity.load_golden(Path(__file__).parents[1] / f"golden/{name}-fidelity.npz")
 
 
 def edited(

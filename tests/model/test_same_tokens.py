@@ -10,7 +10,7 @@ from nybble._core.sequence import Engine, Sequence
 from tools import fidelity, oracle
 from tools.tiny_model import tiny_model
 
-from .test_fidelity import GOLDEN
+from .models import fidelity_golden
 
 Q4_1 = dict.fromkeys(("embed", "attention", "mlp", "head"), "Q4_1")
 Q8_0 = dict.fromkeys(Q4_1, "Q8_0")
@@ -162,7 +162,7 @@ def test_logits_are_near_float32(tiny):
 
 
 def test_threads_do_not_change_the_real_models_text(smollm2_path):
-    golden = fidelity.load_golden(GOLDEN)
+    golden = fidelity_golden("smollm2-135m")
     one, three = (nybble.load(smollm2_path, threads=n) for n in (1, 3))
     text = one.detokenize(golden.tokens[:140])
     expected = one.complete(text, max_tokens=24).text

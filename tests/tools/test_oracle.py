@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import struct
 
 import numpy as np
 import pytest
 
+import nybble
 from nybble.formats.gguf import GgufFile
 from tools import fidelity, gguf_writer, oracle, tiny_model
 
@@ -431,10 +433,10 @@ def fixture_golden():
     p = fidelity.reference(logits)
     argmax = p.ids[:, 0].copy()
     argmax[2] = p.ids[2, 1]
-    golden = fidelity.Golden(
-        np.arange(5), p, np.full(5, 0.01), argmax, {"formula": fidelity.FORMULA}
-    )
-    return golden, logits
+    about = {"formula": fidelity.FORMULA, "model_file": "a.gguf", "texts": ["a.txt", "b.c"]}
+    return fidelity.Golden(
+        np.arange(5), np.array([0, 2]), p, np.full(5, 0.01), argmax, about
+    ), logits
 
 
 def test_compare_says_how_logits_stand_beside_llama_cpps(golden):
@@ -468,13 +470,62 @@ def test_compare_refuses_rows_that_do_not_fit(golden):
         fidelity.compare(golden, logits)
 
 
+def test_report_has_a_line_for_each_text(golden):
+    golden, logits = golden
+    assert [ids.tolist() for ids in golden.texts()] == [[0, 1], [2, 3, 4]]
+    worse = logits.copy()
+    worse[2:] *= 0.5
+    got = fidelity.compare(golden, worse)
+    lines = fidelity.report(golden, got).splitlines()
+    assert lines[0] == "5 positions of 2 texts, a.gguf"
+    assert f"ratio     {got.ratio:.3f} (" in lines[4]
+    assert lines[5].startswith("  a.txt: 0.000000 / 0.010000 = ")
+    assert lines[6].startswith(f"  b.c: {got.kl[2:].mean():.6f} / 0.010000 = ")
+    assert len(lines) == 7
+
+
+def test_command_runs_each_text_from_position_0(tmp_path, capsys):
+    path = tmp_path / "tiny.gguf"
+    tiny_model.tiny_model(path, seed=3, **SHAPES["gqa-tied"])
+    texts = [IDS, IDS[2:]]
+    rows = np.concatenate([oracle.logits(path, ids) for ids in texts])
+    golden = fidelity.Golden(
+        tokens=np.concatenate(texts),
+        starts=np.array([0, len(IDS)]),
+        reference=fidelity.reference(rows),
+        llama_cpp_kl=np.full(len(rows), 0.01),
+        llama_cpp_argmax=rows.argmax(axis=1),
+        about={
+            "formula": fidelity.FORMULA,
+            "model_file": path.name,
+            "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "texts": ["a", "b"],
+        },
+    )
+    fidelity.save_golden(tmp_path / "golden.npz", golden)
+    fidelity.main([str(tmp_path / "golden.npz"), str(path)])
+    said = capsys.readouterr().out
+
+    model = nybble.load(path)
+    rows = np.concatenate([np.asarray(model.logits(ids, all=True)) for ids in texts])
+    got = fidelity.compare(golden, rows)
+    assert said == fidelity.report(golden, got) + "\n"
+    joined = fidelity.compare(golden, np.asarray(model.logits(golden.tokens, all=True)))
+    assert joined.kl_mean > 2 * got.kl_mean
+
+    with path.open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(ValueError, match="is not the golden file's tiny.gguf"):
+        fidelity.main([str(tmp_path / "golden.npz"), str(path)])
+
+
 def test_golden_file_round_trips(golden, tmp_path):
     golden, _ = golden
     path = tmp_path / "golden.npz"
     fidelity.save_golden(path, golden)
     read = fidelity.load_golden(path)
     for got, want in zip(
-        [*read[:1], *read[1], *read[2:4]], [*golden[:1], *golden[1], *golden[2:4]], strict=True
+        [*read[:2], *read[2], *read[3:5]], [*golden[:2], *golden[2], *golden[3:5]], strict=True
     ):
         np.testing.assert_array_equal(got, want)
     assert read.about == golden.about
