@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ["ARCHITECTURE.md", "CONTRIBUTING.md", "docs/arithmetic.md", "docs/formats.md"]
-DOCUMENTS += ["docs/kernels.md", "docs/benchmarks.md"]
+DOCUMENTS += ["docs/kernels.md", "docs/benchmarks.md", "docs/fidelity.md"]
 CODE = {".c", ".h", ".def", ".py", ".pyx", ".pxd", ".pyi", ".toml"}
 
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
