@@ -36,8 +36,8 @@ static uint32_t symbol_id(nyb_encoder *e, uint32_t from, uint32_t to) {
 static inline uint32_t pair_rank(nyb_encoder *e, uint32_t left, uint32_t right, uint32_t from,
                                  uint32_t to, uint32_t *result) {
     uint32_t rank;
-    e->stats->steps++;
     if (e->tables->kind == NYB_VOCAB_PIECES) {
+        e->stats->steps++;
         if (to - from > e->tables->longest) {
             return NONE;
         }
@@ -45,7 +45,7 @@ static inline uint32_t pair_rank(nyb_encoder *e, uint32_t left, uint32_t right, 
         *result = nyb_vocab_piece(e->vocab, e->word_text + from, to - from, &rank);
         return *result == NONE ? NONE : rank;
     }
-    rank = nyb_vocab_rank(e->tables, left, right);
+    rank = nyb_vocab_rank(e->tables, left, right, &e->stats->steps);
     *result = rank == NONE ? NONE : e->merges[rank].result;
     return rank;
 }

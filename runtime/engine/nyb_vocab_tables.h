@@ -92,8 +92,10 @@ static inline uint32_t nyb_pair_hash(uint32_t left, uint32_t right) {
 uint32_t nyb_vocab_search(const nyb_vocab *vocab, uint32_t hash, nyb_string a, nyb_string b,
                           uint32_t *slot);
 
-/* The rank of merging `left` with `right`, or NYB_VOCAB_NONE; the less, the sooner. */
-uint32_t nyb_vocab_rank(const nyb_vocab_tables *tables, uint32_t left, uint32_t right);
+/* The rank of merging `left` with `right`, or NYB_VOCAB_NONE; the less, the sooner. Adds to *steps
+ * the places looked at, NYB_VOCAB_PROBES at most. */
+uint32_t nyb_vocab_rank(const nyb_vocab_tables *tables, uint32_t left, uint32_t right,
+                        uint64_t *steps);
 
 /* PIECES: the token that text may become, with its rank; NYB_VOCAB_NONE if there is none. Control
  * tokens, the unknown one and those of bytes are never spelled by text. */

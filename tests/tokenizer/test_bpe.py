@@ -175,6 +175,32 @@ def test_steps_are_linear_in_the_text(smollm2, name):
     assert steps[1_000_000] < steps[10_000] * 1.05
 
 
+def test_a_lookup_ends_however_long_a_run_of_filled_places_is():
+    """Merges of single bytes, picked so that each is near where its hash puts it and together they
+    fill the first half of the table: a pair that is no merge must not be searched to its end."""
+    n = 20_000
+    slots = vocabulary.n_slots(n)
+    homes = sorted(
+        (vocabulary.slot_of(vocabulary.pair_hash(left, right), slots), left, right)
+        for left in range(256)
+        for right in range(256)
+    )
+    at, pairs = -1, []
+    for home, left, right in homes:
+        if len(pairs) < n and max(at + 1, home) - home < 500:
+            at = max(at + 1, home)
+            pairs.append((left, right))
+    assert len(pairs) == n
+    assert at < n + 500  # next to no place is free before that
+    merges = [f"{vocabulary.BYTES[left]} {vocabulary.BYTES[right]}" for left, right in pairs]
+    spelled = [*vocabulary.BYTES, *(merge.replace(" ", "") for merge in merges)]
+    loaded = tokenizer.load(vocabulary.metadata(spelled, merges))
+    text = bytes(random.Random(1).choices(b"abcdefghijklmnopqrstuvwxyz", k=20_000))
+    ids, steps = loaded.vocabulary.encode_counting(text)
+    assert loaded.decode(ids) == text
+    assert steps < 1_000 * len(text)  # seen: 361
+
+
 def test_control_tokens_are_found_only_on_request(smollm2):
     text = "<|im_start|>user<|im_end|>"
     assert smollm2.encode(text, special=True)[0] == smollm2.bos
