@@ -206,6 +206,12 @@ def test_llamas_ids_count_where_the_file_does_not_say():
     assert said.encode("the", add_bos=True, add_eos=True) == [2, *said.encode("the"), 1]
 
 
+@pytest.mark.parametrize("id", [True, False, -1, 10**6, 1.0, "<s>"])
+def test_what_is_no_id_names_no_special_token(id):
+    loaded = small(bos_token_id=id, eos_token_id=id)
+    assert (loaded.bos, loaded.eos, loaded.add_bos) == (None, None, False)
+
+
 def test_a_tag_of_html_is_no_end_token():
     pieces = dict(vocabulary.SMALL_PIECES)
     types = vocabulary.SMALL_PIECE_TYPES | {"</s>": vocabulary.USER_DEFINED}

@@ -309,10 +309,13 @@ def _tokenizer(
 
 
 def _token_id(metadata: Mapping[str, object], name: str, default: int | None = None) -> int | None:
-    """The id of a special token. One outside the vocabulary means none, as in llama.cpp."""
+    """The id of a special token. One outside the vocabulary means none, as in llama.cpp; so does
+    what is no number."""
     id = metadata.get(f"tokenizer.ggml.{name}_token_id", default)
     _, n_tokens = _array(metadata, "tokens", "string")
-    return id if isinstance(id, int) and 0 <= id < n_tokens else None
+    if not isinstance(id, int) or isinstance(id, bool):
+        return None
+    return id if 0 <= id < n_tokens else None
 
 
 def _arrays(metadata: Mapping[str, object], **needed: str) -> dict[str, Any]:
