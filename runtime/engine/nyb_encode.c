@@ -113,12 +113,6 @@ static size_t encode_words(nyb_encoder *e, const uint8_t *text, size_t from, siz
 static size_t spell(nyb_encoder *e, const uint8_t *text, size_t from, size_t to) {
     const nyb_vocab_tables *t = e->tables;
     size_t n = 0;
-    if (t->collapses_spaces) {
-        for (; from < to && text[from] == ' '; from++) {
-        }
-        for (; from < to && text[to - 1] == ' '; to--) {
-        }
-    }
     if (from < to && t->space_prefix) {
         memcpy(e->spelled, NYB_SPACE_MARK, NYB_SPACE_MARK_BYTES);
         n += NYB_SPACE_MARK_BYTES;
@@ -126,7 +120,7 @@ static size_t spell(nyb_encoder *e, const uint8_t *text, size_t from, size_t to)
     for (size_t at = from; at < to; at++) {
         if (text[at] != ' ') {
             e->spelled[n++] = text[at];
-        } else if (!t->collapses_spaces || text[at - 1] != ' ') {
+        } else {
             memcpy(e->spelled + n, NYB_SPACE_MARK, NYB_SPACE_MARK_BYTES);
             n += NYB_SPACE_MARK_BYTES;
         }

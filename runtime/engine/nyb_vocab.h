@@ -59,7 +59,6 @@ typedef struct nyb_vocab_file {
     uint32_t unknown;         /* the token for what has none, or NYB_VOCAB_NONE; not for BYTES */
     uint8_t whole_words;      /* BYTES: a word that is a token is that token, whatever merges say */
     uint8_t space_prefix;     /* not BYTES: a space is put before text, and after special tokens */
-    uint8_t collapses_spaces; /* not BYTES: of runs of spaces one is left, at the ends none */
 } nyb_vocab_file;
 
 /* The head of the built tables; `*_at` are byte offsets from it. */
@@ -81,7 +80,6 @@ typedef struct nyb_vocab_tables {
     uint32_t unknown;
     uint32_t whole_words;
     uint32_t space_prefix;
-    uint32_t collapses_spaces;
     uint32_t in_order;          /* there are merges, and none uses what a later one makes */
     uint32_t longest;           /* bytes of the longest spelling */
     uint32_t byte_ids[256];     /* the token of a single byte, or NYB_VOCAB_NONE */

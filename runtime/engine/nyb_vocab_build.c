@@ -393,7 +393,6 @@ int nyb_vocab_build(const nyb_vocab_file *file, void *memory, nyb_vocab *vocab, 
     t->unknown = file->unknown;
     t->whole_words = file->whole_words != 0;
     t->space_prefix = file->space_prefix != 0;
-    t->collapses_spaces = file->collapses_spaces != 0;
     vocab->tokens = file->tokens;
     vocab->tokens_bytes = file->tokens_bytes;
     vocab->tables = t;
