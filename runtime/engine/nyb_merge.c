@@ -176,6 +176,14 @@ static void heap_remove(nyb_encoder *e, uint32_t at) {
     }
 }
 
+void nyb_heap_put(nyb_encoder *e, uint32_t at) { heap_settle(e, e->heap_size++, at); }
+
+uint32_t nyb_heap_take(nyb_encoder *e) {
+    const uint32_t at = e->word.later[0];
+    heap_remove(e, at);
+    return at;
+}
+
 /* ---- Long words ---- */
 
 /* Looks up the pair that starts at symbol `at` and puts it in the queue. */
@@ -194,7 +202,7 @@ static void pair_insert(nyb_encoder *e, uint32_t at) {
     if (e->tables->in_order) {
         bucket_insert(e, at);
     } else {
-        heap_settle(e, e->heap_size++, at);
+        nyb_heap_put(e, at);
     }
 }
 

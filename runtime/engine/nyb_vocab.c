@@ -69,8 +69,7 @@ uint32_t nyb_vocab_find(const nyb_vocab *vocab, const uint8_t *spelling, size_t 
                : nyb_vocab_search(vocab, nyb_hash(NYB_HASH_START, whole), whole, nothing, &slot);
 }
 
-uint32_t nyb_vocab_rank(const nyb_vocab_tables *t, uint32_t left, uint32_t right,
-                        uint64_t *steps) {
+uint32_t nyb_vocab_rank(const nyb_vocab_tables *t, uint32_t left, uint32_t right, uint64_t *steps) {
     const uint32_t *slots = nyb_vocab_section(t, pair_slots_at);
     const nyb_merge *merges = nyb_vocab_merges(t);
     const uint32_t n_slots = (uint32_t)NYB_VOCAB_SLOTS(t->n_merges);

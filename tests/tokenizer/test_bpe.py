@@ -226,6 +226,80 @@ def test_longer_special_tokens_win_wherever_they_are():
     assert spellings("<a>z<b>xy") == ["<a>", "z", "<", "b>x", "y"]
 
 
+def cut_by_passes(text: bytes, specials: list[bytes], breaks: list[int]) -> list[bytes]:
+    """Special tokens as they are defined: the longest first, each from left to right in what is
+    left; what lies between comes out as single bytes."""
+    starts: dict[int, bytes] = {}
+    covered = [False] * len(text)
+    for special in sorted(specials, key=lambda special: -len(special)):
+        at = 0
+        while (at := text.find(special, at)) >= 0:
+            end = at + len(special)
+            if any(covered[at:end]) or any(at < cut < end for cut in breaks):
+                at += 1
+                continue
+            covered[at:end] = [True] * len(special)
+            starts[at] = special
+            at = end
+    return [
+        starts.get(at, text[at : at + 1])
+        for at in range(len(text))
+        if at in starts or not covered[at]
+    ]
+
+
+@pytest.mark.parametrize("letters", [b"ab", b"abc"])
+def test_special_tokens_are_cut_out_as_passes_would(letters):
+    rng = random.Random(len(letters))
+    for _ in range(150):
+        specials = {
+            bytes(rng.choices(letters, k=rng.randrange(2, rng.choice([4, 8, 40]))))
+            for _ in range(rng.randrange(1, 40))
+        }
+        specials |= {b"a" * n for n in range(2, rng.randrange(2, 30))}
+        ordered = rng.sample(sorted(specials), len(specials))
+        types = {special.decode(): rng.choice([3, 4]) for special in ordered}
+        loaded = tokenizer.load(vocabulary.metadata([*vocabulary.BYTES, *types], [], types))
+        text = b"".join(
+            rng.choice([bytes(rng.choices(letters, k=9)), rng.choice(ordered), b"a" * 50])
+            for _ in range(30)
+        )
+        breaks = sorted(rng.sample(range(len(text)), 3))
+        for special in (False, True):
+            usable = [s for s in ordered if special or types[s.decode()] == 4]
+            ids = loaded.vocabulary.encode(text, special, breaks)
+            got = [loaded.spelling(id).encode() for id in ids]
+            assert got == cut_by_passes(text, usable, breaks)
+
+
+MANY_SPECIALS = {
+    "20,000 words": [f"<{n}>" for n in range(20_000)],
+    "runs of a letter": ["a" * n for n in range(2, 1025)],
+    "runs of a letter and one of another": [
+        *("a" * n for n in range(2, 1025)),
+        *("a" * n + "b" for n in range(1, 1024)),
+    ],
+}
+HARD_TEXTS = {
+    "words": lambda n: b"".join(b"<%d>" % (i * 7919 % 20_000) for i in range(n // 7)),
+    "one letter": lambda n: b"a" * n,
+    "runs": lambda n: b"".join(b"a" * (i * 7919 % 1500) + b"bc"[i % 2 :] for i in range(n // 750)),
+}
+
+
+@pytest.mark.parametrize("text", HARD_TEXTS)
+@pytest.mark.parametrize("specials", MANY_SPECIALS)
+def test_steps_of_special_tokens_do_not_grow_with_the_text(specials, text):
+    types = dict.fromkeys(MANY_SPECIALS[specials], vocabulary.USER_DEFINED)
+    loaded = tokenizer.load(vocabulary.metadata([*vocabulary.BYTES, *types], [], types))
+    steps = {}
+    for n in (20_000, 200_000):
+        data = HARD_TEXTS[text](n)
+        steps[n] = loaded.vocabulary.encode_counting(data)[1] / len(data)
+    assert steps[200_000] < 1_000  # a byte; seen: 3 to 597
+    assert steps[200_000] < steps[20_000] * 1.3
+
+
 def test_no_special_token_is_found_across_a_break():
     loaded = small()
     end = loaded.vocabulary.find(b"<|end|>")
