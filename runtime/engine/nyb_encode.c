@@ -45,8 +45,6 @@ static uint64_t place(nyb_encoder *e, const nyb_vocab_tables *t, size_t n, void 
     }
     e->bucket = base ? (uint32_t *)(void *)(base + at) : NULL;
     at += 4 * (uint64_t)t->n_merges;
-    e->seen = base ? base + at : NULL;
-    at += t->n_specials;
     e->spelled = base ? base + at : NULL;
     at += t->kind == NYB_VOCAB_BYTES ? 0 : spelled_bytes(t, n);
     return (at + 7) & ~(uint64_t)7;
@@ -113,12 +111,6 @@ static size_t encode_words(nyb_encoder *e, const uint8_t *text, size_t from, siz
 static size_t spell(nyb_encoder *e, const uint8_t *text, size_t from, size_t to) {
     const nyb_vocab_tables *t = e->tables;
     size_t n = 0;
-    if (t->collapses_spaces) {
-        for (; from < to && text[from] == ' '; from++) {
-        }
-        for (; from < to && text[to - 1] == ' '; to--) {
-        }
-    }
     if (from < to && t->space_prefix) {
         memcpy(e->spelled, NYB_SPACE_MARK, NYB_SPACE_MARK_BYTES);
         n += NYB_SPACE_MARK_BYTES;
@@ -126,7 +118,7 @@ static size_t spell(nyb_encoder *e, const uint8_t *text, size_t from, size_t to)
     for (size_t at = from; at < to; at++) {
         if (text[at] != ' ') {
             e->spelled[n++] = text[at];
-        } else if (!t->collapses_spaces || text[at - 1] != ' ') {
+        } else {
             memcpy(e->spelled + n, NYB_SPACE_MARK, NYB_SPACE_MARK_BYTES);
             n += NYB_SPACE_MARK_BYTES;
         }
@@ -187,7 +179,6 @@ size_t nyb_encode(const nyb_vocab *vocab, const uint8_t *text, size_t n, int spe
                   nyb_encode_stats *stats) {
     const nyb_vocab_tables *t = vocab->tables;
     const nyb_encoder_input in = {text, n, special, breaks, n_breaks};
-    const uint32_t *specials = nyb_vocab_section(t, specials_at);
     nyb_encoder e = {.vocab = vocab, .tables = t, .merges = nyb_vocab_merges(t), .stats = stats};
     size_t n_ids = 0, from = 0;
     memset(stats, 0, sizeof *stats);
@@ -202,7 +193,7 @@ size_t nyb_encode(const nyb_vocab *vocab, const uint8_t *text, size_t n, int spe
         if (e.marks[at] == NYB_MARK_FREE || e.marks[at] == NYB_MARK_COVERED) {
             continue;
         }
-        const uint32_t id = specials[e.marks[at] - 1];
+        const uint32_t id = e.marks[at] - 1;
         n_ids += encode_plain(&e, text, from, at, ids + n_ids);
         ids[n_ids++] = id;
         from = at + nyb_vocab_text(vocab, id).n;

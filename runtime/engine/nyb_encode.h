@@ -20,8 +20,9 @@
 
 #include "nyb_vocab.h"
 
-/* What an encoding cost: `steps` counts characters cut, pairs looked up, bytes hashed for it, moves
- * in a queue and comparisons in a scan, whatever might grow faster than the text. */
+/* What an encoding cost: `steps` counts characters cut, places looked at for pairs, bytes hashed,
+ * moves in a queue, comparisons in a scan and, for special tokens, of 16 bytes: whatever might grow
+ * faster than the text. */
 typedef struct nyb_encode_stats {
     uint64_t steps;
     uint64_t merges;

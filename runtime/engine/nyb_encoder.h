@@ -39,8 +39,7 @@ typedef struct nyb_encoder {
     int buckets_are_clear;
     uint32_t heap_size;
     int is_unknown;   /* whether the symbol before was unknown */
-    uint32_t *marks;  /* per byte of the text: FREE, COVERED, or 1 + number of a special token */
-    uint8_t *seen;    /* per special token: whether its spelling is somewhere in the text */
+    uint32_t *marks;  /* per byte of the text: FREE, COVERED, or 1 + a special token's id */
     uint8_t *spelled; /* not for BYTES: text with its spaces as the tokens spell them */
 } nyb_encoder;
 
@@ -57,6 +56,11 @@ typedef struct nyb_encoder_input {
 
 /* nyb_special.c: marks the special tokens of the text; 0 if there are none. */
 int nyb_mark_specials(nyb_encoder *e, const nyb_encoder_input *in);
+
+/* nyb_merge.c: a heap of symbols or whatever has a number, below those of `word`: the least
+ * word.rank comes first, of equal ones the least number. Empty when heap_size is 0. */
+void nyb_heap_put(nyb_encoder *e, uint32_t at);
+uint32_t nyb_heap_take(nyb_encoder *e);
 
 /* nyb_merge.c: the ids of a word, n > 0 bytes; returns their number. */
 size_t nyb_merge_word(nyb_encoder *e, const uint8_t *text, size_t n, uint32_t *ids);

@@ -36,8 +36,8 @@ static uint32_t symbol_id(nyb_encoder *e, uint32_t from, uint32_t to) {
 static inline uint32_t pair_rank(nyb_encoder *e, uint32_t left, uint32_t right, uint32_t from,
                                  uint32_t to, uint32_t *result) {
     uint32_t rank;
-    e->stats->steps++;
     if (e->tables->kind == NYB_VOCAB_PIECES) {
+        e->stats->steps++;
         if (to - from > e->tables->longest) {
             return NONE;
         }
@@ -45,7 +45,7 @@ static inline uint32_t pair_rank(nyb_encoder *e, uint32_t left, uint32_t right, 
         *result = nyb_vocab_piece(e->vocab, e->word_text + from, to - from, &rank);
         return *result == NONE ? NONE : rank;
     }
-    rank = nyb_vocab_rank(e->tables, left, right);
+    rank = nyb_vocab_rank(e->tables, left, right, &e->stats->steps);
     *result = rank == NONE ? NONE : e->merges[rank].result;
     return rank;
 }
@@ -176,6 +176,14 @@ static void heap_remove(nyb_encoder *e, uint32_t at) {
     }
 }
 
+void nyb_heap_put(nyb_encoder *e, uint32_t at) { heap_settle(e, e->heap_size++, at); }
+
+uint32_t nyb_heap_take(nyb_encoder *e) {
+    const uint32_t at = e->word.later[0];
+    heap_remove(e, at);
+    return at;
+}
+
 /* ---- Long words ---- */
 
 /* Looks up the pair that starts at symbol `at` and puts it in the queue. */
@@ -194,7 +202,7 @@ static void pair_insert(nyb_encoder *e, uint32_t at) {
     if (e->tables->in_order) {
         bucket_insert(e, at);
     } else {
-        heap_settle(e, e->heap_size++, at);
+        nyb_heap_put(e, at);
     }
 }
 

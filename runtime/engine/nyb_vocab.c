@@ -69,12 +69,13 @@ uint32_t nyb_vocab_find(const nyb_vocab *vocab, const uint8_t *spelling, size_t 
                : nyb_vocab_search(vocab, nyb_hash(NYB_HASH_START, whole), whole, nothing, &slot);
 }
 
-uint32_t nyb_vocab_rank(const nyb_vocab_tables *t, uint32_t left, uint32_t right) {
+uint32_t nyb_vocab_rank(const nyb_vocab_tables *t, uint32_t left, uint32_t right, uint64_t *steps) {
     const uint32_t *slots = nyb_vocab_section(t, pair_slots_at);
     const nyb_merge *merges = nyb_vocab_merges(t);
     const uint32_t n_slots = (uint32_t)NYB_VOCAB_SLOTS(t->n_merges);
     uint32_t at = nyb_slot_of(nyb_pair_hash(left, right), n_slots);
-    for (;; at = at + 1 == n_slots ? 0 : at + 1) { /* half of the slots are free */
+    for (int probe = 0; probe < NYB_VOCAB_PROBES; probe++, at = at + 1 == n_slots ? 0 : at + 1) {
+        ++*steps;
         if (slots[at] == 0) {
             return NYB_VOCAB_NONE;
         }
@@ -83,6 +84,7 @@ uint32_t nyb_vocab_rank(const nyb_vocab_tables *t, uint32_t left, uint32_t right
             return slots[at] - 1;
         }
     }
+    return NYB_VOCAB_NONE; /* building has put no pair further from where it belongs */
 }
 
 uint32_t nyb_vocab_piece(const nyb_vocab *vocab, const uint8_t *spelling, size_t n,

@@ -54,12 +54,11 @@ typedef struct nyb_vocab_file {
     uint64_t n_scores;
     const uint8_t *types; /* n_types int32, an nyb_token_type each; n_types is n_tokens, or 0 */
     uint64_t n_types;
-    uint32_t kind;            /* an nyb_vocab_kind */
-    uint32_t pre;             /* an nyb_pretokenizer; for BYTES */
-    uint32_t unknown;         /* the token for what has none, or NYB_VOCAB_NONE; not for BYTES */
-    uint8_t whole_words;      /* BYTES: a word that is a token is that token, whatever merges say */
-    uint8_t space_prefix;     /* not BYTES: a space is put before text, and after special tokens */
-    uint8_t collapses_spaces; /* not BYTES: of runs of spaces one is left, at the ends none */
+    uint32_t kind;        /* an nyb_vocab_kind */
+    uint32_t pre;         /* an nyb_pretokenizer; for BYTES */
+    uint32_t unknown;     /* the token for what has none, or NYB_VOCAB_NONE; not for BYTES */
+    uint8_t whole_words;  /* BYTES: a word that is a token is that token, whatever merges say */
+    uint8_t space_prefix; /* not BYTES: a space is put before text, and after special tokens */
 } nyb_vocab_file;
 
 /* The head of the built tables; `*_at` are byte offsets from it. */
@@ -71,22 +70,22 @@ typedef struct nyb_vocab_tables {
     uint64_t pair_slots_at;
     uint64_t merges_at;
     uint64_t ranks_at;
-    uint64_t specials_at;
-    uint64_t special_order_at;
+    uint64_t specials_at[2]; /* USER_DEFINED tokens, which any text may have; all special ones */
     uint32_t n_tokens;
     uint32_t n_merges;
-    uint32_t n_specials;
+    uint32_t n_user_defined; /* of non-empty spelling */
+    uint32_t n_specials;     /* CONTROL and UNKNOWN ones too */
     uint32_t kind;
     uint32_t pre;
     uint32_t unknown;
     uint32_t whole_words;
     uint32_t space_prefix;
-    uint32_t collapses_spaces;
-    uint32_t in_order;          /* there are merges, and none uses what a later one makes */
-    uint32_t longest;           /* bytes of the longest spelling */
-    uint32_t byte_ids[256];     /* the token of a single byte, or NYB_VOCAB_NONE */
-    uint8_t special_first[256]; /* whether some special token's spelling starts with this byte */
-    uint8_t joins_space[256];   /* whether some token has this byte right before U+2581 */
+    uint32_t in_order;             /* there are merges, and none uses what a later one makes */
+    uint32_t longest;              /* bytes of the longest spelling */
+    uint32_t byte_ids[256];        /* the token of a single byte, or NYB_VOCAB_NONE */
+    uint32_t special_from[2][257]; /* per list: the first special token of this first byte, or of
+                                      a greater one; from these on to the next byte's */
+    uint8_t joins_space[256];      /* whether some token has this byte right before U+2581 */
 } nyb_vocab_tables;
 
 #define NYB_VOCAB_NONE UINT32_MAX

@@ -56,19 +56,21 @@ static uint32_t rank_of_score(float score) {
 }
 
 /* Lays the sections out for these counts. */
-static void lay_out(nyb_vocab_tables *t, const nyb_vocab_file *file, uint64_t n_specials) {
+static void lay_out(nyb_vocab_tables *t, const nyb_vocab_file *file, const uint64_t n_specials[2]) {
     const uint64_t n_tokens = file->n_tokens, n_merges = file->n_merges;
     uint64_t at = (sizeof *t + 7) & ~(uint64_t)7;
     t->n_tokens = (uint32_t)n_tokens;
     t->n_merges = (uint32_t)n_merges;
-    t->n_specials = (uint32_t)n_specials;
+    t->n_user_defined = (uint32_t)n_specials[0];
+    t->n_specials = (uint32_t)n_specials[1];
     t->text_at_at = at, at += 4 * (n_tokens + 1); /* and where the last one ends */
     t->token_slots_at = at, at += sizeof(nyb_token_slot) * NYB_VOCAB_SLOTS(n_tokens);
     t->pair_slots_at = at, at += 4 * NYB_VOCAB_SLOTS(n_merges);
     t->merges_at = at, at += sizeof(nyb_merge) * n_merges;
     t->ranks_at = at, at += 4 * file->n_scores;
-    t->specials_at = at, at += 4 * n_specials;
-    t->special_order_at = at, at += 4 * n_specials;
+    for (int list = 0; list < 2; list++) {
+        t->specials_at[list] = at, at += 4 * NYB_SPECIALS_NUMBERS * n_specials[list];
+    }
     t->types_at = at, at += n_tokens;
     t->bytes = (at + 7) & ~(uint64_t)7;
 }
@@ -122,13 +124,13 @@ static int check_kind(const nyb_vocab_file *file, nyb_error *error) {
     return 0;
 }
 
-/* Reads every token once: checks it, and counts the special ones. */
-static int check_tokens(const nyb_vocab_file *file, uint64_t *n_specials, nyb_error *error) {
+/* Reads every token once: checks it, and counts the special ones, those of each list. */
+static int check_tokens(const nyb_vocab_file *file, uint64_t n_specials[2], nyb_error *error) {
     if (check_counts(file, error) != 0 || check_kind(file, error) != 0) {
         return -1;
     }
     uint64_t at = 0;
-    *n_specials = 0;
+    n_specials[0] = n_specials[1] = 0;
     for (uint64_t id = 0; id < file->n_tokens; id++) {
         nyb_string s;
         if (take_string(file->tokens, file->tokens_bytes, &at, &s) != 0) {
@@ -143,7 +145,8 @@ static int check_tokens(const nyb_vocab_file *file, uint64_t *n_specials, nyb_er
             if (s.n > NYB_VOCAB_SPECIAL_BYTES) {
                 return nyb_fail(error, "a special token's spelling is too long", id, s.n);
             }
-            ++*n_specials;
+            n_specials[0] += type == NYB_TOKEN_USER_DEFINED;
+            n_specials[1]++;
         }
         if (file->kind == NYB_VOCAB_PIECES && s.n > NYB_VOCAB_PIECE_BYTES) {
             return nyb_fail(error, "a token's spelling is too long", id, s.n);
@@ -162,8 +165,8 @@ static int check_tokens(const nyb_vocab_file *file, uint64_t *n_specials, nyb_er
 
 int nyb_vocab_measure(const nyb_vocab_file *file, uint64_t *bytes, nyb_error *error) {
     nyb_vocab_tables t;
-    uint64_t n_specials;
-    if (check_tokens(file, &n_specials, error) != 0) {
+    uint64_t n_specials[2];
+    if (check_tokens(file, n_specials, error) != 0) {
         return -1;
     }
     lay_out(&t, file, n_specials);
@@ -172,28 +175,29 @@ int nyb_vocab_measure(const nyb_vocab_file *file, uint64_t *bytes, nyb_error *er
 }
 
 /* Sorting of special tokens by heap sort: in place, n log n whatever the file says. */
-typedef int (*before)(const nyb_vocab *vocab, uint32_t a, uint32_t b);
+typedef int (*before)(const nyb_vocab *vocab, const uint32_t *ids, uint32_t a, uint32_t b);
 
-static int spelled_before(const nyb_vocab *vocab, uint32_t a, uint32_t b) {
+static int spelled_before(const nyb_vocab *vocab, const uint32_t *ids, uint32_t a, uint32_t b) {
+    (void)ids; /* `a` and `b` are some themselves */
     const nyb_string s = nyb_vocab_text(vocab, a), t = nyb_vocab_text(vocab, b);
     const int order = memcmp(s.at, t.at, s.n < t.n ? s.n : t.n);
     return order != 0 ? order < 0 : s.n < t.n;
 }
 
 /* `a` and `b` number specials in order of spelling; equal lengths go by id. */
-static int longer_before(const nyb_vocab *vocab, uint32_t a, uint32_t b) {
-    const uint32_t *ids = nyb_vocab_section(vocab->tables, specials_at);
+static int longer_before(const nyb_vocab *vocab, const uint32_t *ids, uint32_t a, uint32_t b) {
     const size_t n = nyb_vocab_text(vocab, ids[a]).n, m = nyb_vocab_text(vocab, ids[b]).n;
     return n != m ? n > m : ids[a] < ids[b];
 }
 
-static void sift(const nyb_vocab *vocab, uint32_t *items, uint32_t root, uint32_t n, before less) {
+static void sift(const nyb_vocab *vocab, const uint32_t *ids, uint32_t *items, uint32_t root,
+                 uint32_t n, before less) {
     const uint32_t item = items[root];
     for (uint32_t child; (child = 2 * root + 1) < n; root = child) {
-        if (child + 1 < n && less(vocab, items[child], items[child + 1])) {
+        if (child + 1 < n && less(vocab, ids, items[child], items[child + 1])) {
             child++;
         }
-        if (!less(vocab, item, items[child])) {
+        if (!less(vocab, ids, item, items[child])) {
             break;
         }
         items[root] = items[child];
@@ -201,25 +205,67 @@ static void sift(const nyb_vocab *vocab, uint32_t *items, uint32_t root, uint32_
     items[root] = item;
 }
 
-static void sort(const nyb_vocab *vocab, uint32_t *items, uint32_t n, before less) {
+static void sort(const nyb_vocab *vocab, const uint32_t *ids, uint32_t *items, uint32_t n,
+                 before less) {
     for (uint32_t root = n / 2; root > 0; root--) {
-        sift(vocab, items, root - 1, n, less);
+        sift(vocab, ids, items, root - 1, n, less);
     }
     for (uint32_t end = n; end > 1; end--) {
         const uint32_t largest = items[0];
         items[0] = items[end - 1];
         items[end - 1] = largest;
-        sift(vocab, items, 0, end - 1, less);
+        sift(vocab, ids, items, 0, end - 1, less);
     }
 }
 
-static void sort_specials(nyb_vocab_tables *t, const nyb_vocab *vocab) {
-    uint32_t *order = nyb_vocab_section(t, special_order_at);
-    sort(vocab, nyb_vocab_section(t, specials_at), t->n_specials, spelled_before);
-    for (uint32_t i = 0; i < t->n_specials; i++) {
-        order[i] = i;
+/* Finds who begins with whom. In order of spelling, whatever a spelling begins with is the one
+ * before it or an ancestor of that one. Jumps are those of Myers' skew-binary stacks (Information
+ * Processing Letters 17, 1983): two of equal length in a row become one. */
+static void link_specials(const nyb_vocab *vocab, const nyb_specials *s) {
+    for (uint32_t i = 0; i < s->n; i++) {
+        const nyb_string whole = nyb_vocab_text(vocab, s->id[i]);
+        uint32_t up = i == 0 ? NYB_VOCAB_NONE : i - 1;
+        for (; up != NYB_VOCAB_NONE; up = s->parent[up]) {
+            const nyb_string start = nyb_vocab_text(vocab, s->id[up]);
+            if (start.n < whole.n && memcmp(start.at, whole.at, start.n) == 0) {
+                break;
+            }
+        }
+        s->parent[i] = s->jump[i] = up;
+        s->depth[i] = 1;
+        if (up == NYB_VOCAB_NONE) {
+            continue;
+        }
+        s->depth[i] = s->depth[up] + 1;
+        const uint32_t over = s->jump[up];
+        if (over != NYB_VOCAB_NONE) {
+            const uint32_t beyond = s->jump[over];
+            const uint32_t depth = beyond == NYB_VOCAB_NONE ? 0 : s->depth[beyond];
+            if (s->depth[up] - s->depth[over] == s->depth[over] - depth) {
+                s->jump[i] = beyond;
+            }
+        }
     }
-    sort(vocab, order, t->n_specials, longer_before);
+}
+
+static void sort_specials(nyb_vocab_tables *t, const nyb_vocab *vocab, int list) {
+    const nyb_specials s = nyb_vocab_specials(t, list);
+    uint32_t *order = s.depth; /* until that is found */
+    sort(vocab, s.id, s.id, s.n, spelled_before);
+    for (uint32_t i = 0; i < s.n; i++) {
+        order[i] = i;
+        t->special_from[list][nyb_vocab_text(vocab, s.id[i]).at[0] + 1] = i + 1;
+    }
+    for (unsigned byte = 1; byte <= 256; byte++) { /* bytes that begin none */
+        if (t->special_from[list][byte] == 0) {
+            t->special_from[list][byte] = t->special_from[list][byte - 1];
+        }
+    }
+    sort(vocab, s.id, order, s.n, longer_before);
+    for (uint32_t i = 0; i < s.n; i++) {
+        s.place[order[i]] = i;
+    }
+    link_specials(vocab, &s);
 }
 
 /* Notes which bytes stand before a space inside a token: words are not cut there. */
@@ -237,10 +283,10 @@ static int build_tokens(const nyb_vocab_file *file, nyb_vocab_tables *t, const n
                         nyb_error *error) {
     uint32_t *text_at = nyb_vocab_section(t, text_at_at);
     uint32_t *ranks = nyb_vocab_section(t, ranks_at);
-    uint32_t *specials = nyb_vocab_section(t, specials_at);
+    const nyb_specials lists[2] = {nyb_vocab_specials(t, 0), nyb_vocab_specials(t, 1)};
     nyb_token_slot *slots = nyb_vocab_slots(t);
     uint8_t *types = nyb_vocab_types(t);
-    uint32_t n_specials = 0;
+    uint32_t n_user_defined = 0, n_specials = 0;
     uint64_t at = 0;
     for (uint32_t id = 0; id < t->n_tokens; id++) {
         nyb_string s;
@@ -248,7 +294,9 @@ static int build_tokens(const nyb_vocab_file *file, nyb_vocab_tables *t, const n
         text_at[id] = (uint32_t)at;
         if (take_string(file->tokens, file->tokens_bytes, &at, &s) != 0 ||
             (type = type_in_effect(file, id, s)) < 0 ||
-            (is_special(type, s) && n_specials == t->n_specials)) {
+            (is_special(type, s) &&
+             (n_specials == t->n_specials ||
+              (type == NYB_TOKEN_USER_DEFINED && n_user_defined == t->n_user_defined)))) {
             return nyb_fail(error, "the file was changed while it was read", id, at);
         }
         text_at[id + 1] = (uint32_t)at;
@@ -258,8 +306,10 @@ static int build_tokens(const nyb_vocab_file *file, nyb_vocab_tables *t, const n
             ranks[id] = rank_of_score(score_of(file, id));
         }
         if (is_special(type, s)) {
-            specials[n_specials++] = id;
-            t->special_first[s.at[0]] = 1;
+            lists[1].id[n_specials++] = id;
+            if (type == NYB_TOKEN_USER_DEFINED) {
+                lists[0].id[n_user_defined++] = id;
+            }
         }
         if (s.n == 0) {
             continue; /* some files pad their vocabulary with empty tokens; no text is one */
@@ -280,8 +330,11 @@ static int build_tokens(const nyb_vocab_file *file, nyb_vocab_tables *t, const n
         slots[slot].hash = hash;
         slots[slot].id = id + 1;
     }
-    t->n_specials = n_specials;
-    sort_specials(t, vocab);
+    if (n_user_defined != t->n_user_defined || n_specials != t->n_specials) {
+        return nyb_fail(error, "the file was changed while it was read", t->n_tokens, at);
+    }
+    sort_specials(t, vocab, 0);
+    sort_specials(t, vocab, 1);
     return 0;
 }
 
@@ -381,8 +434,8 @@ static int build_merges(const nyb_vocab_file *file, nyb_vocab_tables *t, const n
 int nyb_vocab_build(const nyb_vocab_file *file, void *memory, nyb_vocab *vocab, nyb_error *error) {
     nyb_vocab_tables *t = memory;
     nyb_vocab_tables layout = {0};
-    uint64_t n_specials;
-    if (check_tokens(file, &n_specials, error) != 0) {
+    uint64_t n_specials[2];
+    if (check_tokens(file, n_specials, error) != 0) {
         return -1;
     }
     lay_out(&layout, file, n_specials);
@@ -393,7 +446,6 @@ int nyb_vocab_build(const nyb_vocab_file *file, void *memory, nyb_vocab *vocab, 
     t->unknown = file->unknown;
     t->whole_words = file->whole_words != 0;
     t->space_prefix = file->space_prefix != 0;
-    t->collapses_spaces = file->collapses_spaces != 0;
     vocab->tokens = file->tokens;
     vocab->tokens_bytes = file->tokens_bytes;
     vocab->tables = t;

@@ -46,6 +46,31 @@ static inline uint8_t *nyb_vocab_types(const nyb_vocab_tables *tables) {
     return (uint8_t *)((uintptr_t)tables + tables->types_at);
 }
 
+/* A list of special tokens, by number in the order of their spellings. */
+typedef struct nyb_specials {
+    uint32_t n;
+    const uint32_t *from; /* tables->special_from */
+    uint32_t *id;
+    uint32_t *place;  /* in the order in which they are cut out of a text: the longest first */
+    uint32_t *parent; /* the longest other whose spelling this one's begins with, or NONE */
+    uint32_t *jump;   /* an ancestor further up, or NONE: any is reached in log n moves */
+    uint32_t *depth;  /* number of ancestors, plus one */
+} nyb_specials;
+enum { NYB_SPECIALS_NUMBERS = 5 }; /* per special token in a list */
+
+static inline nyb_specials nyb_vocab_specials(const nyb_vocab_tables *tables, int control) {
+    uint32_t *at = nyb_vocab_section(tables, specials_at[control]);
+    const uint32_t n = control ? tables->n_specials : tables->n_user_defined;
+    const nyb_specials specials = {.n = n,
+                                   .from = tables->special_from[control],
+                                   .id = at,
+                                   .place = at + n,
+                                   .parent = at + 2 * (size_t)n,
+                                   .jump = at + 3 * (size_t)n,
+                                   .depth = at + 4 * (size_t)n};
+    return specials;
+}
+
 static inline uint64_t nyb_vocab_number(const uint8_t *at, size_t n) { /* little-endian */
     uint64_t value = 0;
     for (size_t i = n; i > 0; i--) {
@@ -92,8 +117,10 @@ static inline uint32_t nyb_pair_hash(uint32_t left, uint32_t right) {
 uint32_t nyb_vocab_search(const nyb_vocab *vocab, uint32_t hash, nyb_string a, nyb_string b,
                           uint32_t *slot);
 
-/* The rank of merging `left` with `right`, or NYB_VOCAB_NONE; the less, the sooner. */
-uint32_t nyb_vocab_rank(const nyb_vocab_tables *tables, uint32_t left, uint32_t right);
+/* The rank of merging `left` with `right`, or NYB_VOCAB_NONE; the less, the sooner. Adds to *steps
+ * the places looked at, NYB_VOCAB_PROBES at most. */
+uint32_t nyb_vocab_rank(const nyb_vocab_tables *tables, uint32_t left, uint32_t right,
+                        uint64_t *steps);
 
 /* PIECES: the token that text may become, with its rank; NYB_VOCAB_NONE if there is none. Control
  * tokens, the unknown one and those of bytes are never spelled by text. */

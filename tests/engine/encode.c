@@ -28,7 +28,6 @@ enum head {
     UNKNOWN,
     WHOLE_WORDS,
     SPACE_PREFIX,
-    COLLAPSES_SPACES,
     TEXT_BYTES,
     HEAD
 };
@@ -126,8 +125,7 @@ static int run(const sample *s, int verbose) {
                                  .pre = (uint32_t)s->head[PRE],
                                  .unknown = (uint32_t)s->head[UNKNOWN],
                                  .whole_words = s->head[WHOLE_WORDS] != 0,
-                                 .space_prefix = s->head[SPACE_PREFIX] != 0,
-                                 .collapses_spaces = s->head[COLLAPSES_SPACES] != 0};
+                                 .space_prefix = s->head[SPACE_PREFIX] != 0};
     nyb_error error;
     nyb_vocab vocab;
     uint64_t nbytes;

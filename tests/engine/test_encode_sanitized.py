@@ -64,8 +64,8 @@ def sample(arguments, text=TEXT):
     a = default | arguments
     numbers = [a["kind"], a["n_tokens"], len(a["tokens"]), a.get("n_merges", 0), len(a["merges"])]
     numbers += [a.get("n_scores", 0), a.get("n_types", 0), a.get("pre", 0), a["unknown"]]
-    numbers += [a.get(key, 0) for key in ("whole_words", "space_prefix", "collapses_spaces")]
-    head = struct.pack("<13Q", *numbers, len(text))
+    numbers += [a.get(key, 0) for key in ("whole_words", "space_prefix")]
+    head = struct.pack("<12Q", *numbers, len(text))
     return head + a["tokens"] + a["merges"] + a["scores"] + a["types"] + text
 
 
@@ -80,7 +80,7 @@ KINDS = {
     "bytes without merges": vocabulary.packed(merges=b"", n_merges=0),
     "characters": vocabulary.packed_chars(),
     "pieces": vocabulary.packed_pieces(),
-    "pieces without a prefix": vocabulary.packed_pieces(space_prefix=False, collapses_spaces=True),
+    "pieces without a prefix": vocabulary.packed_pieces(space_prefix=False),
     "pieces that lack some": vocabulary.packed_pieces(
         tokens=vocabulary.region(list(PIECES_OUT_OF_TOKENS)),
         n_tokens=len(PIECES_OUT_OF_TOKENS),

@@ -175,6 +175,32 @@ def test_steps_are_linear_in_the_text(smollm2, name):
     assert steps[1_000_000] < steps[10_000] * 1.05
 
 
+def test_a_lookup_ends_however_long_a_run_of_filled_places_is():
+    """Merges of single bytes, picked so that each is near where its hash puts it and together they
+    fill the first half of the table: a pair that is no merge must not be searched to its end."""
+    n = 20_000
+    slots = vocabulary.n_slots(n)
+    homes = sorted(
+        (vocabulary.slot_of(vocabulary.pair_hash(left, right), slots), left, right)
+        for left in range(256)
+        for right in range(256)
+    )
+    at, pairs = -1, []
+    for home, left, right in homes:
+        if len(pairs) < n and max(at + 1, home) - home < 500:
+            at = max(at + 1, home)
+            pairs.append((left, right))
+    assert len(pairs) == n
+    assert at < n + 500  # next to no place is free before that
+    merges = [f"{vocabulary.BYTES[left]} {vocabulary.BYTES[right]}" for left, right in pairs]
+    spelled = [*vocabulary.BYTES, *(merge.replace(" ", "") for merge in merges)]
+    loaded = tokenizer.load(vocabulary.metadata(spelled, merges))
+    text = bytes(random.Random(1).choices(b"abcdefghijklmnopqrstuvwxyz", k=20_000))
+    ids, steps = loaded.vocabulary.encode_counting(text)
+    assert loaded.decode(ids) == text
+    assert steps < 1_000 * len(text)  # seen: 361
+
+
 def test_control_tokens_are_found_only_on_request(smollm2):
     text = "<|im_start|>user<|im_end|>"
     assert smollm2.encode(text, special=True)[0] == smollm2.bos
@@ -198,6 +224,80 @@ def test_longer_special_tokens_win_wherever_they_are():
     assert spellings("<a><b>xy") == ["<a><b>", "x", "y"]
     assert spellings("<a>z<b>xy", special=True) == ["<a>", "z", "<b>xy"]
     assert spellings("<a>z<b>xy") == ["<a>", "z", "<", "b>x", "y"]
+
+
+def cut_by_passes(text: bytes, specials: list[bytes], breaks: list[int]) -> list[bytes]:
+    """Special tokens as they are defined: the longest first, each from left to right in what is
+    left; what lies between comes out as single bytes."""
+    starts: dict[int, bytes] = {}
+    covered = [False] * len(text)
+    for special in sorted(specials, key=lambda special: -len(special)):
+        at = 0
+        while (at := text.find(special, at)) >= 0:
+            end = at + len(special)
+            if any(covered[at:end]) or any(at < cut < end for cut in breaks):
+                at += 1
+                continue
+            covered[at:end] = [True] * len(special)
+            starts[at] = special
+            at = end
+    return [
+        starts.get(at, text[at : at + 1])
+        for at in range(len(text))
+        if at in starts or not covered[at]
+    ]
+
+
+@pytest.mark.parametrize("letters", [b"ab", b"abc"])
+def test_special_tokens_are_cut_out_as_passes_would(letters):
+    rng = random.Random(len(letters))
+    for _ in range(150):
+        specials = {
+            bytes(rng.choices(letters, k=rng.randrange(2, rng.choice([4, 8, 40]))))
+            for _ in range(rng.randrange(1, 40))
+        }
+        specials |= {b"a" * n for n in range(2, rng.randrange(2, 30))}
+        ordered = rng.sample(sorted(specials), len(specials))
+        types = {special.decode(): rng.choice([3, 4]) for special in ordered}
+        loaded = tokenizer.load(vocabulary.metadata([*vocabulary.BYTES, *types], [], types))
+        text = b"".join(
+            rng.choice([bytes(rng.choices(letters, k=9)), rng.choice(ordered), b"a" * 50])
+            for _ in range(30)
+        )
+        breaks = sorted(rng.sample(range(len(text)), 3))
+        for special in (False, True):
+            usable = [s for s in ordered if special or types[s.decode()] == 4]
+            ids = loaded.vocabulary.encode(text, special, breaks)
+            got = [loaded.spelling(id).encode() for id in ids]
+            assert got == cut_by_passes(text, usable, breaks)
+
+
+MANY_SPECIALS = {
+    "20,000 words": [f"<{n}>" for n in range(20_000)],
+    "runs of a letter": ["a" * n for n in range(2, 1025)],
+    "runs of a letter and one of another": [
+        *("a" * n for n in range(2, 1025)),
+        *("a" * n + "b" for n in range(1, 1024)),
+    ],
+}
+HARD_TEXTS = {
+    "words": lambda n: b"".join(b"<%d>" % (i * 7919 % 20_000) for i in range(n // 7)),
+    "one letter": lambda n: b"a" * n,
+    "runs": lambda n: b"".join(b"a" * (i * 7919 % 1500) + b"bc"[i % 2 :] for i in range(n // 750)),
+}
+
+
+@pytest.mark.parametrize("text", HARD_TEXTS)
+@pytest.mark.parametrize("specials", MANY_SPECIALS)
+def test_steps_of_special_tokens_do_not_grow_with_the_text(specials, text):
+    types = dict.fromkeys(MANY_SPECIALS[specials], vocabulary.USER_DEFINED)
+    loaded = tokenizer.load(vocabulary.metadata([*vocabulary.BYTES, *types], [], types))
+    steps = {}
+    for n in (20_000, 200_000):
+        data = HARD_TEXTS[text](n)
+        steps[n] = loaded.vocabulary.encode_counting(data)[1] / len(data)
+    assert steps[200_000] < 1_000  # a byte; seen: 3 to 597
+    assert steps[200_000] < steps[20_000] * 1.3
 
 
 def test_no_special_token_is_found_across_a_break():

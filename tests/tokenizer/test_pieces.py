@@ -159,11 +159,12 @@ def test_a_reply_keeps_its_first_space_unless_a_special_token_is_in_front():
     assert loaded.text_stream(behind=user).push([the]) == "the"
 
 
-def test_extra_spaces_are_removed_where_the_file_says_so():
+def test_every_space_is_kept_whatever_the_file_says():
+    """The key is heeded for T5's kind only, in llama.cpp too."""
     loaded = small(remove_extra_whitespaces=True)
-    assert spellings(loaded, "  the   lower ") == [f"{SPACE}the", SPACE, "lower"]
-    assert loaded.encode("   ") == []
-    assert loaded.encode("") == []
+    for text in ("  the   lower ", " the", "   "):
+        assert loaded.encode(text) == small().encode(text)
+        assert loaded.decode(loaded.encode(text)).decode() == text
 
 
 def test_words_are_cut_only_where_no_token_lies_across():
@@ -204,6 +205,12 @@ def test_llamas_ids_count_where_the_file_does_not_say():
     said = small(bos_token_id=2, eos_token_id=1, add_bos_token=False, add_eos_token=True)
     assert (said.bos, said.eos, said.add_bos, said.add_eos) == (2, 1, False, True)
     assert said.encode("the", add_bos=True, add_eos=True) == [2, *said.encode("the"), 1]
+
+
+@pytest.mark.parametrize("id", [True, False, -1, 10**6, 1.0, "<s>"])
+def test_what_is_no_id_names_no_special_token(id):
+    loaded = small(bos_token_id=id, eos_token_id=id)
+    assert (loaded.bos, loaded.eos, loaded.add_bos) == (None, None, False)
 
 
 def test_a_tag_of_html_is_no_end_token():

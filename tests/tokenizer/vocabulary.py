@@ -107,6 +107,29 @@ SMALL_CHAR_TYPES = SMALL_TYPES | {f"<0x{byte:02X}>": BYTE for byte in range(256)
 Arguments = dict[str, Any]
 
 
+# Where the hash tables put things, for vocabularies that are made to fill them badly.
+
+
+def n_slots(n: int) -> int:
+    return 2 * n + 2
+
+
+def slot_of(hash: int, slots: int) -> int:
+    hash = (hash ^ hash >> 15) * 0x2C1B3C6D & 0xFFFFFFFF
+    return (hash ^ hash >> 13) * slots >> 32
+
+
+def pair_hash(left: int, right: int) -> int:
+    return ((left << 32 | right) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF) >> 32
+
+
+def spelling_hash(spelling: bytes) -> int:
+    hash = 2166136261
+    for byte in spelling:
+        hash = (hash ^ byte) * 16777619 & 0xFFFFFFFF
+    return hash
+
+
 def type_numbers(tokens: Iterable[str], types: Mapping[str, int]) -> bytes:
     numbers = [types.get(token, NORMAL) for token in tokens]
     return struct.pack(f"<{len(numbers)}i", *numbers)

@@ -259,7 +259,6 @@ cdef extern from "nyb_vocab.h" nogil:
         uint32_t unknown
         uint8_t whole_words
         uint8_t space_prefix
-        uint8_t collapses_spaces
 
     ctypedef struct nyb_vocab_tables:
         uint64_t bytes

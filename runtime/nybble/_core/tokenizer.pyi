@@ -40,7 +40,6 @@ class Vocabulary:
         unknown: int | None = None,
         whole_words: bool = False,
         space_prefix: bool = False,
-        collapses_spaces: bool = False,
     ) -> None: ...
     def encode(
         self, text: Buffer, special: bool = False, breaks: Sequence[int] = ()

@@ -86,11 +86,10 @@ cdef class Vocabulary:
     of the arrays in a GGUF file; `tokens` is held and read in place for as long as this object
     lives, the others are done with when it is made.
 
-    pre              : of BYTES, one of the PRE_* numbers
-    whole_words      : of BYTES, a word that is a token is that token, whatever the merges say
-    unknown          : of the others, the id for what has no token and no tokens of its bytes
-    space_prefix     : of the others, a space is put before text and after special tokens
-    collapses_spaces : of the others, of a run of spaces one is left, and at the ends none
+    pre          : of BYTES, one of the PRE_* numbers
+    whole_words  : of BYTES, a word that is a token is that token, whatever the merges say
+    unknown      : of the others, the id for what has no token and no tokens of its bytes
+    space_prefix : of the others, a space is put before text and after special tokens
 
     FormatError if any of it is damaged: what, at which token or merge.
     """
@@ -100,7 +99,7 @@ cdef class Vocabulary:
                   uint64_t n_merges=0, const unsigned char[::1] scores not None=b"",
                   uint64_t n_scores=0, const unsigned char[::1] types not None=b"",
                   uint64_t n_types=0, uint32_t pre=NYB_PRE_DEFAULT, unknown=None,
-                  bint whole_words=False, bint space_prefix=False, bint collapses_spaces=False):
+                  bint whole_words=False, bint space_prefix=False):
         cdef nyb_vocab_file file
         cdef nyb_error error
         cdef uint64_t nbytes = 0
@@ -122,7 +121,6 @@ cdef class Vocabulary:
         file.unknown = NYB_VOCAB_NONE if unknown is None else unknown
         file.whole_words = whole_words
         file.space_prefix = space_prefix
-        file.collapses_spaces = collapses_spaces
         with nogil:
             failed = vocab_measure(&file, &nbytes, &error)
         if failed:

@@ -269,7 +269,8 @@ def _load_chars(metadata: Mapping[str, object]) -> Tokenizer:
 
 def _load_pieces(metadata: Mapping[str, object]) -> Tokenizer:
     """SentencePiece's kind, called "llama": Llama 2, Mistral, Gemma to 3. Some old files leave out
-    the ids of Llama's special tokens."""
+    the ids of Llama's special tokens. `remove_extra_whitespaces` is for T5's kind: in this one
+    llama.cpp keeps every space, whatever the file says."""
     space_prefix = metadata.get("tokenizer.ggml.add_space_prefix", True) is True
     vocabulary = core.Vocabulary(
         core.PIECES,
@@ -277,7 +278,6 @@ def _load_pieces(metadata: Mapping[str, object]) -> Tokenizer:
         **_arrays(metadata, scores="float32"),
         unknown=_token_id(metadata, "unknown", 0),
         space_prefix=space_prefix,
-        collapses_spaces=metadata.get("tokenizer.ggml.remove_extra_whitespaces") is True,
     )
     return _tokenizer(metadata, vocabulary, bos=1, eos=2, add_bos=True, space_prefix=space_prefix)
 
@@ -309,10 +309,13 @@ def _tokenizer(
 
 
 def _token_id(metadata: Mapping[str, object], name: str, default: int | None = None) -> int | None:
-    """The id of a special token. One outside the vocabulary means none, as in llama.cpp."""
+    """The id of a special token. One outside the vocabulary means none, as in llama.cpp; so does
+    what is no number."""
     id = metadata.get(f"tokenizer.ggml.{name}_token_id", default)
     _, n_tokens = _array(metadata, "tokens", "string")
-    return id if isinstance(id, int) and 0 <= id < n_tokens else None
+    if not isinstance(id, int) or isinstance(id, bool):
+        return None
+    return id if 0 <= id < n_tokens else None
 
 
 def _arrays(metadata: Mapping[str, object], **needed: str) -> dict[str, Any]:
