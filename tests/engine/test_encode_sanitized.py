@@ -72,8 +72,19 @@ def sample(arguments, text=TEXT):
 PIECES_OUT_OF_TOKENS = dict(vocabulary.SMALL_PIECES)
 for spelled in ("\u2581", "<0x41>", "<0xE2>"):
     del PIECES_OUT_OF_TOKENS[spelled]
+NESTED = {  # special tokens that begin with and overlap one another
+    spelled: (vocabulary.CONTROL, vocabulary.USER_DEFINED)[len(spelled) % 2]
+    for spelled in ("th", "the", "he", "er", "<|", "<|e", "|>", *("a" * n for n in range(2, 60)))
+}
 KINDS = {
     "bytes": vocabulary.packed(),
+    "bytes with nested special tokens": vocabulary.packed(
+        tokens=vocabulary.region([*vocabulary.BYTES, *NESTED]),
+        n_tokens=256 + len(NESTED),
+        types=vocabulary.type_numbers([*vocabulary.BYTES, *NESTED], NESTED),
+        merges=b"",
+        n_merges=0,
+    ),
     "bytes out of order": vocabulary.packed(
         merges=vocabulary.region(vocabulary.SMALL_MERGES[::-1]), whole_words=1
     ),
@@ -96,7 +107,8 @@ KINDS = {
 }
 NUMBERS = sorted({how.number for how in tokenizer.PRE_TOKENIZERS.values()})
 CUT = {f"bytes, pre-tokenizer {pre}": vocabulary.packed(pre=pre) for pre in NUMBERS}
-TEXTS = [b"", b"a", b" ", TEXT, *(random.Random(n).randbytes(n) for n in (1, 2, 3, 31, 33, 999))]
+TEXTS = [b"", b"a", b" ", TEXT, b"a" * 99 + b"bthe" + b"a" * 30]
+TEXTS += [random.Random(n).randbytes(n) for n in (1, 2, 3, 31, 33, 999)]
 
 
 @pytest.mark.parametrize("name", [*KINDS, *CUT])
