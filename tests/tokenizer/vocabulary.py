@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -203,6 +204,63 @@ def build(arguments: Arguments) -> core.Vocabulary:
     return core.Vocabulary(**arguments)
 
 
+# Either word of a pair takes FNV-1a to the same state, if one of each pair before has been hashed:
+# ten pairs make 1,024 spellings of one hash. Found by trying words at random.
+COLLIDING = [
+    ("eaxswr", "sefukl"),
+    ("kadkpo", "yieuew"),
+    ("bazsea", "dhqbnk"),
+    ("abrnce", "wijpgv"),
+    ("jthhmk", "edjdul"),
+    ("yginpx", "ljlcbj"),
+    ("yxnsqt", "bcytgf"),
+    ("tcpgjv", "jetbty"),
+    ("idplno", "hvjjag"),
+    ("qjvctp", "ghgiha"),
+]
+
+
+def colliding_spellings() -> list[str]:
+    spellings = ["".join(words) for words in itertools.product(*COLLIDING)]
+    assert len({spelling_hash(spelling.encode()) for spelling in spellings}) == 1
+    return spellings
+
+
+def crowded_merges(n: int) -> list[str]:
+    """Merges of two bytes whose places in a table for `n` merges are its first ones."""
+    homes = sorted(
+        (slot_of(pair_hash(left, right), n_slots(n)), left, right)
+        for left in range(256)
+        for right in range(256)
+    )
+    return [f"{BYTES[left]} {BYTES[right]}" for _, left, right in homes[:n]]
+
+
+def colliding() -> dict[str, tuple[Arguments, str]]:
+    """Vocabularies whose strings were made to collide in a hash table."""
+    spellings = colliding_spellings()
+    merges = crowded_merges(600)
+    merged = [*BYTES, *(merge.replace(" ", "") for merge in merges)]
+    return {
+        "spellings of one hash": (
+            packed(
+                tokens=region(spellings), n_tokens=len(spellings), types=b"", merges=b"", n_merges=0
+            ),
+            "spellings were made to collide",
+        ),
+        "pairs of neighbouring hashes": (
+            packed(
+                tokens=region(merged),
+                n_tokens=len(merged),
+                types=b"",
+                merges=region(merges),
+                n_merges=len(merges),
+            ),
+            "merges were made to collide",
+        ),
+    }
+
+
 def hostile() -> dict[str, tuple[Arguments, str]]:
     """Arguments of `Vocabulary` that are refused, and a part of the complaint."""
     tokens, merges, n = region(SMALL_TOKENS), region(SMALL_MERGES), len(SMALL_TOKENS)
@@ -295,4 +353,5 @@ def hostile() -> dict[str, tuple[Arguments, str]]:
             ),
             "makes something",
         ),
+        **colliding(),
     }
