@@ -8,12 +8,9 @@ import time
 
 import pytest
 
-from nybble import archs
+import nybble
 from nybble._core import native
-from nybble._core.program import Program, Weights
 from nybble._core.sequence import Engine, Sequence
-from nybble.formats.gguf import GgufFile
-from nybble.lowering import lower
 from tools import replay
 from tools.tiny_model import tiny_model
 
@@ -24,14 +21,7 @@ IDS = [(i * 31 + i // 7) % 323 for i in range(150)]
 def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("pool") / "tiny.gguf"
     tiny_model(path, layers=3, dim=96, heads=6, kv_heads=2, vocab=323, seed=3)
-    return weights_of(path)
-
-
-def weights_of(path):
-    with GgufFile(path) as file:
-        tree = archs.describe(file.metadata, file.tensors, file.data)
-        lowered = lower(tree, {name: tensor.format for name, tensor in file.tensors.items()})
-        return Weights(Program(lowered), file.data)
+    return nybble.load(path).weights
 
 
 def logits(weights, threads, engine=None):
@@ -117,7 +107,7 @@ FAMILIES = {
 def test_the_team_is_clean_under_the_thread_sanitizer(watched, tmp_path, family):
     numbers, teams = FAMILIES[family]
     tiny_model(tmp_path / "tiny.gguf", family=family, kv_heads=2, seed=3, **numbers)
-    replay.dump(weights_of(tmp_path / "tiny.gguf"), IDS, 20, tmp_path / "dumped")
+    replay.dump(nybble.load(tmp_path / "tiny.gguf").weights, IDS, 20, tmp_path / "dumped")
     for threads, chunk in teams:
         # with address randomisation off: some kernels' layout is one that TSan cannot map
         command = ["setarch", "-R", str(watched), str(tmp_path / "dumped")]

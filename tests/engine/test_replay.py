@@ -4,21 +4,11 @@ import subprocess
 
 import pytest
 
-from nybble import archs
-from nybble._core.program import Program, Weights
-from nybble.formats.gguf import GgufFile
-from nybble.lowering import lower
+import nybble
 from tools import replay
 from tools.tiny_model import tiny_model
 
 SANITIZED = ("cc", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-
-
-def weights_of(path):
-    with GgufFile(path) as file:
-        tree = archs.describe(file.metadata, file.tensors, file.data)
-        lowered = lower(tree, {name: tensor.format for name, tensor in file.tensors.items()})
-        return Weights(Program(lowered), file.data)
 
 
 FAMILIES = {
@@ -39,7 +29,7 @@ def dump(folder, family, tokens, rows):
     numbers = {"family": family, "kv_heads": 2, "seed": 3, **FAMILIES[family]}
     tiny_model(folder / "tiny.gguf", **numbers)
     ids = [(i * 31 + i // 7) % 323 for i in range(tokens)]
-    replay.dump(weights_of(folder / "tiny.gguf"), ids, rows, folder / "dumped")
+    replay.dump(nybble.load(folder / "tiny.gguf").weights, ids, rows, folder / "dumped")
     return folder / "dumped"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import nybble
+from nybble._core.sequence import Sequence
 from nybble.formats.gguf import GgufArray, GgufFile
 from tools import fidelity
 from tools.gguf_writer import Array, Tensor, dequantize, tensor, write_gguf
@@ -91,6 +92,18 @@ def speaking(folder: Path, text: str, *, loops: bool = False, **tiny: object) ->
         return replaced("output.weight", head)(tensors)
 
     return edited(folder / "plain.gguf", folder / "speaking.gguf", tensors=edit)
+
+
+def feed(sequence: Sequence, ids: list[int], piece: int | None = None) -> np.ndarray:
+    """Feeds what is not in the cache yet, at most `piece` tokens at once; the last logits."""
+    done = sequence.reuse(ids)
+    while done < len(ids):
+        n = min(piece or len(ids), sequence.next_chunk(len(ids) - done))
+        sequence.feed(ids[done : done + n], done + n == len(ids))
+        done += n
+    out = np.empty(sequence.vocab, np.float32)
+    sequence.last_logits(out)
+    return out
 
 
 def cached(model: nybble.Model) -> list[int]:

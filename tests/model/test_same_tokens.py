@@ -10,7 +10,7 @@ from nybble._core.sequence import Engine, Sequence
 from tools import fidelity, oracle
 from tools.tiny_model import tiny_model
 
-from .models import fidelity_golden
+from .models import feed, fidelity_golden
 
 Q4_1 = dict.fromkeys(("embed", "attention", "mlp", "head"), "Q4_1")
 Q8_0 = dict.fromkeys(Q4_1, "Q8_0")
@@ -55,18 +55,6 @@ def all_logits(weights, ids, **engine):
     return out
 
 
-def feed(sequence, ids, piece=CONTEXT):
-    """Feeds what is not in the cache yet, at most `piece` tokens at once; the last logits."""
-    done = sequence.reuse(ids)
-    while done < len(ids):
-        n = min(piece, sequence.next_chunk(len(ids) - done))
-        sequence.feed(ids[done : done + n], done + n == len(ids))
-        done += n
-    out = np.empty(sequence.vocab, np.float32)
-    sequence.last_logits(out)
-    return out
-
-
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
 @pytest.mark.parametrize("chunk", [1, 5, 16, 128])
 def test_logits_depend_neither_on_threads_nor_on_chunks(tiny, threads, chunk):
@@ -97,13 +85,18 @@ def test_a_cached_prefix_changes_nothing(tiny, kept, length):
     assert feed(sequence, ids[:length]).tobytes() == expected[length - 1].tobytes()
 
 
-@pytest.mark.parametrize("level", native.levels())
-def test_every_level_of_this_cpu_gives_the_same_bits(tiny, level, monkeypatch):
-    monkeypatch.setenv("NYBBLE_ISA", level)
+@pytest.fixture(params=native.levels())
+def level(request, monkeypatch):
+    """Every level of this build, forced; those that this CPU lacks are skipped."""
+    monkeypatch.setenv("NYBBLE_ISA", request.param)
     try:
         native.cpu_bits()
     except errors.CpuError:
-        pytest.skip(f"{level} needs another CPU")
+        pytest.skip(f"{request.param} needs another CPU")
+    return request.param
+
+
+def test_every_level_of_this_cpu_gives_the_same_bits(tiny, level):
     _, weights, ids, expected = tiny
     assert all_logits(weights, ids).tobytes() == expected.tobytes()
     assert all_logits(weights, ids, chunk=1).tobytes() == expected.tobytes()
@@ -122,17 +115,11 @@ def of_format(request, tmp_path_factory):
     return request.param, path, weights, ids, expected
 
 
-@pytest.mark.parametrize("level", native.levels())
-def test_a_format_gives_the_same_bits_everywhere(of_format, level, monkeypatch):
-    monkeypatch.setenv("NYBBLE_ISA", level)
-    try:
-        native.cpu_bits()
-    except errors.CpuError:
-        pytest.skip(f"{level} needs another CPU")
+def test_a_format_gives_the_same_bits_everywhere(of_format, level):
     _, _, weights, ids, expected = of_format
     for threads, chunk in ((1, 1), (1, 16), (2, 7), (3, 128), (5, 1)):
         got = all_logits(weights, ids, threads=threads, chunk=chunk)
-        assert got.tobytes() == expected.tobytes(), f"{threads} threads, chunks of {chunk}"
+        assert got.tobytes() == expected.tobytes(), f"{level}, {threads} threads, chunks of {chunk}"
 
 
 def test_a_formats_logits_are_near_float32(of_format):

@@ -9,6 +9,8 @@ import nybble
 from nybble._core.sequence import Engine, Sequence
 from tools.tiny_model import tiny_model
 
+from .models import feed
+
 CONTEXT, PAGE, TOKENS = 1024, 128, 700
 # (window, chunk): rings of one page and of several, with a place that two pages share and without
 RINGS = [(1, 1), (127, 1), (24, 16), (100, 28), (128, 64), (130, 128), (200, 16)]
@@ -41,18 +43,6 @@ def per_layer(positions):
 def ring_of(window, chunk):
     """Positions: those seen and the batch, or the tile in which the newest one is."""
     return -(-(window + max(chunk, 8)) // PAGE) * PAGE
-
-
-def feed(sequence, ids, piece):
-    """Feeds what is not in the cache yet; the last logits."""
-    done = sequence.reuse(ids)
-    while done < len(ids):
-        n = min(piece, sequence.next_chunk(len(ids) - done))
-        sequence.feed(ids[done : done + n], done + n == len(ids))
-        done += n
-    out = np.empty(sequence.vocab, np.float32)
-    sequence.last_logits(out)
-    return out
 
 
 @pytest.mark.parametrize(("window", "chunk"), RINGS)

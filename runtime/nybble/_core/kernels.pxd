@@ -10,6 +10,7 @@ cdef extern from "nyb_kernels.h" nogil:
         NYB_F32
         NYB_F16
         NYB_BF16
+        NYB_FORMATS
     enum nyb_op:
         NYB_OP_gemv
         NYB_OP_gemv16

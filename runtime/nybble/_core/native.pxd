@@ -5,11 +5,18 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from nybble._core.engine cimport (
     nyb_batch,
     nyb_bound,
+    nyb_encode_stats,
     nyb_error,
+    nyb_gguf_file,
+    nyb_gguf_format,
+    nyb_gguf_key,
+    nyb_gguf_tensor,
     nyb_limits,
     nyb_program,
     nyb_sampling,
     nyb_sizes,
+    nyb_vocab,
+    nyb_vocab_file,
 )
 from nybble._core.kernels cimport nyb_layout, nyb_row, nyb_rows
 
@@ -37,11 +44,7 @@ cdef int sample(const nyb_rows *rows, const float *logits, uint32_t vocab,
                 const nyb_sampling *sampling, const int32_t *recent, uint32_t n_recent,
                 uint64_t n_tokens, void *scratch, int32_t *token, nyb_error *error) noexcept nogil
 
-# -- nyb_gguf.h ----------------------------------------
-from nybble._core.engine cimport (
-    nyb_error, nyb_gguf_file, nyb_gguf_format, nyb_gguf_key, nyb_gguf_tensor,
-)
-
+# -- GGUF files
 cdef int gguf_scan(const uint8_t *data, uint64_t length, nyb_gguf_file *file,
                    nyb_error *error) noexcept nogil
 cdef uint64_t gguf_scratch_bytes(const nyb_gguf_file *file) noexcept nogil
@@ -51,11 +54,7 @@ cdef const char *gguf_type_name(uint32_t type) noexcept nogil
 cdef uint32_t gguf_type_bytes(uint32_t type) noexcept nogil
 cdef const nyb_gguf_format *gguf_format_of(uint32_t format) noexcept nogil
 
-# -- Tokenizers ------------------------------------------------------------------------------------
-
-
-from nybble._core.engine cimport nyb_encode_stats, nyb_error, nyb_vocab, nyb_vocab_file
-
+# -- tokenizers
 cdef int vocab_measure(const nyb_vocab_file *file, uint64_t *nbytes,
                        nyb_error *error) noexcept nogil
 cdef int vocab_build(const nyb_vocab_file *file, void *memory, nyb_vocab *vocab,

@@ -10,18 +10,35 @@ from nybble._core.engine cimport (
     nyb_can_rewind,
     nyb_clear_page,
     nyb_clear_slot,
+    nyb_encode,
+    nyb_encode_most,
+    nyb_encode_scratch,
+    nyb_gguf_format_of,
+    nyb_gguf_index,
+    nyb_gguf_scan,
+    nyb_gguf_scratch_bytes,
+    nyb_gguf_type_bytes,
+    nyb_gguf_type_name,
     nyb_logits,
     nyb_measure,
+    nyb_philox,
     nyb_pool_solo_calls,
     nyb_pool_stop,
     nyb_pool_threads,
     nyb_read,
-    nyb_philox,
     nyb_run,
     nyb_sample,
     nyb_sample_scratch,
+    nyb_vocab_build,
+    nyb_vocab_bytes,
+    nyb_vocab_find,
+    nyb_vocab_is_end,
+    nyb_vocab_measure,
+    nyb_vocab_spelling,
+    nyb_vocab_type,
 )
 from nybble._core.kernels cimport (
+    NYB_FORMATS,
     nyb_compiler,
     nyb_cpu_bits,
     nyb_layout_of,
@@ -72,7 +89,7 @@ def formats():
     of a block, address of the function that packs a tile row). A tile is 8 blocks."""
     cdef const nyb_layout *layout
     out = {}
-    for number in range(48):
+    for number in range(NYB_FORMATS):
         layout = nyb_layout_of(number)
         if layout is not NULL:
             pack = <size_t>layout.pack
@@ -200,12 +217,7 @@ cdef int sample(const nyb_rows *rows, const float *logits, uint32_t vocab,
     return nyb_sample(rows, logits, vocab, sampling, recent, n_recent, n_tokens, scratch, token,
                       error)
 
-# -- nyb_gguf.h ----------------------------------------
-from nybble._core.engine cimport (
-    nyb_gguf_format_of, nyb_gguf_index, nyb_gguf_scan, nyb_gguf_scratch_bytes,
-    nyb_gguf_type_bytes, nyb_gguf_type_name,
-)
-
+# -- GGUF files ---------------------------------------------------------------------------------
 
 cdef int gguf_scan(const uint8_t *data, uint64_t length, nyb_gguf_file *file,
                    nyb_error *error) noexcept nogil:
@@ -233,20 +245,6 @@ cdef const nyb_gguf_format *gguf_format_of(uint32_t format) noexcept nogil:
     return nyb_gguf_format_of(format)
 
 # -- Tokenizers ------------------------------------------------------------------------------------
-
-from nybble._core.engine cimport (
-    nyb_encode,
-    nyb_encode_most,
-    nyb_encode_scratch,
-    nyb_vocab_build,
-    nyb_vocab_bytes,
-    nyb_vocab_find,
-    nyb_vocab_is_end,
-    nyb_vocab_measure,
-    nyb_vocab_spelling,
-    nyb_vocab_type,
-)
-
 
 cdef int vocab_measure(const nyb_vocab_file *file, uint64_t *nbytes,
                        nyb_error *error) noexcept nogil:
