@@ -214,14 +214,31 @@ void NYB_KERNEL(softmax)(const nyb_softmax_args *a) {
 #define NYB_SUMS 8
 #endif
 
-/* While one group of 4 tiles, that is 32 positions, is worked on, the next one is fetched, first
- * of keys, then of values. Either is 64 * D bytes: a cache line in each of D turns. All at once
- * would stand in the way of the reads at hand. */
+/* While one group of 4 tiles, that is 32 positions, is worked on, a later one is fetched, a cache
+ * line in each of D turns: either is 64 * D bytes. All at once would stand in the way of the reads
+ * at hand; and into L2, because it has more room for reads under way than L1. */
 #define NYB_GROUP      (NYB_TILES * NYB_LANES)
+#define NYB_AHEAD      (2 * NYB_GROUP)
 #define NYB_CACHE_LINE 64
 
 static inline __attribute__((always_inline)) void nyb_fetch_line(const uint16_t *group, size_t i) {
-    __builtin_prefetch((const char *)group + i * NYB_CACHE_LINE);
+    __builtin_prefetch((const char *)group + i * NYB_CACHE_LINE, 0, 2);
+}
+
+/* Positions whose keys are read: whole tiles. */
+static inline size_t nyb_keys_read(const nyb_attend_args *a) {
+    return ((a->end + NYB_LANES - 1) / NYB_LANES - a->first / NYB_LANES) * NYB_LANES;
+}
+
+/* Where the position lies that is read `n` after the first: keys, then values, then those keys
+ * that will be read next. */
+static inline const uint16_t *nyb_read_after(const nyb_attend_args *a, size_t n) {
+    const size_t keys = nyb_keys_read(a), values = a->end - a->first;
+    if (n < keys)
+        return a->k + (a->first / NYB_LANES * NYB_LANES + n) * a->head_dim;
+    if (n < keys + values)
+        return a->v + (a->first + n - keys) * a->head_dim;
+    return a->next + (n - keys - values) * a->head_dim;
 }
 
 /* The dimensions that are m modulo 4 of the scores of `n` queries with `tiles` tiles of 8 keys,
@@ -262,16 +279,12 @@ attend_scores(int n, int tiles, size_t head_dim, const float *q, const uint16_t 
             scores[j][t] = v8_add(scores[j][t], v8_add(s0[j][t], s1[j][t]));
 }
 
-/* Scores of `tiles` tiles from tile `t` of `end_tile` on, kept in scratch, and their maxima. */
+/* Scores of `tiles` tiles from tile `t` on, kept in scratch, and their maxima. */
 static inline __attribute__((always_inline)) void
-attend_tiles(int n, int tiles, const nyb_attend_args *a, const float *q, size_t t, size_t end_tile,
-             float *scores, nyb_v8 max[NYB_QUERIES]) {
+attend_tiles(int n, int tiles, const nyb_attend_args *a, const float *q, size_t t,
+             const uint16_t *ahead, float *scores, nyb_v8 max[NYB_QUERIES]) {
     nyb_v8 found[NYB_QUERIES][NYB_TILES];
-    const size_t tile = NYB_LANES * a->head_dim, ahead = t + NYB_TILES;
-    attend_scores(n, tiles, a->head_dim, q, a->k + t * tile,
-                  ahead < end_tile ? a->k + ahead * tile
-                                   : a->v + a->first * a->head_dim + (ahead - end_tile) * tile,
-                  found);
+    attend_scores(n, tiles, a->head_dim, q, a->k + t * NYB_LANES * a->head_dim, ahead, found);
     for (int i = 0; i < tiles; i++) {
         const int at = (int)((t + (size_t)i) * NYB_LANES);
         for (int j = 0; j < n; j++) {
@@ -307,8 +320,9 @@ attend_values(int n, int width, const nyb_attend_args *a, size_t begin, size_t e
             v8_store(out + (size_t)j * a->out_stride + d + (size_t)(NYB_LANES * b), sum[j][b]);
 }
 
+/* Fetches what lies `lead` positions ahead. */
 static inline __attribute__((always_inline)) void attend_group(int n, const nyb_attend_args *a,
-                                                               size_t query) {
+                                                               size_t query, size_t lead) {
     const float *q = a->q + query * a->head_dim;
     float *scores = a->scores + query * NYB_PAGE;
     float *out = a->out + query * a->out_stride;
@@ -319,10 +333,10 @@ static inline __attribute__((always_inline)) void attend_group(int n, const nyb_
         max[j] = v8_set(-INFINITY);
     size_t t = first_tile;
     const int tiles = NYB_SUMS / n < NYB_TILES ? 2 : NYB_TILES;
-    for (; t + (size_t)tiles <= end_tile; t += (size_t)tiles)
-        attend_tiles(n, tiles, a, q, t, end_tile, scores, max);
-    for (; t < end_tile; t++)
-        attend_tiles(n, 1, a, q, t, end_tile, scores, max);
+    for (; t + (size_t)tiles <= end_tile; t += (size_t)tiles, lead += (size_t)tiles * NYB_LANES)
+        attend_tiles(n, tiles, a, q, t, nyb_read_after(a, lead), scores, max);
+    for (; t < end_tile; t++, lead += NYB_LANES)
+        attend_tiles(n, 1, a, q, t, nyb_read_after(a, lead), scores, max);
     for (int j = 0; j < n; j++) {
         float *mine = scores + (size_t)j * NYB_PAGE + first_tile * NYB_LANES;
         float *stats = out + (size_t)j * a->out_stride + a->head_dim;
@@ -334,9 +348,9 @@ static inline __attribute__((always_inline)) void attend_group(int n, const nyb_
     for (int j = 0; j < n; j++)
         for (size_t d = 0; d < a->head_dim; d += NYB_LANES)
             v8_store(out + (size_t)j * a->out_stride + d, v8_set(0));
-    for (size_t i = a->first; i < a->end; i += NYB_GROUP) {
-        const size_t next = i + NYB_GROUP, end = next < a->end ? next : a->end;
-        const uint16_t *ahead = next < a->end ? a->v + next * a->head_dim : a->next;
+    for (size_t i = a->first; i < a->end; i += NYB_GROUP, lead += NYB_GROUP) {
+        const size_t end = i + NYB_GROUP < a->end ? i + NYB_GROUP : a->end;
+        const uint16_t *ahead = nyb_read_after(a, lead);
         size_t d = 0;
         for (; d + 4 * NYB_LANES <= a->head_dim; d += 4 * NYB_LANES)
             attend_values(n, 4, a, i, end, d, ahead, scores, out);
@@ -350,20 +364,27 @@ static inline __attribute__((always_inline)) void attend_group(int n, const nyb_
         }
 }
 
+/* The first queries bring in what this page still lacks; the last of several, for which it is
+ * there, the page to come. */
 void NYB_KERNEL(attend_f16)(const nyb_attend_args *a) {
-    size_t query = 0;
-    for (; query + 4 <= a->n_queries; query += 4)
-        attend_group(4, a, query);
-    switch (a->n_queries - query) {
-    case 3:
-        attend_group(3, a, query);
-        break;
-    case 2:
-        attend_group(2, a, query);
-        break;
-    case 1:
-        attend_group(1, a, query);
-        break;
+    const size_t n = a->n_queries;
+    size_t query = 0, lead = NYB_AHEAD;
+    for (; query < n; query += NYB_QUERIES) {
+        if (query && query + NYB_QUERIES >= n)
+            lead = nyb_keys_read(a) + a->end - a->first;
+        switch (n - query) {
+        case 1:
+            attend_group(1, a, query, lead);
+            break;
+        case 2:
+            attend_group(2, a, query, lead);
+            break;
+        case 3:
+            attend_group(3, a, query, lead);
+            break;
+        default:
+            attend_group(4, a, query, lead);
+        }
     }
 }
 

@@ -319,7 +319,7 @@ typedef struct nyb_attend_args {
     const float *q;       /* (n_queries, D), rotated and scaled */
     const uint16_t *k;    /* halves, (16 tiles, D, 8 positions) */
     const uint16_t *v;    /* halves, (128 positions, D) */
-    const uint16_t *next; /* where the thread will read afterwards: a kernel may prefetch there */
+    const uint16_t *next; /* keys that the thread will read afterwards: a kernel may fetch them */
     float *scores;        /* scratch, (n_queries, 128) */
     float *out;           /* (n_queries, out_stride), out_stride >= D + 2 */
     size_t out_stride;

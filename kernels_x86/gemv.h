@@ -8,7 +8,7 @@
  */
 #include "tiles.h"
 
-enum { PAGE_BYTES = 4096, LINE_BYTES = 64, LINES_AHEAD = 4, STREAMS = 2 };
+enum { PAGE_BYTES = 4096, LINE_BYTES = 64, LINES_AHEAD = 8, STREAMS = 2 };
 enum { REGISTERS = STREAMS / TILES }; /* that a group of 4 columns of both takes */
 
 /* Called for each step of a stream. Hardware follows a stream to the end of its 4 KB page and
@@ -18,7 +18,7 @@ ALWAYS_INLINE void follow(const uint8_t *p, size_t step_bytes) {
     const size_t in_page = (uintptr_t)p % PAGE_BYTES;
     if (in_page < step_bytes)
         for (int i = 0; i < LINES_AHEAD; i++)
-            _mm_prefetch((const char *)p - in_page + PAGE_BYTES + i * LINE_BYTES, _MM_HINT_T0);
+            _mm_prefetch((const char *)p - in_page + PAGE_BYTES + i * LINE_BYTES, _MM_HINT_T1);
 }
 
 ALWAYS_INLINE floats isum8(format f, const ints w[8], const nyb_q8 *x, ints pairs) {

@@ -346,8 +346,7 @@ static int lay_out_kv(const nyb_program *program, const nyb_limits *limits, uint
     *bytes = 0;
     for (uint64_t at = 0; at < program->n_attentions; at++) {
         const nyb_attention *a = &program->attentions[at];
-        const uint64_t ring = nyb_ring_pages(a, limits);
-        const uint64_t pages = ring ? ring * limits->sequences : limits->n_pages;
+        const uint64_t pages = nyb_layer_pages(a, limits);
         if (layers)
             layers[at] = *bytes;
         CHECK(pages <= (UINT64_MAX - *bytes) / nyb_page_bytes(a), "the KV cache is too large",

@@ -37,6 +37,13 @@ static inline uint64_t nyb_ring_pages(const nyb_attention *a, const nyb_limits *
     return pages < limits->max_pages ? pages : limits->max_pages;
 }
 
+/* Pages that a layer keeps of each KV head. A head's lie one after another, before the next head's,
+ * because a thread reads them so. */
+static inline uint64_t nyb_layer_pages(const nyb_attention *a, const nyb_limits *limits) {
+    const uint64_t ring = nyb_ring_pages(a, limits);
+    return ring ? ring * limits->sequences : limits->n_pages;
+}
+
 static inline uint32_t nyb_tiles(uint32_t rows) {
     return (rows + NYB_TILE_ROWS - 1) / NYB_TILE_ROWS;
 }

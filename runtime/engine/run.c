@@ -225,17 +225,23 @@ static void activate(const worker *w, const nyb_step *step) {
 typedef struct head {
     const worker *w;
     const nyb_attention *a;
-    uint64_t layer; /* where its part of the KV arena begins */
+    uint8_t *pages; /* in the KV arena */
     uint64_t ring;  /* pages; 0 without a window */
     uint64_t kv_head;
     uint64_t group; /* query heads that share it */
 } head;
 
+static uint8_t *pages_of(const nyb_bound *bound, uint64_t attention, uint64_t kv_head) {
+    const nyb_attention *a = &bound->program->attentions[attention];
+    return bound->kv + bound->layers[attention] +
+           kv_head * nyb_layer_pages(a, &bound->limits) * nyb_head_page_bytes(a);
+}
+
 static head head_of(const worker *w, const nyb_step *step, uint64_t kv_head) {
     const nyb_attention *a = &w->bound->program->attentions[step->index];
     return (head){w,
                   a,
-                  w->bound->layers[step->index],
+                  pages_of(w->bound, step->index, kv_head),
                   nyb_ring_pages(a, &w->bound->limits),
                   kv_head,
                   a->heads / a->kv_heads};
@@ -244,8 +250,7 @@ static head head_of(const worker *w, const nyb_step *step, uint64_t kv_head) {
 /* The keys of a page of the token's sequence in the cache; its values follow them. */
 static uint16_t *keys_of(const head *h, const nyb_token *token, uint64_t page) {
     const uint64_t at = h->ring ? token->slot * h->ring + page % h->ring : token->pages[page];
-    return (uint16_t *)(h->w->bound->kv + h->layer + at * nyb_page_bytes(h->a) +
-                        h->kv_head * nyb_head_page_bytes(h->a));
+    return (uint16_t *)(h->pages + at * nyb_head_page_bytes(h->a));
 }
 
 static uint16_t *values_of(const head *h, const nyb_token *token, uint64_t page) {
@@ -508,8 +513,9 @@ void nyb_clear_page(nyb_bound *bound, uint32_t page) {
         return;
     for (uint32_t i = 0; i < bound->program->n_attentions; i++) {
         const nyb_attention *a = &bound->program->attentions[i];
-        if (!a->window)
-            memset(bound->kv + bound->layers[i] + page * nyb_page_bytes(a), 0, nyb_page_bytes(a));
+        const uint64_t bytes = nyb_head_page_bytes(a);
+        for (uint64_t h = 0; !a->window && h < a->kv_heads; h++)
+            memset(pages_of(bound, i, h) + page * bytes, 0, bytes);
     }
 }
 
@@ -518,7 +524,8 @@ void nyb_clear_slot(nyb_bound *bound, uint32_t slot) {
         return;
     for (uint32_t i = 0; i < bound->program->n_attentions; i++) {
         const nyb_attention *a = &bound->program->attentions[i];
-        const uint64_t bytes = nyb_ring_pages(a, &bound->limits) * nyb_page_bytes(a);
-        memset(bound->kv + bound->layers[i] + slot * bytes, 0, bytes);
+        const uint64_t bytes = nyb_ring_pages(a, &bound->limits) * nyb_head_page_bytes(a);
+        for (uint64_t h = 0; h < a->kv_heads; h++)
+            memset(pages_of(bound, i, h) + slot * bytes, 0, bytes);
     }
 }
