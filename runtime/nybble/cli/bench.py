@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -19,8 +20,9 @@ examples:
 
 Decoding reads every weight, and the keys and values of all tokens before, once for each token, so
 its ceiling is the rate at which the same threads can just read the same memory ("read"): the best
-of 1, 2 and 4 streams a thread. Two and more threads meet some five times a layer: "barrier" is how
-long that takes them here when they have nothing else to do.
+of 1, 2 and 4 streams a thread, before and after each reply, for the speed of memory drifts. Two and
+more threads meet some five times a layer: "barrier" is how long that takes them here when they have
+nothing else to do.
 """
 # What is fed to the model; its own tokens again and again until the prompt is long enough.
 _TEXT = """The river ran past the mill as it had always done, and nobody in the village could have
@@ -77,14 +79,17 @@ def run(args: argparse.Namespace) -> int:
             say(f"run {i + 1} of {args.runs}")
         runs.append(_once(model, ids, args.prompt, args.gen, depths))
     program = model.weights.program
-    read_gb_s = model.weights.arena.nbytes / min(run["read_s"] for run in runs) / 1e9
+    weights_gb = model.weights.arena.nbytes / 1e9
+    read_gb_s = weights_gb / median(s for run in runs for s in run["read_s"])
     barriers = [run["barrier_s"] for run in runs if run["barrier_s"]]
     decode = []
     for i, depth in enumerate(depths):
         tok_s = median(run["decode_tok_s"][i] for run in runs)
         # halfway through the reply
         nbytes = program.read_bytes + program.kv_read_bytes(depth + args.gen // 2)
-        share = tok_s * nbytes / 1e9 / read_gb_s
+        share = median(
+            run["decode_tok_s"][i] * nbytes / 1e9 * run["read_s"][i] / weights_gb for run in runs
+        )
         decode.append(
             {"depth": depth, "tok_s": tok_s, "bytes_per_token": nbytes, "read_share": share}
         )
@@ -154,13 +159,24 @@ def _once(model: Any, ids: list[int], prompt: int, gen: int, depths: list[int]) 
     prefill_tok_s = reply(prompt, 1).prefill_tok_s
     # The first token of a reply comes from the prompt, so that `gen` steps make one more; at depth
     # 0 the prompt is one token, for something has to come first.
-    decode_tok_s = [reply(max(depth, 1), gen + 1).decode_tok_s for depth in depths]
+    decode_tok_s, reads = [], [_read_seconds(model)]
+    for depth in depths:
+        decode_tok_s.append(reply(max(depth, 1), gen + 1).decode_tok_s)
+        reads.append(_read_seconds(model))
     barriers = [model.engine.barrier_seconds() for _ in range(5)]
     return {
         "prefill_tok_s": prefill_tok_s,
         "decode_tok_s": decode_tok_s,
         "total_s": perf_counter() - start,
-        "read_s": min(model.engine.read_seconds(streams) for streams in (1, 2, 4)),
+        # of each depth: the mean of before and after
+        "read_s": [(a + b) / 2 for a, b in pairwise(reads)],
         # None: the team was one thread, alone or because the machine was busy
         "barrier_s": min((s for s in barriers if s), default=None),
     }
+
+
+def _read_seconds(model: Any) -> float:
+    """How long a plain read of the weights takes, in as many streams as is best."""
+    return min(
+        median(model.engine.read_seconds(streams) for _ in range(3)) for streams in (1, 2, 4)
+    )
