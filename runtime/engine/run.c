@@ -439,8 +439,10 @@ static void run_program(void *context, nyb_team *team, uint32_t thread, uint32_t
 
 /* -- The batch ------------------------------------------------------------------------------ */
 
-static int check_span(const nyb_bound *bound, const nyb_span *span, uint64_t at, nyb_error *error) {
+static int check_span(const nyb_bound *bound, const nyb_batch *batch, uint64_t at,
+                      nyb_error *error) {
     const nyb_limits *limits = &bound->limits;
+    const nyb_span *span = &batch->spans[at];
     const uint64_t end = (uint64_t)span->position + span->n;
     if (span->n == 0)
         return nyb_fail(error, "a span has no tokens", at, 0);
@@ -451,6 +453,9 @@ static int check_span(const nyb_bound *bound, const nyb_span *span, uint64_t at,
             return nyb_fail(error, "a token is not in the vocabulary", i, (uint64_t)span->ids[i]);
     if (span->slot >= limits->sequences)
         return nyb_fail(error, "a span names an unknown slot", at, span->slot);
+    for (uint64_t s = 0; s < at; s++) /* the keys of one would be written over the other's */
+        if (batch->spans[s].slot == span->slot)
+            return nyb_fail(error, "two spans of a batch name one slot", at, span->slot);
     for (uint64_t p = 0; p < (end + NYB_PAGE - 1) / NYB_PAGE; p++)
         if (span->pages[p] >= limits->n_pages)
             return nyb_fail(error, "a span names an unknown page", p, span->pages[p]);
@@ -461,7 +466,7 @@ static int load_batch(nyb_bound *bound, const nyb_batch *batch, nyb_error *error
     bound->n_tokens = bound->n_logits = 0;
     for (uint32_t s = 0; s < batch->n_spans; s++) {
         const nyb_span *span = &batch->spans[s];
-        if (check_span(bound, span, s, error))
+        if (check_span(bound, batch, s, error))
             return -1;
         if (span->n > bound->limits.max_tokens - bound->n_tokens)
             return nyb_fail(error, "a batch has too many tokens", s, span->n);

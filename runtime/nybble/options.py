@@ -7,6 +7,26 @@ from collections.abc import Iterable, Mapping
 
 from nybble.errors import UsageError
 
+TYPE_CHECKING = False  # typing's own costs its import
+if TYPE_CHECKING:
+    from typing import TypedDict
+
+    class AskOptions(TypedDict, total=False):
+        """The keywords of `ask`, `chat.ask` and `complete`; `Options` says what they are."""
+
+        max_tokens: int | None
+        temperature: float
+        top_k: int
+        top_p: float
+        min_p: float
+        repeat_penalty: float
+        seed: int
+        stop: str | Iterable[str] | None
+        timeout_s: float | None
+        ignore_eos: bool
+        think: bool | None
+
+
 # Where a file may recommend a value: general.sampling.<key>
 FILE_KEYS = {
     "temperature": "temp",
@@ -30,6 +50,8 @@ class Options:
     stop           : a string or strings that end the reply and are not part of it
     timeout_s      : end at the next token after so many seconds
     ignore_eos     : go on when the model would end
+    think          : of models that reason before they answer: True or False turns it on or off;
+                     None is as their template has it
     """
 
     __slots__ = (
@@ -40,6 +62,7 @@ class Options:
         "seed",
         "stop",
         "temperature",
+        "think",
         "timeout_s",
         "top_k",
         "top_p",
@@ -58,6 +81,7 @@ class Options:
         stop: str | Iterable[str] | None = None,
         timeout_s: float | None = None,
         ignore_eos: bool = False,
+        think: bool | None = None,
     ) -> None:
         self.max_tokens = None if max_tokens is None else whole("max_tokens", max_tokens, 1, 2**31)
         self.temperature = _number("temperature", temperature, 0.0, 100.0)
@@ -71,6 +95,9 @@ class Options:
         if not isinstance(ignore_eos, bool):
             raise UsageError(f"ignore_eos must be True or False, not {ignore_eos!r:.60}")
         self.ignore_eos = ignore_eos
+        if think is not None and not isinstance(think, bool):
+            raise UsageError(f"think must be True, False or None, not {think!r:.60}")
+        self.think = think
 
 
 def checked(recommended: Mapping[str, object], options: Mapping[str, object]) -> Options:

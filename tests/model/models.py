@@ -97,17 +97,16 @@ def speaking(folder: Path, text: str, *, loops: bool = False, **tiny: object) ->
 def feed(sequence: Sequence, ids: list[int], piece: int | None = None) -> np.ndarray:
     """Feeds what is not in the cache yet, at most `piece` tokens at once; the last logits."""
     done = sequence.reuse(ids)
+    out = np.empty(sequence.vocab, np.float32)
     while done < len(ids):
         n = min(piece or len(ids), sequence.next_chunk(len(ids) - done))
-        sequence.feed(ids[done : done + n], done + n == len(ids))
+        sequence.feed(ids[done : done + n], out if done + n == len(ids) else None)
         done += n
-    out = np.empty(sequence.vocab, np.float32)
-    sequence.last_logits(out)
     return out
 
 
 def cached(model: nybble.Model) -> list[int]:
-    """The tokens that the model's sequence holds: [] as long as nothing has run."""
+    """The tokens that the model's first sequence holds: [] as long as nothing has run."""
     return model._sequences._sequences[0].ids
 
 

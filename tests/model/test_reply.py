@@ -294,7 +294,7 @@ def test_rates_are_none_until_there_is_something_to_divide(model):
 def test_a_second_reply_in_the_same_thread_is_told_the_way_out(model):
     one, two = model.ask("Hello"), model.ask("Hello")
     assert next(iter(one)) == "G"
-    with pytest.raises(BusyError, match=r"read in this thread; .* close\(\) it"):
+    with pytest.raises(BusyError, match=r"read in this thread; .* close\(\) it .*sequences=2"):
         next(iter(two))
     with pytest.raises(BusyError):
         model.logits([5])
@@ -417,11 +417,12 @@ def test_there_must_be_something_to_continue(model):
     assert model.complete("").stats.prompt_tokens == 1  # BOS, which every text begins after
 
 
-@pytest.mark.parametrize("bad", [None, 5, b"Hello", ["Hello"]])
+@pytest.mark.parametrize("bad", [None, 5, b"Hello", ["Hello"], "a\ud800b", "\udc80"])
 def test_a_prompt_is_text(model, bad):
-    for call in (model.ask, model.complete, model.tokenize):
-        with pytest.raises(UsageError):
-            call(bad)
+    for call in (model.ask, model.complete, model.tokenize, model.chat().ask):
+        if (call, bad) != (model.tokenize, b"Hello"):
+            with pytest.raises(UsageError):
+                call(bad)
 
 
 def test_logits_are_those_that_a_reply_is_made_of(model):
@@ -573,7 +574,7 @@ def test_an_error_comes_again_and_not_an_empty_text(model, monkeypatch):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("nybble.reply._tokens", fail)
+    monkeypatch.setattr("nybble.generation._run", fail)
     for _ in range(2):
         with pytest.raises(NumericError, match="planted"):
             _ = reply.text
