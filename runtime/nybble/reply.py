@@ -20,7 +20,7 @@ TYPE_CHECKING = False  # typing's own costs its import
 if TYPE_CHECKING:
     from nybble.thinking import Kind, Part
 
-LONGEST_POLL_S = 0.02
+LONGEST_POLL_S = 0.01
 
 
 class Stats:
@@ -211,7 +211,8 @@ class Reply:
             while self._waits(owner):
                 await sleep(pause)
                 pause = min(1.5 * pause, LONGEST_POLL_S)
-            return await get_running_loop().run_in_executor(None, self._step, owner) is not False
+            went = await get_running_loop().run_in_executor(None, _step_of, ref(self), owner)
+            return went is not False
         except NybbleError:
             raise
         except BaseException:  # cancelled, as a rule
@@ -305,6 +306,13 @@ class Reply:
 
     def _joined(self, kind: Kind) -> str:
         return "".join(piece for found, piece in self._parts if found == kind)
+
+
+def _step_of(reply: ref[Reply], owner: Owner) -> bool | None:
+    """A step in a thread of the executor, which keeps what it was handed for longer than the step:
+    a reply that is dropped then must end at once."""
+    there = reply()
+    return False if there is None else there._step(owner)
 
 
 class Parts:

@@ -1,4 +1,4 @@
-"""What nyb_run takes for a batch, under AddressSanitizer and UBSan, with no Python in the process."""
+"""What nyb_run takes for a batch, under sanitizers, with no Python in the process."""
 
 import os
 import shutil
