@@ -27,9 +27,9 @@ class StopSearch:
         self.found = False
 
     def push(self, text: str) -> str:
-        """The text that can be let go of, up to a string that is complete."""
+        """The text that can be let go of, up to a string that is complete; "" ever after."""
         out = []
-        for character in text:
+        for character in "" if self.found else text:
             held = self._held + character
             if (start := self._complete(held)) is not None:
                 self.found, self._held = True, ""

@@ -93,7 +93,7 @@ class Splitter:
         parts: list[Part] = []
         if self._where == "start":
             begun = held.lstrip()
-            if OPEN.startswith(begun):
+            if begun != OPEN and OPEN.startswith(begun):
                 self._held = held
                 return []
             if begun.startswith(OPEN):
