@@ -424,7 +424,9 @@ static void run_program(void *context, nyb_team *team, uint32_t thread, uint32_t
         const nyb_step *next = step + 1;
         while (!(next[-1].flags & NYB_ENDS_PHASE))
             next++;
-        const uint32_t rows = step->flags & NYB_ON_LOGITS ? bound->n_logits : bound->n_tokens;
+        const uint32_t rows = step->flags & NYB_ON_LOGITS   ? bound->n_logits
+                              : step->flags & NYB_ON_HIDDEN ? bound->n_hidden
+                                                            : bound->n_tokens;
         const worker w = {bound, thread, threads, rows, rows == 1};
         if (has_work(step, rows)) {
             run_row_part(&w, step, next);
@@ -463,6 +465,7 @@ static int check_span(const nyb_bound *bound, const nyb_batch *batch, uint64_t a
 }
 
 static int load_batch(nyb_bound *bound, const nyb_batch *batch, nyb_error *error) {
+    int wants_hidden = 0;
     bound->n_tokens = bound->n_logits = 0;
     for (uint32_t s = 0; s < batch->n_spans; s++) {
         const nyb_span *span = &batch->spans[s];
@@ -471,6 +474,7 @@ static int load_batch(nyb_bound *bound, const nyb_batch *batch, nyb_error *error
         if (span->n > bound->limits.max_tokens - bound->n_tokens)
             return nyb_fail(error, "a batch has too many tokens", s, span->n);
         const uint32_t wanted = span->want == NYB_WANT_ALL ? span->n : span->want == NYB_WANT_LAST;
+        wants_hidden |= span->want == NYB_WANT_HIDDEN;
         if (wanted > bound->limits.max_logits - bound->n_logits)
             return nyb_fail(error, "a batch wants too many logits", s, wanted);
         for (uint32_t i = 0; i < span->n; i++) {
@@ -480,6 +484,7 @@ static int load_batch(nyb_bound *bound, const nyb_batch *batch, nyb_error *error
                 (nyb_token){(uint32_t)span->ids[i], span->position + i, span->slot, span->pages};
         }
     }
+    bound->n_hidden = wants_hidden ? bound->n_tokens : 0;
     return 0;
 }
 
@@ -492,6 +497,12 @@ int nyb_run(nyb_bound *bound, const nyb_batch *batch, nyb_error *error) {
 
 const float *nyb_logits(const nyb_bound *bound, uint32_t i) {
     const uint32_t number = bound->program->logits;
+    return (const float *)(bound->buffers[number] +
+                           (uint64_t)i * bound->program->buffers[number].row_bytes);
+}
+
+const float *nyb_hidden(const nyb_bound *bound, uint32_t i) {
+    const uint32_t number = bound->program->hidden;
     return (const float *)(bound->buffers[number] +
                            (uint64_t)i * bound->program->buffers[number].row_bytes);
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from _operator import index
 from collections.abc import Callable, Iterable, Mapping
+from math import sqrt
 
 from nybble import hub, machine
 from nybble._core.program import Program, Weights
@@ -75,6 +76,7 @@ class Model:
     context      : positions in a sequence, prompt and reply together
     has_template : whether it can chat (`ask`, `chat`) or only `complete`
     threads      : threads of the engine
+    vocab, dim   : number of logits of a token, and of elements of a hidden state
     weights      : the packed weights and their program, for tools
     engine       : the program bound to this machine, for tools
     """
@@ -111,6 +113,7 @@ class Model:
         )
         self._sequences = Sequences([Sequence(self.engine, slot) for slot in range(n_sequences)])
         self.vocab = tree.vocab
+        self.dim = tree.dim
 
     # -- replies
 
@@ -194,6 +197,41 @@ class Model:
             loan.end()
         return out
 
+    def embed(self, text: str) -> memoryview[float]:
+        """A vector for a text, by which texts are compared: a memoryview of float32, shape (dim,),
+        which NumPy views without a copy.
+
+        It is the mean over the text's tokens of the last hidden state (after the final norm: what
+        the head is given), L2-normalised: its length is 1, so the dot product of two is the cosine
+        of their angle. BOS and EOS are among the tokens if the file says so. A model that was not
+        trained to embed is a weak judge of what texts have in common.
+
+        ContextError if the text does not fit, NumericError if an element is NaN.
+        """
+        tokenizer = self._tokenizer
+        ids = tokenizer.encode(
+            _text("embed", text), add_bos=tokenizer.add_bos, add_eos=tokenizer.add_eos
+        )
+        if not ids:
+            raise UsageError("embed() takes a text that is not empty")
+        if len(ids) > self.context:
+            raise self._too_long("text", len(ids), "")
+        sums = memoryview(bytearray(8 * self.dim)).cast("d")
+        loan = self._sequences.wait([])
+        try:
+            loan.sequence.rewind(0)
+            loan.sequence.hidden_sums(ids, sums)
+        finally:
+            loan.end()
+        square = 0.0
+        for x in sums:  # in this order; sum() has its own, by Python's version
+            square += x * x
+        length = sqrt(square)
+        out = _floats((self.dim,))
+        for i, x in enumerate(sums):
+            out[i] = x / length if length else 0.0
+        return out
+
     def forget(self) -> None:
         """Empties the cache of what has been read: the next prompt runs whole."""
         self._sequences.clear()
@@ -245,10 +283,13 @@ class Model:
         if not ids:
             raise UsageError("the prompt is empty: there is nothing to continue")
         if len(ids) >= self.context:
-            raise ContextError(
-                f"the prompt has {len(ids):,} tokens and the context holds {self.context:,}, "
-                f"reply included; shorten it or ask for a larger context (context=, --context)"
-            )
+            raise self._too_long("prompt", len(ids), ", reply included")
+
+    def _too_long(self, what: str, n: int, included: str) -> ContextError:
+        return ContextError(
+            f"the {what} has {n:,} tokens and the context holds {self.context:,}{included}; "
+            f"shorten it or ask for a larger context (context=, --context)"
+        )
 
     def _template(self) -> tuple[ChatTemplate, Switch]:
         """The chat template, compiled when it is first used (its engine is slow to import), and

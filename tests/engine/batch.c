@@ -28,6 +28,7 @@ static const nyb_program PROGRAM = {
     .n_buffers = 2,
     .vocab = VOCAB,
     .logits = 1,
+    .dim = DIM,
     .weights_bytes = VOCAB * DIM * sizeof(float),
     .steps = STEPS,
     .buffers = BUFFERS,

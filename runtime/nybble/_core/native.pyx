@@ -19,6 +19,7 @@ from nybble._core.engine cimport (
     nyb_gguf_scratch_bytes,
     nyb_gguf_type_bytes,
     nyb_gguf_type_name,
+    nyb_hidden,
     nyb_logits,
     nyb_measure,
     nyb_philox,
@@ -191,6 +192,9 @@ cdef int run(nyb_bound *bound, const nyb_batch *batch, nyb_error *error) noexcep
 
 cdef const float *logits(const nyb_bound *bound, uint32_t i) noexcept nogil:
     return nyb_logits(bound, i)
+
+cdef const float *hidden(const nyb_bound *bound, uint32_t i) noexcept nogil:
+    return nyb_hidden(bound, i)
 
 cdef int can_rewind(const nyb_bound *bound, uint64_t written, uint64_t kept) noexcept nogil:
     return nyb_can_rewind(bound, written, kept)

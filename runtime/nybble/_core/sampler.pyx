@@ -42,7 +42,7 @@ cdef class Sampler:
                                 engine.bound.program.vocab, sequence.ids, n_tokens,
                                 engine.sampling.data)
             if token < 0:
-                raise sequence.damaged(-1 - token)
+                raise sequence.damaged(f"the logit of token {-1 - token}")
         return token
 
     def next_of(self, const float[::1] logits not None, list ids, uint64_t n_tokens):

@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t
 
 from nybble._core.engine cimport (
     NYB_WANT_ALL,
+    NYB_WANT_HIDDEN,
     NYB_WANT_LAST,
     NYB_WANT_NONE,
     nyb_batch,
@@ -19,6 +20,7 @@ from nybble._core.native cimport (
     can_rewind,
     clear_page,
     clear_slot,
+    hidden,
     logits,
     measure,
     read,
@@ -193,6 +195,26 @@ cdef class Sequence:
                     self.copy_row(i, &out[done + i, 0])
             done += n
 
+    def hidden_sums(self, list ids, double[::1] out):
+        """Runs these tokens and adds to `out` (dim,) the hidden state of each, what the head would
+        be given. NumericError if one is NaN."""
+        cdef size_t dim = self.engine.bound.program.dim, done = 0, n, i, j
+        cdef const float *row
+        if <size_t>out.shape[0] != dim:
+            raise UsageError(f"out must have {dim} doubles")
+        while done < <size_t>len(ids):
+            n = self.next_chunk(len(ids) - done)
+            with engine_lock:
+                self.run(ids[done:done + n], NYB_WANT_HIDDEN)
+                for i in range(n):  # in the order of the tokens
+                    row = hidden(&self.engine.bound, i)
+                    for j in range(dim):
+                        out[j] += row[j]
+                for j in range(dim):
+                    if out[j] != out[j]:
+                        raise self.damaged(f"element {j} of a hidden state")
+            done += n
+
     cdef int copy_row(self, uint32_t i, float *out) except -1:
         cdef const float *row = logits(&self.engine.bound, i)
         cdef size_t id = 0, vocab = self.engine.bound.program.vocab
@@ -201,19 +223,18 @@ cdef class Sequence:
                 out[id] = row[id]
                 id += 1
         if id < vocab:
-            raise self.damaged(id)
+            raise self.damaged(f"the logit of token {id}")
         return 0
 
-    def damaged(self, size_t id):
-        """The error for a token whose logit is NaN; the cache is cleared first, because a masked
+    def damaged(self, str number):
+        """The error for a number that is NaN; the cache is cleared first, because a masked
         lane of attention multiplies what is in it by zero, which for NaN is NaN again."""
         for i in range(self.n_pages):
             clear_page(&self.engine.bound, self.pages[i])
         clear_slot(&self.engine.bound, self.slot)
         self.rewind(0)
-        return NumericError(f"the logit of token {id} is not a number; the weights are damaged or "
-                            "nybble has a bug: get the model again, and if that does not help, "
-                            "report it")
+        return NumericError(f"{number} is not a number; the weights are damaged or nybble has a "
+                            "bug: get the model again, and if that does not help, report it")
 
     cdef run(self, list ids, nyb_want want):
         """The caller holds the engine's lock, and keeps it while it reads what is wanted."""
