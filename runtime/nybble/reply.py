@@ -185,7 +185,7 @@ class Reply:
         if hasattr(self, "_steps") and not sys.is_finalizing():
             self.close()
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """In a forked child: ends a reply that another thread was reading."""
         loan = None if self._loan is None else self._loan()
         if self._lock.locked() or (loan is not None and loan.owner.thread != get_ident()):

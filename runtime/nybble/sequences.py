@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     class Forkable(Protocol):
-        def after_fork(self) -> None: ...
+        def _after_fork(self) -> None: ...
 
 
 POLL_S = 0.002
@@ -108,7 +108,7 @@ class Sequences:
                 self._refuse_stuck([loan], owner, True)
                 sleep(POLL_S)
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """In a forked child this thread is the only one: what others had borrowed is free."""
         self._lock = allocate_lock()
         for i in range(len(self._loans)):
@@ -153,13 +153,13 @@ _forkable: WeakSet[Forkable] = WeakSet()
 
 
 def watch_forks(it: Forkable) -> None:
-    """Has `it.after_fork` called in forked children, before they do anything else."""
+    """Has `it._after_fork` called in forked children, before they do anything else."""
     _forkable.add(it)
 
 
 def _after_fork() -> None:
     for it in list(_forkable):
-        it.after_fork()
+        it._after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -278,6 +279,66 @@ def test_stats_tell_what_was_cached(model):
     assert shared - 2 <= other.stats.cached_tokens <= shared
 
 
+def test_times_are_the_clocks(endless):
+    """The prompt runs in chunks; what the reader measures and what the reply notes are a few
+    instructions apart, or a time slice of a busy machine."""
+    reply = endless.complete("abc" * 3000, max_tokens=4000)
+    started = time.perf_counter()
+    times = [time.perf_counter() - started for _ in reply]
+    s = reply.stats
+    assert (s.prompt_tokens, s.tokens, len(times)) == (9000, 4000, 4000)
+    assert times[0] - 0.05 < s.first_token_s <= times[0]
+    assert times[-1] - 0.05 < s.total_s <= times[-1]
+    assert s.prefill_tok_s == pytest.approx(9000 / times[0], rel=0.05 / times[0])
+    took = times[-1] - times[0]
+    assert s.decode_tok_s == pytest.approx(3999 / took, rel=0.05 / took)
+    assert took > 0.1
+
+
+def test_waiting_counts_until_the_first_token_and_not_as_prefill(model):
+    mine, theirs = model.ask("Hello"), model.ask("Hello")
+    assert next(iter(mine)) == "G"
+    join = in_thread(lambda: theirs.text)
+    wait_until(lambda: theirs.stats.total_s is not None and theirs.stats.total_s > 0.2)
+    mine.close()
+    assert join() == TEXT
+    s = theirs.stats
+    assert 0.2 < s.first_token_s < s.total_s
+    assert (s.prompt_tokens - s.cached_tokens) / s.prefill_tok_s < s.first_token_s - 0.15
+
+
+def test_the_peak_is_the_kernels(model):
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("reads /proc")
+
+    def peak():
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+
+    held = bytearray(b"x") * (peak() + 30_000_000)  # more than there ever was
+    before = peak()
+    reply = model.ask("Hello")
+    assert reply.stats.peak_bytes is None
+    assert reply.text == TEXT
+    assert len(held) < before <= reply.stats.peak_bytes <= peak()
+
+
+def test_stats_are_right_while_a_reply_runs(model):
+    reply = model.ask("Hello")
+    it = iter(reply)
+    for n in range(1, 6):
+        next(it)
+        s = reply.stats
+        assert (s.tokens, s.stop_reason) == (n, None)
+        assert s.first_token_s <= s.total_s
+        assert (s.decode_tok_s is None) == (n == 1)
+    reply.close()
+    assert reply.stats.asdict()["stop_reason"] == "closed"
+    assert repr(reply) == "<nybble.Reply, 5 tokens, closed>"
+    assert repr(model.ask("Hello")) == "<nybble.Reply, 0 tokens, not begun>"
+
+
 def test_rates_are_none_until_there_is_something_to_divide(model):
     reply = model.ask("Hello", max_tokens=1)
     assert reply.text == "G"
@@ -396,7 +457,7 @@ def test_token_ids_may_be_numpys(model):
 
 @pytest.mark.parametrize("bad", [[-1], [323], [True], [1.0], ["a"], [None], [[1]], [2**70]])
 def test_what_is_no_token_id_is_refused(model, bad):
-    for call in (model.detokenize, model.logits):
+    for call in (model.detokenize, model.detokenize_bytes, model.logits):
         with pytest.raises(UsageError, match=r"is not a token: ids are 0 to 322"):
             call(bad)
 
@@ -405,6 +466,28 @@ def test_text_in_place_of_ids_is_told_what_to_do(model):
     for call in (model.detokenize, model.logits):
         with pytest.raises(UsageError, match=r"takes token ids; tokenize\(\) makes them"):
             call("ab")
+
+
+def test_bytes_come_back(model):
+    """UTF-8 or not; a byte-level vocabulary has a token for each."""
+    rng = np.random.default_rng(3)
+    for data in (b"", b"the cat", "é世🙂".encode(), b"\xff\xc3(\x00\x80the", rng.bytes(500)):
+        ids = model.tokenize(data)
+        assert model.detokenize_bytes(ids) == data
+        assert model.detokenize(ids) == data.decode("utf-8", "replace")
+    assert model.tokenize("é世🙂") == model.tokenize("é世🙂".encode())
+    assert model.tokenize(b"<|im_end|>", special=True) == [2]
+    assert model.tokenize(b"a", add_bos=True) == [1, 3 + ord("a")]
+    assert model.detokenize_bytes([2]) == b"<|im_end|>"
+
+
+@pytest.mark.parametrize("code", [0xD800, 0xDFFF, 0xDC80])
+def test_a_lone_surrogate_is_told_where_it_is(model, code):
+    for call in (model.tokenize, model.complete, model.ask, model.chat().ask, model.embed):
+        with pytest.raises(UsageError, match=rf"character 3 is the .* U\+{code:04X}, "):
+            call("abc" + chr(code))
+    with pytest.raises(UsageError, match="character 0 is the lone surrogate"):
+        model.ask([{"role": "user", "content": chr(code)}])
 
 
 def test_there_must_be_something_to_continue(model):
