@@ -74,7 +74,6 @@ class Model:
     """A loaded model; made by `nybble.load`.
 
     context      : positions in a sequence, prompt and reply together
-    has_template : whether it can chat (`ask`, `chat`) or only `complete`
     threads      : threads of the engine
     vocab, dim   : number of logits of a token, and of elements of a hidden state
     weights      : the packed weights and their program, for tools
@@ -119,17 +118,31 @@ class Model:
 
     @property
     def has_template(self) -> bool:
+        """Whether the model can chat (`ask`, `chat`) or only `complete`."""
         return isinstance(self._template_source, str)
 
     def ask(self, prompt: str | list[Message], **options: Unpack[AskOptions]) -> Reply:
         """The reply to a question, or to a list of messages {"role": ..., "content": ...},
         through the model's chat template. **Nothing runs until the reply is read.**
 
-        max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, seed, stop, timeout_s,
-        ignore_eos, think : what `nybble.options.Options` says; what is not given is as the file
-        recommends, else greedy
+        max_tokens     : end after so many tokens; None (the default) is up to the context
+        temperature    : 0 (the default) is greedy: always the likeliest token
+        top_k          : draw from the k likeliest tokens; 0 (the default) from all
+        top_p          : draw from the fewest tokens whose probabilities reach this; 1 from all
+        min_p          : draw from tokens at least this share as likely as the likeliest; 0 from all
+        repeat_penalty : divide the logits of the last 64 tokens by this; 1 changes nothing
+        seed           : of the random numbers; the same seed gives the same tokens everywhere
+        stop           : a string or strings that end the reply's text and are not part of it
+        timeout_s      : end at the next token, or chunk of the prompt, after so many seconds
+        ignore_eos     : go on when the model would end
+        think          : of models that reason before they answer: True or False turns it on or
+                         off, None is as their template has it; what they think is no part of the
+                         text (`Reply.thinking`, `Reply.parts`), and stop strings do not end it
 
-        ContextError if the prompt does not fit, TemplateError if the model has no template.
+        What is not given is as the model's file recommends (general.sampling.*).
+
+        ContextError if the prompt does not fit, TemplateError if the model has no template,
+        UsageError for options that make no sense, or if the model cannot do as `think` says.
         """
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         return self._ask(messages, None, options)

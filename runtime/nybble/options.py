@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from typing import TypedDict
 
     class AskOptions(TypedDict, total=False):
-        """The keywords of `ask`, `chat.ask` and `complete`; `Options` says what they are."""
+        """The keywords of `ask`, `chat.ask` and `complete`; `Model.ask` says what they mean."""
 
         max_tokens: int | None
         temperature: float
@@ -38,21 +38,8 @@ FILE_KEYS = {
 
 
 class Options:
-    """The checked options of one reply. UsageError for a wrong type or a number out of range.
-
-    max_tokens     : end after so many tokens; None is up to the context
-    temperature    : 0 (the default) is greedy: always the likeliest token
-    top_k          : draw from the k likeliest tokens; 0 from all
-    top_p          : draw from the fewest tokens whose probabilities reach this; 1 from all
-    min_p          : draw from tokens at least this share as likely as the likeliest; 0 from all
-    repeat_penalty : divide the logits of the last 64 tokens by this; 1 changes nothing
-    seed           : of the random numbers; the same seed gives the same tokens everywhere
-    stop           : a string or strings that end the reply and are not part of it
-    timeout_s      : end at the next token after so many seconds
-    ignore_eos     : go on when the model would end
-    think          : of models that reason before they answer: True or False turns it on or off;
-                     None is as their template has it
-    """
+    """The checked options of one reply: `Model.ask` says what they mean. UsageError for a wrong
+    type or a number out of range."""
 
     __slots__ = (
         "ignore_eos",

@@ -64,6 +64,7 @@ class Stats:
         self.stop_reason: str | None = None
 
     def asdict(self) -> dict[str, object]:
+        """All of it by name."""
         return {name: getattr(self, name) for name in self.__slots__}
 
     def __repr__(self) -> str:

@@ -39,6 +39,7 @@ from nybble._core.engine cimport (
     nyb_vocab_type,
 )
 from nybble._core.kernels cimport (
+    NYB_ARITHMETIC,
     NYB_FORMATS,
     nyb_compiler,
     nyb_cpu_bits,
@@ -55,6 +56,8 @@ from nybble._core.kernels cimport (
 import os
 
 from nybble.errors import CpuError
+
+ARITHMETIC = NYB_ARITHMETIC
 
 
 cdef str said(const nyb_error *error):
