@@ -198,7 +198,7 @@ class Reply:
     def _read(self) -> bool:
         """Goes on by a step, as soon as there is a sequence; False when the reply has ended."""
         owner = Owner()
-        while (went := self._step(owner)) is None:
+        while (went := self._step(owner, blocks=True)) is None:
             sleep(POLL_S)
         return went
 
@@ -222,20 +222,22 @@ class Reply:
 
     def _waits(self, owner: Owner) -> bool:
         """Whether there is no sequence for a reply that needs one."""
+        if self._is_closed:
+            self.close()
         if self._steps is None and self.stats.stop_reason is None and self._lock.acquire(False):
             try:
-                return self._error is None and not self._begin(owner, blocks=False)
+                return self._error is None and not self._begin(owner, False)
             finally:
                 self._lock.release()
         return False
 
-    def _step(self, owner: Owner) -> bool | None:
+    def _step(self, owner: Owner, *, blocks: bool) -> bool | None:
         """Goes on by a chunk of the prompt or a token of the reply. False when it has ended, None
-        when there is no sequence yet."""
+        when there is no sequence yet. blocks: the owner's thread waits here."""
         with self._lock:
             if self._error is not None:
                 raise self._error
-            if self.stats.stop_reason is None and not self._begin(owner, blocks=True):
+            if self.stats.stop_reason is None and not self._begin(owner, blocks):
                 went = None
             elif self._steps is None:
                 return False
@@ -246,7 +248,7 @@ class Reply:
             self.close()
         return went
 
-    def _begin(self, owner: Owner, *, blocks: bool) -> bool:
+    def _begin(self, owner: Owner, blocks: bool) -> bool:
         """Borrows a sequence, unless that is done or the reply has ended; False if there is none
         yet. BusyError leaves the reply as it was. The caller holds the lock."""
         if self._steps is not None:
@@ -313,7 +315,7 @@ def _step_of(reply: ref[Reply], owner: Owner) -> bool | None:
     """A step in a thread of the executor, which keeps what it was handed for longer than the step:
     a reply that is dropped then must end at once."""
     there = reply()
-    return False if there is None else there._step(owner)
+    return False if there is None else there._step(owner, blocks=False)
 
 
 class Parts:

@@ -86,9 +86,9 @@ def test_a_slow_step_does_not_hold_the_loop_up(model, monkeypatch):
     borrow = model._sequences.borrow
     step = nybble.Reply._step
 
-    def slow(self, owner):
+    def slow(*args, **keywords):
         time.sleep(0.1)
-        return step(self, owner)
+        return step(*args, **keywords)
 
     monkeypatch.setattr(nybble.Reply, "_step", slow)
 

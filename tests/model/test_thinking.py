@@ -204,7 +204,7 @@ def split(pieces, **options):
         ("<think></think>b", "", "b"),
         ("<think>\n\n</think>\n\n", "", ""),
         ("<think>a < b </thin </think> c </think> d", "a < b </thin", "c </think> d"),
-        ("<think>a</thi", "a</thi", ""),
+        ("<think>a</t", "a</t", ""),
         ("<think>a\n\n", "a", ""),
         ("<think>", "", ""),
         ("<thin", "", "<thin"),

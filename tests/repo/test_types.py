@@ -70,7 +70,7 @@ import nybble
 model = nybble.load("m", thread=2)  # unknown
 model.ask("Why?", max_token=5)  # unknown
 model.ask("Why?", max_tokens="5")  # of the wrong type
-model.chat().ask("Why?", temperatur=0.5)  # unknown
+model.chat().ask("Why?", temp=0.5)  # unknown
 model.complete(5)  # of the wrong type
 model.ask("Why?").text = "Because."  # read only
 model.ask("Why?").stats.decode_tok_s + 1  # may be None

@@ -3,7 +3,8 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from nybble._core.engine cimport NYB_PENALTY_WINDOW, NYB_WANT_LAST, nyb_error
 from nybble._core.kernels cimport nyb_rows
-from nybble._core.native cimport logits, rows_pick, sample, sample_scratch
+from nybble._core.native cimport logits as logits_row
+from nybble._core.native cimport rows_pick, sample, sample_scratch
 from nybble._core.program cimport Arena
 from nybble._core.sequence cimport Engine, Sequence
 
@@ -37,8 +38,8 @@ cdef class Sampler:
         cdef Engine engine = sequence.engine
         cdef int32_t token = 0
         with engine_lock:
-            sequence.run(ids, NYB_WANT_LAST)
-            token = self.choose(&engine.bound.rows, logits(&engine.bound, 0),
+            sequence.advance(ids, NYB_WANT_LAST)
+            token = self.choose(&engine.bound.rows, logits_row(&engine.bound, 0),
                                 engine.bound.program.vocab, sequence.ids, n_tokens,
                                 engine.sampling.data)
             if token < 0:

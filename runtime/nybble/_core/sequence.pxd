@@ -27,5 +27,5 @@ cdef class Sequence:
     cdef uint64_t written           # positions that have been in the cache since it was empty
     cdef readonly list ids          # tokens whose keys and values are in the cache
 
-    cdef run(self, list ids, nyb_want want)
+    cdef advance(self, list ids, nyb_want want)
     cdef int copy_row(self, uint32_t i, float *out) except -1

@@ -177,7 +177,7 @@ cdef class Sequence:
         if out is not None and <size_t>out.shape[0] != self.engine.bound.program.vocab:
             raise UsageError(f"out must have {self.engine.bound.program.vocab} floats")
         with engine_lock:
-            self.run(ids, NYB_WANT_NONE if out is None else NYB_WANT_LAST)
+            self.advance(ids, NYB_WANT_NONE if out is None else NYB_WANT_LAST)
             if out is not None:
                 self.copy_row(0, &out[0])
 
@@ -190,7 +190,7 @@ cdef class Sequence:
         while done < <size_t>len(ids):
             n = min(self.engine.max_logits, self.next_chunk(len(ids) - done))
             with engine_lock:
-                self.run(ids[done:done + n], NYB_WANT_ALL)
+                self.advance(ids[done:done + n], NYB_WANT_ALL)
                 for i in range(n):
                     self.copy_row(i, &out[done + i, 0])
             done += n
@@ -205,7 +205,7 @@ cdef class Sequence:
         while done < <size_t>len(ids):
             n = self.next_chunk(len(ids) - done)
             with engine_lock:
-                self.run(ids[done:done + n], NYB_WANT_HIDDEN)
+                self.advance(ids[done:done + n], NYB_WANT_HIDDEN)
                 for i in range(n):  # in the order of the tokens
                     row = hidden(&self.engine.bound, i)
                     for j in range(dim):
@@ -236,7 +236,7 @@ cdef class Sequence:
         return NumericError(f"{number} is not a number; the weights are damaged or nybble has a "
                             "bug: get the model again, and if that does not help, report it")
 
-    cdef run(self, list ids, nyb_want want):
+    cdef advance(self, list ids, nyb_want want):
         """The caller holds the engine's lock, and keeps it while it reads what is wanted."""
         cdef size_t n = len(ids), i
         cdef nyb_span span
