@@ -73,7 +73,7 @@ def tell():
 
 def check(since, stop_reason):
     took = time.perf_counter() - since
-    assert took < 1, f"it took {took} s"
+    assert took < 2, f"it took {took} s"
     assert reply.stats.stop_reason == stop_reason, reply.stats
     assert (reply.stats.tokens == 0) == in_prompt, reply.stats
     n = len(reply.text)
@@ -109,8 +109,8 @@ _ = reply.text
 check(since, "closed")
 """
 CLOSED_BY_A_THREAD = """
-print("reading", flush=True)
 signal.signal(signal.SIGINT, signal.SIG_IGN)
+print("reading", flush=True)
 def close():
     global since
     if is_reading():
@@ -121,12 +121,12 @@ _ = reply.text
 check(since, "closed")
 """
 TIMED_OUT = """
-print("reading", flush=True)
 signal.signal(signal.SIGINT, lambda *_: None)  # a signal that does nothing changes nothing
+print("reading", flush=True)
 reply = model.complete("abc" * (19_000 if in_prompt else 1), timeout_s=0.2)
 since = time.perf_counter()
 _ = reply.text
-assert 0.2 <= reply.stats.total_s < 1.2
+assert 0.2 <= reply.stats.total_s < 2.2
 check(since + 0.2, "timeout")
 """
 
