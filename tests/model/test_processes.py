@@ -126,7 +126,7 @@ print("reading", flush=True)
 reply = model.complete("abc" * (19_000 if in_prompt else 1), timeout_s=0.2)
 since = time.perf_counter()
 _ = reply.text
-assert 0.2 <= reply.stats.total_s < 2.2
+assert 0.1 < reply.stats.total_s < 2.2  # until the last token before it was late
 check(since + 0.2, "timeout")
 """
 
