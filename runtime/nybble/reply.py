@@ -130,16 +130,14 @@ class Reply:
     @property
     def text(self) -> str:
         """The whole text; waits until the reply has ended."""
-        while self._read():
-            pass
+        self._read_until(lambda: False)
         return self._joined("text")
 
     @property
     def thinking(self) -> str:
         """The whole of what the model thought before its text, "" if it did not; waits until the
         text has begun or the reply has ended."""
-        while not any(kind == "text" for kind, _ in self._parts) and self._read():
-            pass
+        self._read_until(lambda: self._parts[-1:] != [] and self._parts[-1][0] == "text")
         return self._joined("thinking")
 
     def __str__(self) -> str:
@@ -195,12 +193,30 @@ class Reply:
 
     # -- within
 
+    def _read_until(self, is_enough: Callable[[], bool]) -> None:
+        """Goes on until that is so or the reply has ended. Ctrl-C between two steps ends it, as it
+        does in one."""
+        try:
+            while not is_enough() and self._read():
+                pass
+        except NybbleError:
+            raise
+        except BaseException:
+            self.close()
+            raise
+
     def _read(self) -> bool:
         """Goes on by a step, as soon as there is a sequence; False when the reply has ended."""
-        owner = Owner()
-        while (went := self._step(owner, blocks=True)) is None:
-            sleep(POLL_S)
-        return went
+        try:
+            owner = Owner()
+            while (went := self._step(owner, blocks=True)) is None:
+                sleep(POLL_S)
+            return went
+        except NybbleError:
+            raise
+        except BaseException:
+            self.close()
+            raise
 
     async def _aread(self) -> bool:
         """The same while the event loop goes on. A step is made in a thread of its executor;
