@@ -13,6 +13,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* The version of the arithmetic: docs/arithmetic.md says when it is raised. */
+enum { NYB_ARITHMETIC = 0 };
+
 enum {
     NYB_BLOCK = 32,    /* columns that share one scale in activations, and in most weights */
     NYB_TILE_ROWS = 8, /* rows of a matrix that are packed together, one to a lane */

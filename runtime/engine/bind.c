@@ -252,7 +252,7 @@ static int check_step(const nyb_program *program, const nyb_rows *rows, uint64_t
     case NYB_STEP_APPEND:
     case NYB_STEP_ATTEND:
     case NYB_STEP_COMBINE:
-        CHECK(!(flags & NYB_ON_LOGITS), "attention is for all tokens", flags);
+        CHECK(!(flags & (NYB_ON_LOGITS | NYB_ON_HIDDEN)), "attention is for all tokens", flags);
         CHECK(s->index < program->n_attentions, "a step names an unknown attention", s->index);
         return 0;
     case NYB_STEP_OPS:
@@ -290,7 +290,8 @@ static int check_phases(const nyb_program *program, nyb_error *error) {
         const int starts = at == 0 || (s[-1].flags & NYB_ENDS_PHASE);
         const int is_split = s->op >= NYB_STEP_FIRST_SPLIT;
         CHECK(starts || !split || is_split, "a row step follows a split step in its phase", s->op);
-        CHECK(starts || (s->flags & NYB_ON_LOGITS) == (s[-1].flags & NYB_ON_LOGITS),
+        const uint32_t kinds = NYB_ON_LOGITS | NYB_ON_HIDDEN;
+        CHECK(starts || (s->flags & kinds) == (s[-1].flags & kinds),
               "the steps of a phase have different rows", s->flags);
         split = is_split;
     }
@@ -333,7 +334,8 @@ static int check(const nyb_program *program, const nyb_limits *limits, const nyb
     for (at = 0; at < program->n_steps; at++)
         if (check_step(program, rows, at, error))
             return -1;
-    if (check_buffer(program, program->logits, floats(program->vocab), NYB_ON_LOGITS, at, error))
+    if (check_buffer(program, program->logits, floats(program->vocab), NYB_ON_LOGITS, at, error) ||
+        check_buffer(program, program->hidden, floats(program->dim), 0, at, error))
         return -1;
     if (check_writes(program, error))
         return -1;

@@ -56,7 +56,7 @@ typedef struct nyb_bound {
     nyb_scratch *scratch; /* (threads,) */
     float *parts;         /* of a single token: (heads, max_pages, part stride) */
     /* the batch at hand */
-    uint32_t n_tokens, n_logits;
+    uint32_t n_tokens, n_logits, n_hidden;
 } nyb_bound;
 
 /* Checks a program and says how much memory it needs within the limits, with the rows that need
@@ -71,7 +71,12 @@ int nyb_bind(nyb_bound *bound, const nyb_program *program, const nyb_limits *lim
              nyb_error *error);
 
 /* Consecutive tokens of one sequence. */
-typedef enum nyb_want { NYB_WANT_NONE, NYB_WANT_LAST, NYB_WANT_ALL } nyb_want;
+typedef enum nyb_want {
+    NYB_WANT_NONE,
+    NYB_WANT_LAST,   /* the last token's logits */
+    NYB_WANT_ALL,    /* every token's logits */
+    NYB_WANT_HIDDEN, /* every token's hidden state, and no logits */
+} nyb_want;
 
 typedef struct nyb_span {
     const int32_t *ids;
@@ -79,7 +84,7 @@ typedef struct nyb_span {
     uint32_t position;     /* of the first; those before it are in the cache */
     const uint32_t *pages; /* (max_pages,) of the cache, for layers that see everything */
     uint32_t slot;         /* of the cache, for layers with a window: below limits.sequences */
-    nyb_want want;         /* which logits */
+    nyb_want want;
 } nyb_span;
 
 typedef struct nyb_batch {
@@ -93,6 +98,9 @@ int nyb_run(nyb_bound *bound, const nyb_batch *batch, nyb_error *error);
 
 /* Row `i` of the last run's logits, (vocab,) floats. */
 const float *nyb_logits(const nyb_bound *bound, uint32_t i);
+
+/* The hidden state of token `i` of the last run, if one of its spans wanted them: (dim,) floats. */
+const float *nyb_hidden(const nyb_bound *bound, uint32_t i);
 
 /* Whether a sequence of which `written` positions have been in the cache can go on from position
  * `kept`: a ring has overwritten what was further back than it is long. */

@@ -42,6 +42,7 @@ typedef enum nyb_step_op {
 enum {
     NYB_ENDS_PHASE = 1, /* a barrier follows this step */
     NYB_ON_LOGITS = 2,  /* the rows are the tokens whose logits are wanted, not all tokens */
+    NYB_ON_HIDDEN = 4,  /* the rows are all tokens if hidden states are wanted, and none if not */
 };
 
 typedef struct nyb_step {
@@ -85,6 +86,8 @@ typedef struct nyb_program {
     uint32_t n_steps, n_buffers, n_attentions, n_ropes, n_turns;
     uint32_t vocab;  /* ids are below this */
     uint32_t logits; /* buffer */
+    uint32_t hidden; /* buffer: what the head is given, of every token, after NYB_ON_HIDDEN */
+    uint32_t dim;    /* of a hidden state */
     uint64_t weights_bytes;
     const nyb_step *steps;
     const nyb_buffer *buffers;

@@ -429,7 +429,9 @@ static void run_program(void *context, nyb_team *team, uint32_t thread, uint32_t
         const nyb_step *next = step + 1;
         while (!(next[-1].flags & NYB_ENDS_PHASE))
             next++;
-        const uint32_t rows = step->flags & NYB_ON_LOGITS ? bound->n_logits : bound->n_tokens;
+        const uint32_t rows = step->flags & NYB_ON_LOGITS   ? bound->n_logits
+                              : step->flags & NYB_ON_HIDDEN ? bound->n_hidden
+                                                            : bound->n_tokens;
         const worker w = {bound, thread, threads, rows, rows == 1};
         if (has_work(step, rows)) {
             run_row_part(&w, step, next);
@@ -444,8 +446,10 @@ static void run_program(void *context, nyb_team *team, uint32_t thread, uint32_t
 
 /* -- The batch ------------------------------------------------------------------------------ */
 
-static int check_span(const nyb_bound *bound, const nyb_span *span, uint64_t at, nyb_error *error) {
+static int check_span(const nyb_bound *bound, const nyb_batch *batch, uint64_t at,
+                      nyb_error *error) {
     const nyb_limits *limits = &bound->limits;
+    const nyb_span *span = &batch->spans[at];
     const uint64_t end = (uint64_t)span->position + span->n;
     if (span->n == 0)
         return nyb_fail(error, "a span has no tokens", at, 0);
@@ -456,6 +460,9 @@ static int check_span(const nyb_bound *bound, const nyb_span *span, uint64_t at,
             return nyb_fail(error, "a token is not in the vocabulary", i, (uint64_t)span->ids[i]);
     if (span->slot >= limits->sequences)
         return nyb_fail(error, "a span names an unknown slot", at, span->slot);
+    for (uint64_t s = 0; s < at; s++) /* the keys of one would be written over the other's */
+        if (batch->spans[s].slot == span->slot)
+            return nyb_fail(error, "two spans of a batch name one slot", at, span->slot);
     for (uint64_t p = 0; p < (end + NYB_PAGE - 1) / NYB_PAGE; p++)
         if (span->pages[p] >= limits->n_pages)
             return nyb_fail(error, "a span names an unknown page", p, span->pages[p]);
@@ -463,14 +470,16 @@ static int check_span(const nyb_bound *bound, const nyb_span *span, uint64_t at,
 }
 
 static int load_batch(nyb_bound *bound, const nyb_batch *batch, nyb_error *error) {
+    int wants_hidden = 0;
     bound->n_tokens = bound->n_logits = 0;
     for (uint32_t s = 0; s < batch->n_spans; s++) {
         const nyb_span *span = &batch->spans[s];
-        if (check_span(bound, span, s, error))
+        if (check_span(bound, batch, s, error))
             return -1;
         if (span->n > bound->limits.max_tokens - bound->n_tokens)
             return nyb_fail(error, "a batch has too many tokens", s, span->n);
         const uint32_t wanted = span->want == NYB_WANT_ALL ? span->n : span->want == NYB_WANT_LAST;
+        wants_hidden |= span->want == NYB_WANT_HIDDEN;
         if (wanted > bound->limits.max_logits - bound->n_logits)
             return nyb_fail(error, "a batch wants too many logits", s, wanted);
         for (uint32_t i = 0; i < span->n; i++) {
@@ -480,6 +489,7 @@ static int load_batch(nyb_bound *bound, const nyb_batch *batch, nyb_error *error
                 (nyb_token){(uint32_t)span->ids[i], span->position + i, span->slot, span->pages};
         }
     }
+    bound->n_hidden = wants_hidden ? bound->n_tokens : 0;
     return 0;
 }
 
@@ -492,6 +502,12 @@ int nyb_run(nyb_bound *bound, const nyb_batch *batch, nyb_error *error) {
 
 const float *nyb_logits(const nyb_bound *bound, uint32_t i) {
     const uint32_t number = bound->program->logits;
+    return (const float *)(bound->buffers[number] +
+                           (uint64_t)i * bound->program->buffers[number].row_bytes);
+}
+
+const float *nyb_hidden(const nyb_bound *bound, uint32_t i) {
+    const uint32_t number = bound->program->hidden;
     return (const float *)(bound->buffers[number] +
                            (uint64_t)i * bound->program->buffers[number].row_bytes);
 }

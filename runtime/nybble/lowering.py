@@ -24,6 +24,7 @@ from nybble._core.program import (
     BLOCK,
     ENDS_PHASE,
     FLOATS,
+    ON_HIDDEN,
     ON_LOGITS,
     Q8_BYTES,
     Q16_BYTES,
@@ -85,6 +86,8 @@ class Lowered:
         self.placements: dict[str, Placement] = {}
         self.weights_bytes = 0
         self.logits = 0  # buffer
+        self.hidden = 0  # buffer
+        self.dim = 0  # of a hidden state
         self._known_ropes: dict[Rope, tuple[int, int]] = {}
 
     # -- buffers and weights
@@ -248,7 +251,10 @@ class _Lowering:
         for i, block in enumerate(tree.blocks):
             self._attention(f"blk.{i}.", block)
             self._mlp(f"blk.{i}.", block)
+        pending = self.pending
         self._head()
+        self.pending = pending
+        self._hidden()
         low.steps[embed].update(self._embedding())
 
     def _embedding(self) -> Fields:
@@ -365,3 +371,11 @@ class _Lowering:
         low.quantize(activations, dim, head)
         low.matmul(head, activations, low.logits, 0, _tiles(vocab))
         low.end_phase()
+
+    def _hidden(self) -> None:
+        """What the head is given, of every token: where hidden states are wanted."""
+        low, dim, eps = self.low, self.tree.dim, self.tree.norm_eps
+        self._join(self.x, self.y, self.normed, ON_HIDDEN)
+        low.norm("output_norm.weight", self.x, self.normed, dim, eps, ON_HIDDEN)
+        low.end_phase()
+        low.hidden, low.dim = self.normed, dim

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from _operator import index
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from math import sqrt
 
 from nybble import hub, machine
 from nybble._core.program import Program, Weights
@@ -13,17 +14,23 @@ from nybble.chat import Chat
 from nybble.errors import ContextError, FormatError, TemplateError, UsageError
 from nybble.formats.gguf import GgufFile
 from nybble.known import DEFAULT
-from nybble.options import checked, recommended, whole
+from nybble.options import Options, checked, recommended, whole
 from nybble.reply import Reply
 from nybble.sequences import Sequences
+from nybble.thinking import Splitter, Switch, is_open
 from nybble.tokenizer import Tokenizer
 from nybble.tokenizer import load as load_tokenizer
 
 TYPE_CHECKING = False  # typing's own costs its import
 if TYPE_CHECKING:
+    from typing import NoReturn, Unpack
+
+    from nybble.chat import Message
+    from nybble.options import AskOptions
     from nybble.tokenizer.template import ChatTemplate
 
 DEFAULT_CONTEXT = 2048
+MAX_SEQUENCES = 1024
 
 
 def load(
@@ -31,16 +38,26 @@ def load(
     *,
     threads: int | None = None,
     context: int | None = None,
+    sequences: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Model:
     """Loads a model: a known name that has been pulled, or the path of a .gguf file.
 
     threads     : threads of the engine; by default the CPUs of the strongest cluster, within the
                   process's affinity and quota. The tokens do not depend on it
-    context     : positions in a sequence; the lesser of the model's and 2,048 by default
+    context     : positions in a sequence, prompt and reply together; the lesser of the model's and
+                  2,048 by default
+    sequences   : how many replies may be under way at once, each with memory for a context of its
+                  own. With all taken, another thread or asyncio task waits for one, and the one
+                  that has it gets BusyError
     on_progress : called with (bytes of weights packed, bytes in all)
 
-    ModelNotFoundError says how to get the model, FormatError what is wrong with its file.
+    ModelNotFoundError says how to get the model, FormatError what is wrong with its file,
+    BudgetError how much memory there is not.
+
+        >>> model = nybble.load("smollm2-135m")
+        >>> for text in model.ask("Why do geese fly in a V?", max_tokens=200):
+        ...     print(text, end="", flush=True)
     """
     if not isinstance(name_or_path, str | os.PathLike):
         raise UsageError(f"load() takes a name or a path, not {type(name_or_path).__name__}")
@@ -48,6 +65,7 @@ def load(
         hub.resolve(os.fspath(name_or_path)),
         threads=threads,
         context=context,
+        sequences=sequences,
         on_progress=on_progress,
     )
 
@@ -56,8 +74,8 @@ class Model:
     """A loaded model; made by `nybble.load`.
 
     context      : positions in a sequence, prompt and reply together
-    has_template : whether it can chat (`ask`, `chat`) or only `complete`
     threads      : threads of the engine
+    vocab, dim   : number of logits of a token, and of elements of a hidden state
     weights      : the packed weights and their program, for tools
     engine       : the program bound to this machine, for tools
     """
@@ -68,48 +86,63 @@ class Model:
         *,
         threads: int | None = None,
         context: int | None = None,
+        sequences: int = 1,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         from nybble import archs
         from nybble.lowering import lower
 
         self.path = path
+        self.threads = _threads(threads)
+        n_sequences = whole("sequences", sequences, 1, MAX_SEQUENCES)
         with GgufFile(path) as file:
             try:
                 tree = archs.describe(file.metadata, file.tensors, file.data)
                 self.context = _context(context, tree.context)
                 program = Program(lower(tree, _formats(tree.tensors(), file)))
                 self._tokenizer: Tokenizer = load_tokenizer(file.metadata)
-                self._compiled: ChatTemplate | None = None
+                self._compiled: tuple[ChatTemplate, Switch] | None = None
                 self._template_source = file.metadata.get("tokenizer.chat_template")
                 self._recommended = recommended(file.metadata)
                 self.weights = Weights(program, file.data, on_progress)
             except FormatError as error:
                 raise FormatError(f"{path}: {error}") from None
-        self.threads = _threads(threads)
-        self.engine = Engine(self.weights, context=self.context, threads=self.threads)
-        self._sequences = Sequences([Sequence(self.engine)])
+        self.engine = Engine(
+            self.weights, context=self.context, threads=self.threads, sequences=n_sequences
+        )
+        self._sequences = Sequences([Sequence(self.engine, slot) for slot in range(n_sequences)])
         self.vocab = tree.vocab
+        self.dim = tree.dim
 
     # -- replies
 
     @property
     def has_template(self) -> bool:
+        """Whether the model can chat (`ask`, `chat`) or only `complete`."""
         return isinstance(self._template_source, str)
 
-    def ask(
-        self,
-        prompt: str | list[dict[str, str]],
-        **options: object,
-    ) -> Reply:
+    def ask(self, prompt: str | list[Message], **options: Unpack[AskOptions]) -> Reply:
         """The reply to a question, or to a list of messages {"role": ..., "content": ...},
         through the model's chat template. **Nothing runs until the reply is read.**
 
-        options : max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, seed, stop,
-                  timeout_s, ignore_eos (nybble.options.Options); what is not given is as the
-                  file recommends, else greedy
+        max_tokens     : end after so many tokens; None (the default) is up to the context
+        temperature    : 0 (the default) is greedy: always the likeliest token
+        top_k          : draw from the k likeliest tokens; 0 (the default) from all
+        top_p          : draw from the fewest tokens whose probabilities reach this; 1 from all
+        min_p          : draw from tokens at least this share as likely as the likeliest; 0 from all
+        repeat_penalty : divide the logits of the last 64 tokens by this; 1 changes nothing
+        seed           : of the random numbers; the same seed gives the same tokens everywhere
+        stop           : a string or strings that end the reply's text and are not part of it
+        timeout_s      : end at the next token, or chunk of the prompt, after so many seconds
+        ignore_eos     : go on when the model would end
+        think          : of models that reason before they answer: True or False turns it on or
+                         off, None is as their template has it; what they think is no part of the
+                         text (`Reply.thinking`, `Reply.parts`), and stop strings do not end it
 
-        ContextError if the prompt does not fit, TemplateError if the model has no template.
+        What is not given is as the model's file recommends (general.sampling.*).
+
+        ContextError if the prompt does not fit, TemplateError if the model has no template,
+        UsageError for options that make no sense, or if the model cannot do as `think` says.
         """
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         return self._ask(messages, None, options)
@@ -120,59 +153,101 @@ class Model:
             raise self._no_template()
         return Chat(self._ask, system)
 
-    def complete(self, text: str, **options: object) -> Reply:
-        """The reply that continues raw text; no template. Options as for `ask`. BOS comes first
-        if the file says so. **Nothing runs until the reply is read.**"""
-        if not isinstance(text, str):
-            raise UsageError(f"complete() takes a str, not {type(text).__name__}")
-        ids = self._tokenizer.encode(text, add_bos=self._tokenizer.add_bos)
+    def complete(self, text: str, **options: Unpack[AskOptions]) -> Reply:
+        """The reply that continues raw text; no template. Options as for `ask`, but for `think`,
+        which is the template's. BOS comes first if the file says so. **Nothing runs until the reply
+        is read.**"""
+        ids = self._tokenizer.encode(_text("complete", text), add_bos=self._tokenizer.add_bos)
         if not ids and self._tokenizer.bos is not None:
             ids = [self._tokenizer.bos]  # something must come before the first token
-        return self._reply(ids, options, None)
+        how = checked(self._recommended, options)
+        if how.think is not None:
+            raise UsageError("complete() uses no template, so think means nothing to it; use ask()")
+        return self._reply(ids, how)
 
     # -- tokens
 
-    def tokenize(self, text: str, *, special: bool = False, add_bos: bool = False) -> list[int]:
-        """Ids of a text. special: spellings of control tokens become those tokens."""
-        if not isinstance(text, str):
-            raise UsageError(f"tokenize() takes a str, not {type(text).__name__}")
+    def tokenize(
+        self, text: str | bytes, *, special: bool = False, add_bos: bool = False
+    ) -> list[int]:
+        """Ids of a text; of bytes too, which need not be UTF-8: `detokenize_bytes` gives them back.
+        special: spellings of control tokens become those tokens."""
+        if not isinstance(text, bytes):
+            text = _text("tokenize", text)
         return self._tokenizer.encode(text, special=special, add_bos=add_bos)
 
     def detokenize(self, ids: Iterable[int]) -> str:
         """Text of ids, control tokens spelled out; bytes that are not UTF-8 become U+FFFD."""
-        return self._tokenizer.decode(_ids(ids, self.vocab), special=True).decode(
-            "utf-8", "replace"
-        )
+        return self.detokenize_bytes(ids).decode("utf-8", "replace")
+
+    def detokenize_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of the text of ids, control tokens spelled out."""
+        return self._tokenizer.decode(_ids(ids, self.vocab), special=True)
+
+    # -- numbers
 
     def logits(self, ids: Iterable[int], *, all: bool = False) -> memoryview[float]:
         """Logits after these ids: a memoryview of float32, shape (vocab,); with all=True one row
         for each id, shape (len(ids), vocab), which is 4 * vocab bytes a token (200 KB for
-        SmolLM2, 1 MB for Gemma). NumericError if one is NaN."""
+        SmolLM2, 1 MB for Gemma). NumPy views it without a copy: `numpy.asarray(model.logits(ids))`.
+        NumericError if one is NaN."""
         ids = _ids(ids, self.vocab)
         self._check_prompt(ids)
-        shape = (len(ids), self.vocab) if all else (self.vocab,)
-        out = memoryview(bytearray(4 * self.vocab * (len(ids) if all else 1))).cast("f", shape)
-        loan = self._sequences.wait()
+        out = _floats((len(ids), self.vocab) if all else (self.vocab,))
+        loan = self._sequences.wait(ids)
         try:
+            sequence = loan.sequence
             if all:
-                loan.sequence.rewind(0)
-                loan.sequence.logits_of(ids, out)
-            else:
-                done = loan.sequence.reuse(ids)
-                while done < len(ids):
-                    end = done + loan.sequence.next_chunk(len(ids) - done)
-                    loan.sequence.feed(ids[done:end], end == len(ids))
-                    done = end
-                loan.sequence.last_logits(out)
+                sequence.rewind(0)
+                sequence.logits_of(ids, out)
+                return out
+            done = sequence.reuse(ids)
+            while done < len(ids):
+                end = done + sequence.next_chunk(len(ids) - done)
+                sequence.feed(ids[done:end], out if end == len(ids) else None)
+                done = end
         finally:
             loan.end()
         return out
 
+    def embed(self, text: str) -> memoryview[float]:
+        """A vector for a text, by which texts are compared: a memoryview of float32, shape (dim,),
+        which NumPy views without a copy.
+
+        It is the mean over the text's tokens of the last hidden state (after the final norm: what
+        the head is given), L2-normalised: its length is 1, so the dot product of two is the cosine
+        of their angle. BOS and EOS are among the tokens if the file says so. A model that was not
+        trained to embed is a weak judge of what texts have in common.
+
+        ContextError if the text does not fit, NumericError if an element is NaN.
+        """
+        tokenizer = self._tokenizer
+        ids = tokenizer.encode(
+            _text("embed", text), add_bos=tokenizer.add_bos, add_eos=tokenizer.add_eos
+        )
+        if not ids:
+            raise UsageError("embed() takes a text that is not empty")
+        if len(ids) > self.context:
+            raise self._too_long("text", len(ids), "")
+        sums = memoryview(bytearray(8 * self.dim)).cast("d")
+        loan = self._sequences.wait([])
+        try:
+            loan.sequence.rewind(0)
+            loan.sequence.hidden_sums(ids, sums)
+        finally:
+            loan.end()
+        square = 0.0
+        for x in sums:  # in this order; sum() has its own, by Python's version
+            square += x * x
+        length = sqrt(square)
+        out = _floats((self.dim,))
+        for i, x in enumerate(sums):
+            out[i] = x / length if length else 0.0
+        return out
+
     def forget(self) -> None:
         """Empties the cache of what has been read: the next prompt runs whole."""
-        loan = self._sequences.wait()
-        loan.sequence.rewind(0)
-        loan.end()
+        self._sequences.clear()
 
     # -- a model may be used in `with`; it never has to be
 
@@ -183,42 +258,62 @@ class Model:
         pass
 
     def __repr__(self) -> str:
-        return f"<nybble.Model {self.path!r}, context {self.context}>"
+        n = self.engine.sequences
+        times = f", {n} sequences" if n > 1 else ""
+        return f"<nybble.Model {self.path!r}, context {self.context:,}{times}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Model cannot be pickled: load it in the process that is to use it")
 
     # -- within
 
     def _ask(
         self,
-        messages: list[dict[str, str]],
+        messages: list[Message],
         on_end: Callable[[str], None] | None,
-        options: dict[str, object],
+        options: AskOptions,
     ) -> Reply:
-        return self._reply(self._template().encode(messages), options, on_end)
+        template, switch = self._template()
+        how = checked(self._recommended, options)
+        _check_messages(messages)
+        ids = template.encode(messages, **switch.turned(how.think, messages))
+        splitter = None
+        if switch.marks:
+            splitter = Splitter(is_open=is_open(ids, self._tokenizer))
+        return self._reply(ids, how, splitter, on_end)
 
     def _reply(
-        self, ids: list[int], options: dict[str, object], on_end: Callable[[str], None] | None
+        self,
+        ids: list[int],
+        options: Options,
+        splitter: Splitter | None = None,
+        on_end: Callable[[str], None] | None = None,
     ) -> Reply:
-        how = checked(self._recommended, options)
         self._check_prompt(ids)
-        return Reply(self._sequences, self._tokenizer, ids, how, on_end)
+        return Reply(self._sequences, self._tokenizer, ids, options, splitter, on_end)
 
     def _check_prompt(self, ids: list[int]) -> None:
         if not ids:
             raise UsageError("the prompt is empty: there is nothing to continue")
         if len(ids) >= self.context:
-            raise ContextError(
-                f"the prompt has {len(ids):,} tokens and the context holds {self.context:,}, "
-                f"reply included; shorten it or ask for a larger context (context=, --context)"
-            )
+            raise self._too_long("prompt", len(ids), ", reply included")
 
-    def _template(self) -> ChatTemplate:
-        """The chat template, compiled when it is first used: its engine is slow to import."""
+    def _too_long(self, what: str, n: int, included: str) -> ContextError:
+        return ContextError(
+            f"the {what} has {n:,} tokens and the context holds {self.context:,}{included}; "
+            f"shorten it or ask for a larger context (context=, --context)"
+        )
+
+    def _template(self) -> tuple[ChatTemplate, Switch]:
+        """The chat template, compiled when it is first used (its engine is slow to import), and
+        what it does about thinking."""
         if self._compiled is None:
             from nybble.tokenizer.template import ChatTemplate
 
             if not isinstance(self._template_source, str):
                 raise self._no_template()
-            self._compiled = ChatTemplate(self._template_source, self._tokenizer)
+            template = ChatTemplate(self._template_source, self._tokenizer)
+            self._compiled = template, Switch(template, self._tokenizer)
         return self._compiled
 
     def _no_template(self) -> TemplateError:
@@ -242,6 +337,42 @@ def _ids(ids: Iterable[int], vocab: int) -> list[int]:
             raise UsageError(f"{id!r:.60} is not a token: ids are 0 to {vocab - 1:,}")
         checked.append(number)
     return checked
+
+
+def _text(of: str, text: object) -> str:
+    """A str that can be encoded as UTF-8; UsageError for anything else."""
+    if not isinstance(text, str):
+        raise UsageError(f"{of}() takes a str, not {type(text).__name__}")
+    _check_characters(of, text)
+    return text
+
+
+def _check_characters(of: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{of}(): character {error.start} is the lone surrogate "
+            f"U+{ord(text[error.start]):04X}, which is no text; decode bytes with "
+            "errors='replace', or give tokenize() the bytes"
+        ) from None
+
+
+def _check_messages(messages: object) -> None:
+    """Refuses what no template can be trusted to: the rest is the template's to check."""
+    if isinstance(messages, list | tuple):
+        for message in messages:
+            if isinstance(message, Mapping):
+                for value in message.values():
+                    if isinstance(value, str):
+                        _check_characters("ask", value)
+
+
+def _floats(shape: tuple[int, ...]) -> memoryview[float]:
+    n = 4
+    for dim in shape:
+        n *= dim
+    return memoryview(bytearray(n)).cast("f", shape)
 
 
 def _threads(threads: int | None) -> int:

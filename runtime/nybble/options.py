@@ -7,6 +7,26 @@ from collections.abc import Iterable, Mapping
 
 from nybble.errors import UsageError
 
+TYPE_CHECKING = False  # typing's own costs its import
+if TYPE_CHECKING:
+    from typing import TypedDict
+
+    class AskOptions(TypedDict, total=False):
+        """The keywords of `ask`, `chat.ask` and `complete`; `Model.ask` says what they mean."""
+
+        max_tokens: int | None
+        temperature: float
+        top_k: int
+        top_p: float
+        min_p: float
+        repeat_penalty: float
+        seed: int
+        stop: str | Iterable[str] | None
+        timeout_s: float | None
+        ignore_eos: bool
+        think: bool | None
+
+
 # Where a file may recommend a value: general.sampling.<key>
 FILE_KEYS = {
     "temperature": "temp",
@@ -18,19 +38,8 @@ FILE_KEYS = {
 
 
 class Options:
-    """The checked options of one reply. UsageError for a wrong type or a number out of range.
-
-    max_tokens     : end after so many tokens; None is up to the context
-    temperature    : 0 (the default) is greedy: always the likeliest token
-    top_k          : draw from the k likeliest tokens; 0 from all
-    top_p          : draw from the fewest tokens whose probabilities reach this; 1 from all
-    min_p          : draw from tokens at least this share as likely as the likeliest; 0 from all
-    repeat_penalty : divide the logits of the last 64 tokens by this; 1 changes nothing
-    seed           : of the random numbers; the same seed gives the same tokens everywhere
-    stop           : a string or strings that end the reply and are not part of it
-    timeout_s      : end at the next token after so many seconds
-    ignore_eos     : go on when the model would end
-    """
+    """The checked options of one reply: `Model.ask` says what they mean. UsageError for a wrong
+    type or a number out of range."""
 
     __slots__ = (
         "ignore_eos",
@@ -40,6 +49,7 @@ class Options:
         "seed",
         "stop",
         "temperature",
+        "think",
         "timeout_s",
         "top_k",
         "top_p",
@@ -58,6 +68,7 @@ class Options:
         stop: str | Iterable[str] | None = None,
         timeout_s: float | None = None,
         ignore_eos: bool = False,
+        think: bool | None = None,
     ) -> None:
         self.max_tokens = None if max_tokens is None else whole("max_tokens", max_tokens, 1, 2**31)
         self.temperature = _number("temperature", temperature, 0.0, 100.0)
@@ -71,6 +82,9 @@ class Options:
         if not isinstance(ignore_eos, bool):
             raise UsageError(f"ignore_eos must be True or False, not {ignore_eos!r:.60}")
         self.ignore_eos = ignore_eos
+        if think is not None and not isinstance(think, bool):
+            raise UsageError(f"think must be True, False or None, not {think!r:.60}")
+        self.think = think
 
 
 def checked(recommended: Mapping[str, object], options: Mapping[str, object]) -> Options:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import sys
-from _thread import allocate_lock
-from collections.abc import Callable, Generator, Iterator
-from time import perf_counter, sleep
+from _thread import allocate_lock, get_ident
+from _weakref import ref
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from time import sleep
 
-from nybble._core.sampler import Sampler
-from nybble._core.sequence import Sequence
-from nybble.errors import BusyError, NybbleError
+from nybble.errors import NybbleError
+from nybble.generation import Clock, generate
 from nybble.machine import peak_bytes
 from nybble.options import Options
-from nybble.sequences import POLL_S, Sequences
-from nybble.tokenizer import TextStream, Tokenizer
+from nybble.sequences import POLL_S, Loan, Owner, Sequences, watch_forks
+from nybble.thinking import Splitter
+from nybble.tokenizer import Tokenizer
+
+TYPE_CHECKING = False  # typing's own costs its import
+if TYPE_CHECKING:
+    from nybble.thinking import Kind, Part
+
+LONGEST_POLL_S = 0.01
 
 
 class Stats:
@@ -21,12 +28,12 @@ class Stats:
 
     prompt_tokens  : tokens of the prompt
     cached_tokens  : of those, how many were still in the cache
-    tokens         : tokens of the reply so far
+    tokens         : tokens of the reply so far, thinking included
     prefill_tok_s  : prompt tokens that were run, a second
     decode_tok_s   : tokens a second after the first
-    first_token_s  : seconds from the first step to the first token
+    first_token_s  : seconds from the first step to the first token, waiting for a turn included
     total_s        : seconds from the first step to the last
-    peak_bytes     : the most memory the process has held (VmHWM)
+    peak_bytes     : the most memory the process has held (VmHWM), when the reply ended
     seed           : of the random numbers
     stop_reason    : "end", "stop", "length", "context", "timeout", "closed"; None while running
     """
@@ -57,6 +64,7 @@ class Stats:
         self.stop_reason: str | None = None
 
     def asdict(self) -> dict[str, object]:
+        """All of it by name."""
         return {name: getattr(self, name) for name in self.__slots__}
 
     def __repr__(self) -> str:
@@ -66,14 +74,17 @@ class Stats:
 class Reply:
     """A reply that is made while it is read: **nothing runs until it is iterated or read**.
 
-        for text in reply: ...       pieces of text, as they come
-        reply.text, str(reply)       the whole text
-        reply.stats                  what it cost
-        reply.close()                ends it where it is; also at the end of `with reply:`
+        for text in reply: ...         pieces of text, as they come
+        async for text in reply: ...   the same in asyncio, which stays responsive
+        reply.text, str(reply)         the whole text
+        reply.thinking                 what the model thought before, if it is one that does
+        reply.parts()                  both as they come: pairs of "thinking" or "text", and a piece
+        reply.stats                    what it cost
+        reply.close()                  ends it where it is; also at the end of `with reply:`
 
     Iterating again starts from the beginning, with the pieces that are there already. When the
     last reference goes it is closed, so leaving a loop over `model.ask(...)` frees the model.
-    Several threads may read a reply, and any may close it.
+    Several threads and tasks may read a reply, and any may close it.
     """
 
     def __init__(
@@ -82,49 +93,79 @@ class Reply:
         tokenizer: Tokenizer,
         prompt: list[int],
         options: Options,
+        splitter: Splitter | None = None,
         on_end: Callable[[str], None] | None = None,
     ) -> None:
-        self.stats = stats = Stats(len(prompt), options.seed)
+        self.stats = Stats(len(prompt), options.seed)
+        self._sequences = sequences
+        self._prompt = prompt
+        self._options = options
+        self._tokenizer = tokenizer
+        self._splitter = splitter
         self._on_end = on_end
-        self._pieces: list[str] = []
+        self._parts: list[Part] = []
         self._lock = allocate_lock()  # of readers
+        self._clock: Clock | None = None
+        self._loan: ref[Loan] | None = None  # the steps alone hold it
+        self._steps: Generator[list[Part], None, str] | None = None
         self._is_closed = False
-        self._is_started = False
         self._error: NybbleError | None = None
-        # Without self: a cycle would keep the sequence when the last reference goes.
-        self._begin: Callable[[], Generator[str, None, str]] = lambda: _generate(
-            sequences, tokenizer, prompt, options, stats
-        )
-        self._steps = self._begin()
+        watch_forks(self)
+
+    # -- reading
 
     def __iter__(self) -> Iterator[str]:
-        i = 0
-        # Again at the end: while _step waited, another reader may have brought the reply there.
-        while i < len(self._pieces) or self._step() or i < len(self._pieces):
-            if i < len(self._pieces):
-                yield self._pieces[i]
-                i += 1
+        for kind, piece in self.parts():
+            if kind == "text":
+                yield piece
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return _Texts(self)
+
+    def parts(self) -> Parts:
+        """The pieces of the thinking and of the text as they come, for `for` and for `async for`:
+        pairs of a kind, "thinking" or "text", and a str."""
+        return Parts(self)
 
     @property
     def text(self) -> str:
         """The whole text; waits until the reply has ended."""
-        while self._step():
-            pass
-        return "".join(self._pieces)
+        self._read_until(lambda: False)
+        return self._joined("text")
+
+    @property
+    def thinking(self) -> str:
+        """The whole of what the model thought before its text, "" if it did not; waits until the
+        text has begun or the reply has ended."""
+        self._read_until(lambda: self._parts[-1:] != [] and self._parts[-1][0] == "text")
+        return self._joined("thinking")
 
     def __str__(self) -> str:
         return self.text
 
+    def __repr__(self) -> str:
+        state = self.stats.stop_reason or ("not begun" if self._clock is None else "running")
+        return f"<nybble.Reply, {self.stats.tokens:,} tokens, {state}>"
+
+    # -- ending
+
     def close(self) -> None:
-        """Ends the reply where it is; the text so far stays. While another thread reads it, it
+        """Ends the reply where it is; what there is of it stays. While another thread reads it, it
         ends with that thread's token or chunk of the prompt, and this does not wait for it."""
         self._is_closed = True
-        if self.stats.stop_reason is None:
+        if self._lock.acquire(False):  # else its reader looks at _is_closed behind its step
             try:
-                self._steps.close()
-            except ValueError:  # it is running: its reader looks at _is_closed afterwards
-                return
-            self._end("closed")
+                self._end("closed")
+            finally:
+                self._lock.release()
+
+    async def aclose(self) -> None:
+        """`close`, and waits until a step under way is done: then its sequence is free."""
+        from asyncio import sleep
+
+        self.close()
+        while self.stats.stop_reason is None or self._lock.locked():
+            await sleep(POLL_S)
 
     def __enter__(self) -> Reply:
         return self
@@ -132,172 +173,212 @@ class Reply:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    async def __aenter__(self) -> Reply:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
     def __del__(self) -> None:
         # __init__ may have failed; and an interpreter that shuts down has lost what ending needs
         if hasattr(self, "_steps") and not sys.is_finalizing():
             self.close()
 
-    def _step(self) -> bool:
-        """Goes on by a chunk of the prompt or a token of the reply; False when it has ended."""
+    def _after_fork(self) -> None:
+        """In a forked child: ends a reply that another thread was reading."""
+        loan = None if self._loan is None else self._loan()
+        if self._lock.locked() or (loan is not None and loan.owner.thread != get_ident()):
+            self._lock = allocate_lock()
+            self._end("closed")
+
+    # -- within
+
+    def _read_until(self, is_enough: Callable[[], bool]) -> None:
+        """Goes on until that is so or the reply has ended. Ctrl-C between two steps ends it, as it
+        does in one."""
+        try:
+            while not is_enough() and self._read():
+                pass
+        except NybbleError:
+            raise
+        except BaseException:
+            self.close()
+            raise
+
+    def _read(self) -> bool:
+        """Goes on by a step, as soon as there is a sequence; False when the reply has ended."""
+        try:
+            owner = Owner()
+            while (went := self._step(owner, blocks=True)) is None:
+                sleep(POLL_S)
+            return went
+        except NybbleError:
+            raise
+        except BaseException:
+            self.close()
+            raise
+
+    async def _aread(self) -> bool:
+        """The same while the event loop goes on. A step is made in a thread of its executor;
+        waiting is not, for those who wait could have all the threads there are."""
+        from asyncio import get_running_loop, sleep
+
+        owner, pause = Owner(), POLL_S
+        try:
+            while self._waits(owner):
+                await sleep(pause)
+                pause = min(1.5 * pause, LONGEST_POLL_S)
+            went = await get_running_loop().run_in_executor(None, _step_of, ref(self), owner)
+            return went is not False
+        except NybbleError:
+            raise
+        except BaseException:  # cancelled, as a rule
+            self.close()
+            raise
+
+    def _waits(self, owner: Owner) -> bool:
+        """Whether there is no sequence for a reply that needs one."""
+        if self._is_closed:
+            self.close()
+        if self._steps is None and self.stats.stop_reason is None and self._lock.acquire(False):
+            try:
+                return self._error is None and not self._begin(owner, False)
+            finally:
+                self._lock.release()
+        return False
+
+    def _step(self, owner: Owner, *, blocks: bool) -> bool | None:
+        """Goes on by a chunk of the prompt or a token of the reply. False when it has ended, None
+        when there is no sequence yet. blocks: the owner's thread waits here."""
         with self._lock:
             if self._error is not None:
                 raise self._error
-            if self.stats.stop_reason is not None:
+            if self.stats.stop_reason is None and not self._begin(owner, blocks):
+                went = None
+            elif self._steps is None:
                 return False
-            try:
-                piece = next(self._steps)
-                self._is_started = True
-                if piece:
-                    self._pieces.append(piece)
-                if self._is_closed:
-                    self._steps.close()
-                    self._end("closed")
-            except StopIteration as end:
-                self._end(end.value or "closed")
-            except BusyError:  # nothing has run: it may be read when the other reply has ended
-                self._steps = self._begin()
-                raise
-            except BaseException as error:
-                if isinstance(error, NybbleError):
-                    self._error = error  # and not an empty text the next time
-                self._steps.close()
-                self._end("closed")
-                raise
+            else:
+                went = True
+                self._go_on(self._steps)
+        if self._is_closed:
+            self.close()
+        return went
+
+    def _begin(self, owner: Owner, blocks: bool) -> bool:
+        """Borrows a sequence, unless that is done or the reply has ended; False if there is none
+        yet. BusyError leaves the reply as it was. The caller holds the lock."""
+        if self._steps is not None:
             return True
+        clock = self._clock or Clock(self._options.timeout_s)
+        loan = None
+        try:
+            loan = self._sequences.borrow(self._prompt, owner, blocks=blocks)
+            self._clock = clock
+            if loan is None:
+                self.stats.total_s = clock.passed()
+                if clock.is_late():
+                    self._end("timeout")
+                    return True
+                return False
+            self._loan = ref(loan)
+            self._steps = generate(
+                loan,
+                self._tokenizer,
+                self._prompt,
+                self._options,
+                self._splitter,
+                self.stats,
+                clock,
+            )
+            return True
+        except BaseException:
+            if loan is not None:
+                loan.end()  # the traceback may live on
+            raise
+
+    def _go_on(self, steps: Generator[list[Part], None, str]) -> None:
+        """The caller holds the lock."""
+        try:
+            self._parts += next(steps)
+        except StopIteration as end:
+            self._end(end.value or "closed")
+        except BaseException as error:
+            if isinstance(error, NybbleError):
+                self._error = error  # and not an empty text the next time
+            self._end("closed")
+            raise
 
     def _end(self, reason: str) -> None:
-        if self.stats.stop_reason is None:
-            self.stats.stop_reason = reason
-            self.stats.peak_bytes = peak_bytes()
-            if self._on_end is not None and self._is_started:
-                self._on_end("".join(self._pieces))
-
-
-def _generate(
-    sequences: Sequences, tokenizer: Tokenizer, prompt: list[int], options: Options, stats: Stats
-) -> Generator[str, None, str]:
-    """Yields after each chunk of the prompt and each token, text or "" if none is complete;
-    returns the stop reason. The sequence is given back however this ends."""
-    started = perf_counter()
-    while (loan := sequences.borrow()) is None:
-        stats.total_s = perf_counter() - started
-        if options.timeout_s is not None and stats.total_s >= options.timeout_s:
-            return "timeout"
-        sleep(POLL_S)
-        yield ""
-    try:
-        text = _Text(tokenizer.text_stream(behind=prompt[-1]), options.stop)
-        for reason in _tokens(loan.sequence, tokenizer, prompt, options, stats, started, text):
-            if reason is not None:
-                yield text.flush(is_cut=reason != "end")
-                return "stop" if text.stopped else reason
-            yield text.take()
-            if text.stopped:
-                return "stop"
-    finally:
-        loan.end()
-    raise AssertionError("_tokens ends with a reason")
-
-
-def _tokens(
-    sequence: Sequence,
-    tokenizer: Tokenizer,
-    prompt: list[int],
-    options: Options,
-    stats: Stats,
-    started: float,
-    text: _Text,
-) -> Iterator[str | None]:
-    """Runs the prompt and pushes the reply's tokens into `text`; yields None after each step,
-    and last the reason why there are no more."""
-    room = sequence.context - len(prompt)
-    limit = room if options.max_tokens is None else min(room, options.max_tokens)
-    sampler = Sampler(
-        sequence.vocab,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        min_p=options.min_p,
-        repeat_penalty=options.repeat_penalty,
-        seed=options.seed,
-    )
-
-    def is_late() -> bool:
-        return options.timeout_s is not None and perf_counter() - started >= options.timeout_s
-
-    prefill_started = perf_counter()
-    stats.cached_tokens = sequence.reuse(prompt)
-    while len(sequence.ids) < len(prompt):
-        if is_late():
-            yield "timeout"
+        """The caller holds the lock."""
+        if self.stats.stop_reason is not None:
             return
-        done = len(sequence.ids)
-        end = done + sequence.next_chunk(len(prompt) - done)
-        sequence.feed(prompt[done:end], end == len(prompt))
-        stats.total_s = perf_counter() - started
-        yield None
+        self.stats.stop_reason = reason
+        steps, self._steps = self._steps, None
+        if steps is not None:
+            try:
+                steps.close()
+            except ValueError:
+                pass  # it is running, in a thread that a fork has left behind
+        self.stats.peak_bytes = peak_bytes()
+        if steps is not None and self._on_end is not None:
+            self._on_end(self._joined("text"))
 
-    first_at = None
-    while True:
-        token = sampler.next(sequence, stats.tokens)
-        now = perf_counter()
-        stats.total_s = now - started
-        if first_at is None:
-            first_at = now
-            stats.first_token_s = now - started
-            stats.prefill_tok_s = (len(prompt) - stats.cached_tokens) / (now - prefill_started)
-        if token in tokenizer.end_ids and not options.ignore_eos:
-            yield "end"
-            return
-        stats.tokens += 1
-        if stats.tokens > 1:
-            stats.decode_tok_s = (stats.tokens - 1) / (now - first_at)
-        text.push(token)
-        yield None
-        if stats.tokens == limit:
-            yield "length" if limit == options.max_tokens else "context"
-            return
-        if is_late():
-            yield "timeout"
-            return
-        sequence.feed([token], True)
+    def _joined(self, kind: Kind) -> str:
+        return "".join(piece for found, piece in self._parts if found == kind)
 
 
-class _Text:
-    """From tokens to text that may be shown: whole characters, and nothing that may yet turn out
-    to be the beginning of a stop string."""
+def _step_of(reply: ref[Reply], owner: Owner) -> bool | None:
+    """A step in a thread of the executor, which keeps what it was handed for longer than the step:
+    a reply that is dropped then must end at once."""
+    there = reply()
+    return False if there is None else there._step(owner, blocks=False)
 
-    def __init__(self, stream: TextStream, stops: tuple[str, ...]) -> None:
-        self._stream = stream
-        self._stops = stops
-        self._held = ""
-        self.stopped = False
 
-    def push(self, token: int) -> None:
-        self._held += self._stream.push([token])
+class Parts:
+    """The parts of a reply as they come, for `for` and for `async for`."""
 
-    def take(self) -> str:
-        """What can be let go of; sets `stopped` when a stop string is complete."""
-        found = [at for at in map(self._held.find, self._stops) if at >= 0]
-        if found:
-            self.stopped = True
-            return self._held[: min(found)]
-        keep = max(map(self._begun, self._stops), default=0)
-        out = self._held[: len(self._held) - keep]
-        self._held = self._held[len(out) :]
-        return out
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+        self._taken = 0
 
-    def flush(self, is_cut: bool) -> str:
-        """The rest, when no more tokens come; without the beginning of a character that the model
-        would have completed, had it not been cut short."""
-        if not is_cut:
-            self._held += self._stream.flush()
-        out = self.take()
-        return out if self.stopped else out + self._held
+    def __iter__(self) -> Parts:
+        return self
 
-    def _begun(self, stop: str) -> int:
-        """How many characters at the end of what is held begin this stop string."""
-        for n in range(min(len(stop) - 1, len(self._held)), 0, -1):
-            if self._held.endswith(stop[:n]):
-                return n
-        return 0
+    def __next__(self) -> Part:
+        # Again at the end: while one waits, another reader may bring the reply there.
+        while not self._is_there():
+            if not self._reply._read() and not self._is_there():
+                raise StopIteration
+        return self._take()
+
+    def __aiter__(self) -> Parts:
+        return self
+
+    async def __anext__(self) -> Part:
+        while not self._is_there():
+            if not await self._reply._aread() and not self._is_there():
+                raise StopAsyncIteration
+        return self._take()
+
+    def _is_there(self) -> bool:
+        return self._taken < len(self._reply._parts)
+
+    def _take(self) -> Part:
+        self._taken += 1
+        return self._reply._parts[self._taken - 1]
+
+
+class _Texts:
+    """The pieces of text for `async for`. No generator: its end would wait for the event loop."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._parts = Parts(reply)
+
+    def __aiter__(self) -> _Texts:
+        return self
+
+    async def __anext__(self) -> str:
+        while True:
+            kind, piece = await self._parts.__anext__()
+            if kind == "text":
+                return piece

@@ -2,11 +2,13 @@
 medians of more runs. extra_info has tokens a second, bytes of weights and GB/s, CPU and compiler.
 """
 
+import numpy as np
 import pytest
 
 import nybble
 from nybble import machine
 from nybble._core import native
+from nybble._core.sampler import Sampler
 from nybble._core.sequence import Sequence
 
 from .models import fidelity_golden
@@ -38,13 +40,14 @@ def tell(benchmark, model, tokens, nbytes):
 
 def test_prefill(benchmark, model, ids):
     sequence = Sequence(model.engine)
+    out = np.empty(model.vocab, np.float32)
 
     def prefill():
         sequence.rewind(0)
         while len(sequence.ids) < PROMPT:
             at = len(sequence.ids)
             end = at + sequence.next_chunk(PROMPT - at)
-            sequence.feed(ids[at:end], end == PROMPT)
+            sequence.feed(ids[at:end], out if end == PROMPT else None)
 
     benchmark.pedantic(prefill, rounds=5, warmup_rounds=1)
     chunks = -(-PROMPT // model.engine.chunk)
@@ -54,12 +57,13 @@ def test_prefill(benchmark, model, ids):
 def test_decode(benchmark, model, ids):
     """The same tokens again and again, after a prompt of one page."""
     sequence = Sequence(model.engine)
-    sequence.feed(ids[:128], False)
+    sequence.feed(ids[:128])
+    sampler = Sampler()
 
     def decode():
         sequence.rewind(128)
         for id in ids[128 : 128 + DECODED]:
-            sequence.feed([id], True)
+            sampler.next(sequence, [id], 0)
 
     benchmark.pedantic(decode, rounds=9, warmup_rounds=1)
     tell(benchmark, model, DECODED, DECODED * model.weights.program.read_bytes)

@@ -1,5 +1,7 @@
 """Conversations: their messages, and what the cache saves."""
 
+import os
+
 import pytest
 
 import nybble
@@ -93,6 +95,38 @@ def test_messages_may_be_edited_between_turns(path):
     del chat.messages[1:]
     assert chat.ask("Three?").text == TEXT
     assert len(said(chat)) == 3
+
+
+@pytest.fixture(scope="module")
+def ring_path(tmp_path_factory):
+    """Layers that see 24 positions, the newest 256 of which are in the cache."""
+    path = tmp_path_factory.mktemp("ring") / "tiny.gguf"
+    tiny_model(path, family="gemma3", heads=2, head_dim=32, window=24, seed=5)
+    return path
+
+
+@pytest.mark.parametrize("edit", range(-1, 6))
+def test_an_edit_costs_what_it_changed(ring_path, edit):
+    """All before it is kept, unless a layer with a window has let go of what it saw there: then the
+    whole prompt runs. The words are those of a fresh model."""
+    options = {"max_tokens": 8, "ignore_eos": True}
+    model = nybble.load(ring_path)
+    chat = model.chat("Be brief. " * 5)
+    for i in range(2):
+        chat.messages.append({"role": "user", "content": f"the rain {i} " * 11})
+        chat.messages.append({"role": "assistant", "content": f"the wind {i} " * 11})
+    assert chat.ask("the day?", **options).text
+    before = list(cached(model))
+    if edit >= 0:
+        chat.messages[edit]["content"] = "the end " + chat.messages[edit]["content"]
+    messages = [*chat.messages, {"role": "user", "content": "the sea?"}]
+    reply = chat.ask("the sea?", **options)
+    assert reply.text == nybble.load(ring_path).ask(messages, **options).text
+    shared = len(os.path.commonprefix([before, cached(model)]))
+    assert shared >= 2, "the template's beginning is always the same"
+    was_let_go = len(before) - 256 > shared - 23
+    assert was_let_go == (edit in (0, 1)), "both kinds are tried"
+    assert reply.stats.cached_tokens == (0 if was_let_go else shared)
 
 
 def test_chats_may_take_turns_with_a_model(path):

@@ -58,9 +58,8 @@ def test_float32_replies_are_transformers(golden, threads):
     logits, ids = np.empty(sequence.vocab, np.float32), list(prompt)
     while len(ids) < len(prompt) + len(reply):
         done = len(sequence.ids)
-        sequence.feed(ids[done : done + sequence.next_chunk(len(ids) - done)], True)
+        sequence.feed(ids[done : done + sequence.next_chunk(len(ids) - done)], logits)
         if len(sequence.ids) == len(ids):
-            sequence.last_logits(logits)
             ids.append(int(logits.argmax()))
     assert len(reply) == 64
     assert ids[len(prompt) :] == reply

@@ -22,7 +22,7 @@ NUMBERS = {
 
 
 def test_every_option_is_tested_here():
-    others = {"stop", "ignore_eos"}
+    others = {"stop", "ignore_eos", "think"}
     assert {*WHOLE, *NUMBERS, *others} == set(inspect.signature(Options).parameters)
     assert set(Options.__slots__) == set(inspect.signature(Options).parameters)
 

@@ -1,10 +1,8 @@
 """What a reply promises: lazy, streamed, closed, counted; and who may read it when."""
 
-import signal
-import subprocess
-import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -281,6 +279,66 @@ def test_stats_tell_what_was_cached(model):
     assert shared - 2 <= other.stats.cached_tokens <= shared
 
 
+def test_times_are_the_clocks(endless):
+    """The prompt runs in chunks; what the reader measures and what the reply notes are a few
+    instructions apart, or a time slice of a busy machine."""
+    reply = endless.complete("abc" * 3000, max_tokens=4000)
+    started = time.perf_counter()
+    times = [time.perf_counter() - started for _ in reply]
+    s = reply.stats
+    assert (s.prompt_tokens, s.tokens, len(times)) == (9000, 4000, 4000)
+    assert times[0] - 0.05 < s.first_token_s <= times[0]
+    assert times[-1] - 0.05 < s.total_s <= times[-1]
+    assert s.prefill_tok_s == pytest.approx(9000 / times[0], rel=0.05 / times[0])
+    took = times[-1] - times[0]
+    assert s.decode_tok_s == pytest.approx(3999 / took, rel=0.05 / took)
+    assert took > 0.1
+
+
+def test_waiting_counts_until_the_first_token_and_not_as_prefill(model):
+    mine, theirs = model.ask("Hello"), model.ask("Hello")
+    assert next(iter(mine)) == "G"
+    join = in_thread(lambda: theirs.text)
+    wait_until(lambda: theirs.stats.total_s is not None and theirs.stats.total_s > 0.2)
+    mine.close()
+    assert join() == TEXT
+    s = theirs.stats
+    assert 0.2 < s.first_token_s < s.total_s
+    assert (s.prompt_tokens - s.cached_tokens) / s.prefill_tok_s < s.first_token_s - 0.15
+
+
+def test_the_peak_is_the_kernels(model):
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("reads /proc")
+
+    def peak():
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+
+    held = bytearray(b"x") * (peak() + 30_000_000)  # more than there ever was
+    before = peak()
+    reply = model.ask("Hello")
+    assert reply.stats.peak_bytes is None
+    assert reply.text == TEXT
+    assert len(held) < before <= reply.stats.peak_bytes <= peak()
+
+
+def test_stats_are_right_while_a_reply_runs(model):
+    reply = model.ask("Hello")
+    it = iter(reply)
+    for n in range(1, 6):
+        next(it)
+        s = reply.stats
+        assert (s.tokens, s.stop_reason) == (n, None)
+        assert s.first_token_s <= s.total_s
+        assert (s.decode_tok_s is None) == (n == 1)
+    reply.close()
+    assert reply.stats.asdict()["stop_reason"] == "closed"
+    assert repr(reply) == "<nybble.Reply, 5 tokens, closed>"
+    assert repr(model.ask("Hello")) == "<nybble.Reply, 0 tokens, not begun>"
+
+
 def test_rates_are_none_until_there_is_something_to_divide(model):
     reply = model.ask("Hello", max_tokens=1)
     assert reply.text == "G"
@@ -294,7 +352,7 @@ def test_rates_are_none_until_there_is_something_to_divide(model):
 def test_a_second_reply_in_the_same_thread_is_told_the_way_out(model):
     one, two = model.ask("Hello"), model.ask("Hello")
     assert next(iter(one)) == "G"
-    with pytest.raises(BusyError, match=r"read in this thread; .* close\(\) it"):
+    with pytest.raises(BusyError, match=r"read in this thread; .* close\(\) it .*sequences=2"):
         next(iter(two))
     with pytest.raises(BusyError):
         model.logits([5])
@@ -399,7 +457,7 @@ def test_token_ids_may_be_numpys(model):
 
 @pytest.mark.parametrize("bad", [[-1], [323], [True], [1.0], ["a"], [None], [[1]], [2**70]])
 def test_what_is_no_token_id_is_refused(model, bad):
-    for call in (model.detokenize, model.logits):
+    for call in (model.detokenize, model.detokenize_bytes, model.logits):
         with pytest.raises(UsageError, match=r"is not a token: ids are 0 to 322"):
             call(bad)
 
@@ -410,6 +468,28 @@ def test_text_in_place_of_ids_is_told_what_to_do(model):
             call("ab")
 
 
+def test_bytes_come_back(model):
+    """UTF-8 or not; a byte-level vocabulary has a token for each."""
+    rng = np.random.default_rng(3)
+    for data in (b"", b"the cat", "é世🙂".encode(), b"\xff\xc3(\x00\x80the", rng.bytes(500)):
+        ids = model.tokenize(data)
+        assert model.detokenize_bytes(ids) == data
+        assert model.detokenize(ids) == data.decode("utf-8", "replace")
+    assert model.tokenize("é世🙂") == model.tokenize("é世🙂".encode())
+    assert model.tokenize(b"<|im_end|>", special=True) == [2]
+    assert model.tokenize(b"a", add_bos=True) == [1, 3 + ord("a")]
+    assert model.detokenize_bytes([2]) == b"<|im_end|>"
+
+
+@pytest.mark.parametrize("code", [0xD800, 0xDFFF, 0xDC80])
+def test_a_lone_surrogate_is_told_where_it_is(model, code):
+    for call in (model.tokenize, model.complete, model.ask, model.chat().ask, model.embed):
+        with pytest.raises(UsageError, match=rf"character 3 is the .* U\+{code:04X}, "):
+            call("abc" + chr(code))
+    with pytest.raises(UsageError, match="character 0 is the lone surrogate"):
+        model.ask([{"role": "user", "content": chr(code)}])
+
+
 def test_there_must_be_something_to_continue(model):
     assert model.detokenize([]) == ""
     with pytest.raises(UsageError, match="the prompt is empty"):
@@ -417,11 +497,12 @@ def test_there_must_be_something_to_continue(model):
     assert model.complete("").stats.prompt_tokens == 1  # BOS, which every text begins after
 
 
-@pytest.mark.parametrize("bad", [None, 5, b"Hello", ["Hello"]])
+@pytest.mark.parametrize("bad", [None, 5, b"Hello", ["Hello"], "a\ud800b", "\udc80"])
 def test_a_prompt_is_text(model, bad):
-    for call in (model.ask, model.complete, model.tokenize):
-        with pytest.raises(UsageError):
-            call(bad)
+    for call in (model.ask, model.complete, model.tokenize, model.chat().ask):
+        if (call, bad) != (model.tokenize, b"Hello"):
+            with pytest.raises(UsageError):
+                call(bad)
 
 
 def test_logits_are_those_that_a_reply_is_made_of(model):
@@ -437,122 +518,6 @@ def test_logits_of_all_pages(model):
     ids = model.tokenize("abcdefgh" * 40)
     every = np.asarray(model.logits(ids, all=True))
     assert every[200].tobytes() == model.logits(ids[:201]).tobytes()
-
-
-# -- signals and memory, in a process of their own
-
-INTERRUPTED = """
-import sys, nybble
-model = nybble.load(sys.argv[1], context=60_000)
-try:
-    with model.ask("Hello") as reply:
-        for text in reply:
-            if reply.stats.tokens == 5:
-                print("reading", flush=True)
-except KeyboardInterrupt:
-    print(reply.stats.stop_reason, model.ask("Hello", max_tokens=3).text, flush=True)
-"""
-
-ALARMED = """
-import random, signal, sys, nybble
-def interrupt(*_):
-    raise KeyboardInterrupt
-signal.signal(signal.SIGALRM, interrupt)
-model = nybble.load(sys.argv[1])
-expected = model.ask("Hello").text
-rng, stopped = random.Random(1), 0
-for _ in range(400):
-    try:
-        signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 2e-3))
-        for _ in range(50):
-            text = model.ask("Hello").text
-    except KeyboardInterrupt:
-        stopped += 1
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    assert model.ask("Hello").text == expected
-print(stopped)
-"""
-
-FORKED = """
-import os, sys, threading, nybble
-model = nybble.load(sys.argv[1], context=60_000, threads=2)
-mine = sys.argv[2] == "mine"
-reply = model.ask("Hello")
-if mine:
-    text = "".join(next(iter(reply)) for _ in range(3))
-else:
-    reader = threading.Thread(target=lambda: reply.text)
-    reader.start()
-while reply.stats.tokens < 1:
-    pass
-child = os.fork()
-if mine:
-    reply.close()
-said = model.ask("Hello", max_tokens=3).text if mine or not child else ""
-if not child:
-    os._exit(0 if said == "abc" else 1)
-reply.close()
-print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
-DROPPED = """
-import sys, nybble
-def anonymous():
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) * 1024
-sizes = []
-for _ in range(4):
-    model = nybble.load(sys.argv[1], context=256)
-    chat = model.chat()
-    assert chat.ask("Hello", max_tokens=2).text
-    held = anonymous()
-    del model, chat
-    sizes.append(anonymous())
-print(held, *sizes)
-"""
-
-
-def start(program, *args):
-    command = [sys.executable, "-c", program, *map(str, args)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def test_ctrl_c_leaves_the_model_usable(endless_path):
-    with start(INTERRUPTED, endless_path) as process:
-        assert process.stdout.readline() == "reading\n"
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
-    assert out == "closed abc\n", err
-
-
-def test_no_interrupt_loses_the_sequence(path):
-    """Wherever it comes, also between two bytecodes of what lends sequences."""
-    with start(ALARMED, path) as process:
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    assert int(out) > 300
-
-
-@pytest.mark.parametrize("whose", ["mine", "another thread's"])
-def test_a_forked_child_may_ask_while_a_reply_is_read(endless_path, whose):
-    with start(FORKED, endless_path, whose) as process:
-        try:
-            out, err = process.communicate(timeout=20)
-        finally:
-            process.kill()
-    assert out == "0\n", err
-
-
-def test_dropping_a_model_frees_its_memory(smollm2_path):
-    if sys.platform != "linux":
-        pytest.skip("reads /proc")
-    with start(DROPPED, smollm2_path) as process:
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    held, first, *rest = map(int, out.split())
-    assert held - first > 90e6, "the weights are there and go"
-    assert max(rest) < first + 5e6, "nothing piles up"
 
 
 def test_a_reply_that_was_refused_may_be_read_later(model):
@@ -573,7 +538,7 @@ def test_an_error_comes_again_and_not_an_empty_text(model, monkeypatch):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("nybble.reply._tokens", fail)
+    monkeypatch.setattr("nybble.generation._run", fail)
     for _ in range(2):
         with pytest.raises(NumericError, match="planted"):
             _ = reply.text

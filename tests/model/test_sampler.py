@@ -7,7 +7,7 @@ import nybble
 from nybble._core import native
 from nybble._core.sampler import Sampler
 from nybble._core.sequence import Engine, Sequence
-from nybble.errors import NumericError, UsageError
+from nybble.errors import NumericError
 
 from .models import POISON, POISON_ID, with_poison
 
@@ -70,7 +70,7 @@ def reference(logits, ids, n_tokens, *, temperature=0.0, top_k=0, top_p=1.0, min
 
 def sample(logits, ids=(), n_tokens=0, **options):
     logits = np.asarray(logits, np.float32)
-    return Sampler(len(logits), **options).next_of(logits, list(ids), n_tokens)
+    return Sampler(**options).next_of(logits, list(ids), n_tokens)
 
 
 @pytest.mark.parametrize(("given", "expected"), KNOWN_ANSWERS.items())
@@ -150,11 +150,6 @@ def test_nan_is_an_error_that_names_the_token(at, temperature):
         sample(x, temperature=temperature)
 
 
-def test_a_sampler_is_for_one_vocabulary():
-    with pytest.raises(UsageError, match="takes 5 logits, not 6"):
-        Sampler(5).next_of(np.zeros(6, np.float32), [], 0)
-
-
 def test_the_penalty_looks_at_64_tokens_and_once_at_each():
     x = [2.0, 1.9, -1.0]
     assert sample(x, repeat_penalty=1.2) == 0
@@ -181,7 +176,7 @@ def test_the_draw_is_keyed_by_seed_choice_and_number():
 def test_frequencies_are_the_probabilities():
     """Pearson's statistic of 20,000 draws from 16 tokens: below 45 but once in 10,000 seeds."""
     x = np.linspace(-2, 2, 16)
-    n, sampler = 20_000, Sampler(16, temperature=1.5, seed=3)
+    n, sampler = 20_000, Sampler(temperature=1.5, seed=3)
     logits = x.astype(np.float32)
     seen = np.bincount([sampler.next_of(logits, [], i) for i in range(n)], minlength=16)
     p = np.exp(x / 1.5)
@@ -208,10 +203,10 @@ def test_after_nan_the_model_works(options, tmp_path):
 def test_nan_does_not_stay_in_the_cache(tmp_path):
     engine = Engine(nybble.load(with_poison(tmp_path)).weights, 256)
     sequence = Sequence(engine)
-    sequence.feed([10, POISON_ID, 11], True)
+    sequence.feed([10, POISON_ID])
     assert any(engine.kv.view())
     with pytest.raises(NumericError):
-        Sampler(sequence.vocab).next(sequence, 0)
+        Sampler().next(sequence, [11], 0)
     assert not any(engine.kv.view())
     assert sequence.ids == []
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import nybble
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ["ARCHITECTURE.md", "CONTRIBUTING.md", "docs/arithmetic.md", "docs/formats.md"]
 DOCUMENTS += ["docs/kernels.md", "docs/benchmarks.md", "docs/fidelity.md"]
@@ -103,6 +105,13 @@ def test_code_refers_to_headings_that_exist():
     for name, document, heading in references:
         headings = re.findall(r"^#+ (.+)$", (ROOT / "docs" / document).read_text(), re.MULTILINE)
         assert heading in headings, f"{name} refers to {heading!r} in docs/{document}"
+
+
+def test_the_arithmetic_has_one_version():
+    said = re.search(
+        r"This is version (\d+) of the arith", (ROOT / "docs/arithmetic.md").read_text()
+    )
+    assert int(said[1]) == nybble.ARITHMETIC
 
 
 def test_links_lead_somewhere():

@@ -48,7 +48,7 @@ def dump(weights: Weights, ids: list[int], rows: int, path: Path) -> None:
     while len(sequence.ids) < len(plain):
         done = len(sequence.ids)
         end = done + sequence.next_chunk(len(plain) - done)
-        sequence.feed(plain[done:end], False)
+        sequence.feed(plain[done:end])
     sequence.logits_of(ids[len(plain) :], expected)
 
     sections = weights.program.sections()

@@ -32,6 +32,7 @@ cdef extern from "nyb_program.h" nogil:
     enum:
         NYB_ENDS_PHASE
         NYB_ON_LOGITS
+        NYB_ON_HIDDEN
     ctypedef struct nyb_step:
         uint32_t op
         uint32_t flags
@@ -76,6 +77,8 @@ cdef extern from "nyb_program.h" nogil:
         uint32_t n_turns
         uint32_t vocab
         uint32_t logits
+        uint32_t hidden
+        uint32_t dim
         uint64_t weights_bytes
         const nyb_step *steps
         const nyb_buffer *buffers
@@ -102,6 +105,7 @@ cdef extern from "nyb_engine.h" nogil:
         NYB_WANT_NONE
         NYB_WANT_LAST
         NYB_WANT_ALL
+        NYB_WANT_HIDDEN
     ctypedef struct nyb_span:
         const int32_t *ids
         uint32_t n
@@ -119,6 +123,7 @@ cdef extern from "nyb_engine.h" nogil:
                  nyb_error *error) noexcept
     int nyb_run(nyb_bound *bound, const nyb_batch *batch, nyb_error *error) noexcept
     const float *nyb_logits(const nyb_bound *bound, uint32_t i) noexcept
+    const float *nyb_hidden(const nyb_bound *bound, uint32_t i) noexcept
     int nyb_can_rewind(const nyb_bound *bound, uint64_t written, uint64_t kept) noexcept
     void nyb_clear_page(nyb_bound *bound, uint32_t page) noexcept
     void nyb_clear_slot(nyb_bound *bound, uint32_t slot) noexcept

@@ -3,6 +3,7 @@ from libc.stdint cimport int8_t, int16_t, int32_t, uint8_t, uint16_t, uint32_t, 
 
 cdef extern from "nyb_kernels.h" nogil:
     enum:
+        NYB_ARITHMETIC
         NYB_BLOCK
         NYB_TILE_ROWS
         NYB_LANES

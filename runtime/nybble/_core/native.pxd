@@ -33,6 +33,7 @@ cdef int bind(nyb_bound *bound, const nyb_program *program, const nyb_limits *li
               nyb_error *error) noexcept nogil
 cdef int run(nyb_bound *bound, const nyb_batch *batch, nyb_error *error) noexcept nogil
 cdef const float *logits(const nyb_bound *bound, uint32_t i) noexcept nogil
+cdef const float *hidden(const nyb_bound *bound, uint32_t i) noexcept nogil
 cdef int can_rewind(const nyb_bound *bound, uint64_t written, uint64_t kept) noexcept nogil
 cdef void clear_page(nyb_bound *bound, uint32_t page) noexcept nogil
 cdef void clear_slot(nyb_bound *bound, uint32_t slot) noexcept nogil

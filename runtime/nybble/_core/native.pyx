@@ -19,6 +19,7 @@ from nybble._core.engine cimport (
     nyb_gguf_scratch_bytes,
     nyb_gguf_type_bytes,
     nyb_gguf_type_name,
+    nyb_hidden,
     nyb_logits,
     nyb_measure,
     nyb_philox,
@@ -38,6 +39,7 @@ from nybble._core.engine cimport (
     nyb_vocab_type,
 )
 from nybble._core.kernels cimport (
+    NYB_ARITHMETIC,
     NYB_FORMATS,
     nyb_compiler,
     nyb_cpu_bits,
@@ -54,6 +56,8 @@ from nybble._core.kernels cimport (
 import os
 
 from nybble.errors import CpuError
+
+ARITHMETIC = NYB_ARITHMETIC
 
 
 cdef str said(const nyb_error *error):
@@ -191,6 +195,9 @@ cdef int run(nyb_bound *bound, const nyb_batch *batch, nyb_error *error) noexcep
 
 cdef const float *logits(const nyb_bound *bound, uint32_t i) noexcept nogil:
     return nyb_logits(bound, i)
+
+cdef const float *hidden(const nyb_bound *bound, uint32_t i) noexcept nogil:
+    return nyb_hidden(bound, i)
 
 cdef int can_rewind(const nyb_bound *bound, uint64_t written, uint64_t kept) noexcept nogil:
     return nyb_can_rewind(bound, written, kept)

@@ -9,6 +9,7 @@ VECTOR: int
 FLOATS: tuple[int, ...]
 ENDS_PHASE: int
 ON_LOGITS: int
+ON_HIDDEN: int
 OPS: dict[str, int]
 
 class Arena:
@@ -19,6 +20,7 @@ class Arena:
 class Program:
     placements: list[Any]
     vocab: int
+    dim: int
     weights_bytes: int
     read_bytes: int
     logits_buffer: int

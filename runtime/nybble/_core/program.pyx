@@ -22,6 +22,7 @@ from posix.mman cimport (
 
 from nybble._core.engine cimport (
     NYB_ENDS_PHASE,
+    NYB_ON_HIDDEN,
     NYB_ON_LOGITS,
     NYB_STEP_ADD,
     NYB_STEP_APPEND,
@@ -66,7 +67,7 @@ BLOCK, TILE_ROWS = NYB_BLOCK, NYB_TILE_ROWS
 Q8_BYTES, Q16_BYTES = sizeof(nyb_q8), sizeof(nyb_q16)
 VECTOR = NYB_F32
 FLOATS = (NYB_F32, NYB_F16, NYB_BF16)     # matrices whose activations stay floats
-ENDS_PHASE, ON_LOGITS = NYB_ENDS_PHASE, NYB_ON_LOGITS
+ENDS_PHASE, ON_LOGITS, ON_HIDDEN = NYB_ENDS_PHASE, NYB_ON_LOGITS, NYB_ON_HIDDEN
 OPS = {
     "embed": NYB_STEP_EMBED,
     "rope_angles": NYB_STEP_ROPE_ANGLES,
@@ -171,6 +172,7 @@ cdef class Program:
         self.c.n_ropes, self.c.ropes = len(lowered.ropes), self.ropes
         self.c.n_turns, self.c.turns = len(lowered.turns), self.turns
         self.c.vocab, self.c.logits = lowered.vocab, lowered.logits
+        self.c.dim, self.c.hidden = lowered.dim, lowered.hidden
         self.c.weights_bytes = lowered.weights_bytes
 
     def __dealloc__(self):
@@ -184,6 +186,11 @@ cdef class Program:
     def vocab(self):
         """Number of tokens that have logits."""
         return self.c.vocab
+
+    @property
+    def dim(self):
+        """Number of elements of a hidden state."""
+        return self.c.dim
 
     @property
     def logits_buffer(self):

@@ -5,7 +5,6 @@ from nybble._core.sequence import Sequence
 class Sampler:
     def __init__(
         self,
-        vocab: int,
         *,
         temperature: float = 0,
         top_k: int = 0,
@@ -15,5 +14,5 @@ class Sampler:
         seed: int = 0,
         choice: int = 0,
     ) -> None: ...
-    def next(self, sequence: Sequence, n_tokens: int) -> int: ...
+    def next(self, sequence: Sequence, ids: list[int], n_tokens: int) -> int: ...
     def next_of(self, logits: Any, ids: list[int], n_tokens: int) -> int: ...

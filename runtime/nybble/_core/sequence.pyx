@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t
 
 from nybble._core.engine cimport (
     NYB_WANT_ALL,
+    NYB_WANT_HIDDEN,
     NYB_WANT_LAST,
     NYB_WANT_NONE,
     nyb_batch,
@@ -19,11 +20,13 @@ from nybble._core.native cimport (
     can_rewind,
     clear_page,
     clear_slot,
+    hidden,
     logits,
     measure,
     read,
     run,
     said,
+    sample_scratch,
 )
 
 import os
@@ -33,20 +36,21 @@ from time import perf_counter
 from nybble._core.native import cpu_bits, pool_stop
 from nybble.errors import ContextError, FormatError, NumericError, UsageError
 
-# One engine call at a time in a process: they share the cores, and the pool.
-_engine_lock = allocate_lock()
+# One engine call at a time in a process: they share the cores, and the pool. Whoever wants what a
+# call computed reads it under the same hold: the next call, of any sequence, overwrites it.
+engine_lock = allocate_lock()
 
 
 def _before_fork():
     """A fork would copy the pool without its threads: they end first, and start on demand."""
-    _engine_lock.acquire()
+    engine_lock.acquire()
     pool_stop()
 
 
 os.register_at_fork(
     before=_before_fork,
-    after_in_parent=_engine_lock.release,
-    after_in_child=_engine_lock.release,
+    after_in_parent=engine_lock.release,
+    after_in_child=engine_lock.release,
 )
 
 CHUNK = 128
@@ -74,8 +78,11 @@ cdef class Engine:
         if measure(&weights.program.c, &limits, bits, &sizes, &error):
             raise FormatError(f"this model cannot be run so: {said(&error)}")
         self.weights = weights
-        self.kv = Arena(sizes.kv_bytes, f"keys and values of a context of {context:,} tokens")
+        times = f"{sequences:,} times " if sequences > 1 else ""
+        self.kv = Arena(sizes.kv_bytes,
+                        f"keys and values of {times}a context of {context:,} tokens")
         self.work = Arena(sizes.work_bytes, "working memory")
+        self.sampling = Arena(sample_scratch(weights.program.c.vocab), "the sampler")
         self.context, self.chunk, self.threads = context, chunk, threads
         self.sequences, self.max_logits = sequences, limits.max_logits
         if bind(&self.bound, &weights.program.c, &limits, bits, weights.arena.data, self.kv.data,
@@ -85,7 +92,7 @@ cdef class Engine:
     def read_seconds(self, uint32_t streams):
         """How long the engine's threads take to read all weights once, as `streams` streams each:
         what decoding is limited by."""
-        with _engine_lock:
+        with engine_lock:
             start = perf_counter()
             with nogil:
                 read(self.weights.arena.data, self.weights.arena.nbytes, streams, self.threads)
@@ -96,7 +103,7 @@ cdef class Engine:
         one call; a token has some five a layer. 0.0 where one thread works, by itself or because
         the machine is busy."""
         cdef double seconds
-        with _engine_lock:
+        with engine_lock:
             with nogil:
                 seconds = barrier_seconds(self.threads, 1000)
         return seconds
@@ -113,13 +120,15 @@ cdef class Sequence:
         self.ids = []
         self.n_pages = (engine.context + NYB_PAGE - 1) // NYB_PAGE
         self.pages = <uint32_t *>PyMem_Malloc(self.n_pages * sizeof(uint32_t))
-        if self.pages is NULL:
+        self.fed = <int32_t *>PyMem_Malloc(engine.chunk * sizeof(int32_t))
+        if self.pages is NULL or self.fed is NULL:
             raise MemoryError()
         for i in range(self.n_pages):
             self.pages[i] = slot * self.n_pages + i
 
     def __dealloc__(self):
         PyMem_Free(self.pages)
+        PyMem_Free(self.fed)
 
     @property
     def context(self):
@@ -141,13 +150,17 @@ cdef class Sequence:
         del self.ids[n:]
         return len(self.ids)
 
-    def reuse(self, list ids):
-        """Rewinds to the longest prefix that these ids share with what is in the cache, at most
-        all but the last of them; returns its length, or 0 if that cannot be gone back to."""
+    def reusable(self, list ids):
+        """The length of the longest prefix that these ids share with what is in the cache, at most
+        all but the last of them; 0 if that cannot be gone back to."""
         cdef Py_ssize_t n = 0, most = min(len(self.ids), len(ids) - 1)
         while n < most and self.ids[n] == ids[n]:
             n += 1
-        return self.rewind(n)
+        return n if can_rewind(&self.engine.bound, self.written, n) else 0
+
+    def reuse(self, list ids):
+        """Rewinds to what is reusable for these ids; returns its length."""
+        return self.rewind(self.reusable(ids))
 
     def next_chunk(self, size_t n):
         """How many of the n next tokens to feed in one call: up to the next position that is a
@@ -155,13 +168,18 @@ cdef class Sequence:
         cdef size_t room = self.engine.chunk - <size_t>len(self.ids) % self.engine.chunk
         return min(n, room)
 
-    def feed(self, list ids, bint want_logits):
-        """Runs these tokens, at most the engine's chunk of them, after those in the cache.
-        With `want_logits` the last one's logits can be sampled from afterwards.
+    def feed(self, list ids, float[::1] out=None):
+        """Runs these tokens, at most the engine's chunk of them, after those in the cache. Writes
+        the last one's logits to `out` (vocab,), if given.
 
-        ContextError if they go beyond the context.
+        ContextError if they go beyond the context, NumericError if a logit is NaN.
         """
-        self._run(ids, NYB_WANT_LAST if want_logits else NYB_WANT_NONE)
+        if out is not None and <size_t>out.shape[0] != self.engine.bound.program.vocab:
+            raise UsageError(f"out must have {self.engine.bound.program.vocab} floats")
+        with engine_lock:
+            self.advance(ids, NYB_WANT_NONE if out is None else NYB_WANT_LAST)
+            if out is not None:
+                self.copy_row(0, &out[0])
 
     def logits_of(self, list ids, float[:, ::1] out):
         """Runs these tokens and writes the logits of each: out (len(ids), vocab). NumericError if
@@ -171,40 +189,56 @@ cdef class Sequence:
             raise UsageError(f"out must have the shape ({len(ids)}, {vocab})")
         while done < <size_t>len(ids):
             n = min(self.engine.max_logits, self.next_chunk(len(ids) - done))
-            self._run(ids[done:done + n], NYB_WANT_ALL)
-            for i in range(n):
-                self.copy_row(i, &out[done + i, 0])
+            with engine_lock:
+                self.advance(ids[done:done + n], NYB_WANT_ALL)
+                for i in range(n):
+                    self.copy_row(i, &out[done + i, 0])
             done += n
 
-    def last_logits(self, float[::1] out):
-        """Writes the logits of the token fed last: out (vocab,). NumericError if one is NaN."""
-        if <size_t>out.shape[0] != self.engine.bound.program.vocab:
-            raise UsageError(f"out must have {self.engine.bound.program.vocab} floats")
-        self.copy_row(0, &out[0])
+    def hidden_sums(self, list ids, double[::1] out):
+        """Runs these tokens and adds to `out` (dim,) the hidden state of each, what the head would
+        be given. NumericError if one is NaN."""
+        cdef size_t dim = self.engine.bound.program.dim, done = 0, n, i, j
+        cdef const float *row
+        if <size_t>out.shape[0] != dim:
+            raise UsageError(f"out must have {dim} doubles")
+        while done < <size_t>len(ids):
+            n = self.next_chunk(len(ids) - done)
+            with engine_lock:
+                self.advance(ids[done:done + n], NYB_WANT_HIDDEN)
+                for i in range(n):  # in the order of the tokens
+                    row = hidden(&self.engine.bound, i)
+                    for j in range(dim):
+                        out[j] += row[j]
+                for j in range(dim):
+                    if out[j] != out[j]:
+                        raise self.damaged(f"element {j} of a hidden state")
+            done += n
 
     cdef int copy_row(self, uint32_t i, float *out) except -1:
-        cdef const float *row = self.row(i)
-        cdef size_t id
-        for id in range(self.engine.bound.program.vocab):
-            if row[id] != row[id]:
-                raise self.damaged(id)
-            out[id] = row[id]
+        cdef const float *row = logits(&self.engine.bound, i)
+        cdef size_t id = 0, vocab = self.engine.bound.program.vocab
+        with nogil:
+            while id < vocab and row[id] == row[id]:
+                out[id] = row[id]
+                id += 1
+        if id < vocab:
+            raise self.damaged(f"the logit of token {id}")
         return 0
 
-    def damaged(self, size_t id):
-        """The error for a token whose logit is NaN; the cache is cleared first, because a masked
+    def damaged(self, str number):
+        """The error for a number that is NaN; the cache is cleared first, because a masked
         lane of attention multiplies what is in it by zero, which for NaN is NaN again."""
         for i in range(self.n_pages):
             clear_page(&self.engine.bound, self.pages[i])
         clear_slot(&self.engine.bound, self.slot)
         self.rewind(0)
-        return NumericError(f"the logit of token {id} is not a number; the weights are damaged or "
-                            "nybble has a bug: get the model again, and if that does not help, "
-                            "report it")
+        return NumericError(f"{number} is not a number; the weights are damaged or nybble has a "
+                            "bug: get the model again, and if that does not help, report it")
 
-    cdef _run(self, list ids, nyb_want want):
-        cdef uint32_t n = len(ids)
-        cdef int32_t *c_ids
+    cdef advance(self, list ids, nyb_want want):
+        """The caller holds the engine's lock, and keeps it while it reads what is wanted."""
+        cdef size_t n = len(ids), i
         cdef nyb_span span
         cdef nyb_batch batch
         cdef nyb_error error
@@ -212,25 +246,15 @@ cdef class Sequence:
         if len(self.ids) + n > self.engine.context:
             raise ContextError(f"{len(self.ids) + n} tokens do not fit the context of "
                                f"{self.engine.context}")
-        c_ids = <int32_t *>PyMem_Malloc(max(n, 1) * sizeof(int32_t))
-        if c_ids is NULL:
-            raise MemoryError()
-        try:
-            for i in range(n):
-                c_ids[i] = ids[i]
-            span = nyb_span(c_ids, n, len(self.ids), self.pages, self.slot, want)
-            batch = nyb_batch(&span, 1)
-            with _engine_lock:
-                with nogil:
-                    failed = run(&self.engine.bound, &batch, &error)
-        finally:
-            PyMem_Free(c_ids)
+        if n > self.engine.chunk:
+            raise UsageError(f"{n} tokens at once; the engine takes {self.engine.chunk}")
+        for i in range(n):
+            self.fed[i] = ids[i]
+        span = nyb_span(self.fed, n, len(self.ids), self.pages, self.slot, want)
+        batch = nyb_batch(&span, 1)
+        with nogil:
+            failed = run(&self.engine.bound, &batch, &error)
         if failed:
             raise UsageError(f"these tokens cannot be run: {said(&error)}")
         self.ids.extend(ids)
         self.written = max(self.written, <uint64_t>len(self.ids))
-
-    cdef const float *row(self, uint32_t i) except NULL:
-        if i >= self.engine.bound.n_logits:
-            raise UsageError("the last tokens were run without logits")
-        return logits(&self.engine.bound, i)

@@ -7,7 +7,7 @@ the names of pre-tokenizers are known. Chat templates are in `nybble.tokenizer.t
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 
 from nybble._core import tokenizer as core
 from nybble.errors import FormatError, UsageError
@@ -147,10 +147,16 @@ class Tokenizer:
         `special`. The space that `encode` put in front is taken away again (`space_prefix`)."""
         return b"".join(self.text_stream(special=special).bytes_of(ids))
 
-    def text_stream(self, *, special: bool = False, behind: int | None = None) -> TextStream:
+    def text_stream(
+        self,
+        *,
+        special: bool = False,
+        behind: int | None = None,
+        shown: Container[int] = (),
+    ) -> TextStream:
         """A decoder for ids that come a few at a time, the first of them behind the token `behind`,
-        or at the start of the text."""
-        return TextStream(self, special=special, behind=behind)
+        or at the start of the text. `shown` are control tokens that are text all the same."""
+        return TextStream(self, special=special, behind=behind, shown=shown)
 
     def token_bytes(self, id: int) -> bytes:
         """The bytes that one token stands for; a control token's are its spelling."""
@@ -178,10 +184,16 @@ class TextStream:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, *, special: bool = False, behind: int | None = None
+        self,
+        tokenizer: Tokenizer,
+        *,
+        special: bool = False,
+        behind: int | None = None,
+        shown: Container[int] = (),
     ) -> None:
         self._tokenizer = tokenizer
         self._special = special
+        self._shown = shown
         self._is_start = behind is None or tokenizer.is_special(behind)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -199,7 +211,7 @@ class TextStream:
         for id in ids:
             if tokenizer.is_special(id):
                 self._is_start = True
-                if self._special or not tokenizer.is_control(id):
+                if self._special or id in self._shown or not tokenizer.is_control(id):
                     yield tokenizer.token_bytes(id)
                 continue
             text = tokenizer.token_bytes(id)

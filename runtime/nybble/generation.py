@@ -1,0 +1,173 @@
+"""From a prompt to the parts of a reply, in steps: a chunk of the prompt, or a token."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from time import perf_counter
+
+from nybble._core.sampler import Sampler
+from nybble.stops import StopSearch
+from nybble.thinking import Splitter, marks
+from nybble.tokenizer import TextStream, Tokenizer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nybble._core.sequence import Sequence
+    from nybble.options import Options
+    from nybble.reply import Stats
+    from nybble.sequences import Loan
+    from nybble.thinking import Part
+
+
+class Clock:
+    """A reply's times, from its first step on; what it measures goes into the reply's stats."""
+
+    def __init__(self, timeout_s: float | None) -> None:
+        self._timeout_s = timeout_s
+        self._started = self._prefill = self._first = perf_counter()
+
+    def passed(self) -> float:
+        return perf_counter() - self._started
+
+    def is_late(self) -> bool:
+        return self._timeout_s is not None and self.passed() >= self._timeout_s
+
+    def begin_prefill(self) -> None:
+        self._prefill = perf_counter()
+
+    def note_token(self, stats: Stats, is_end: bool) -> None:
+        """Notes that a token was chosen, one more of the reply or its end."""
+        now = perf_counter()
+        stats.total_s = now - self._started
+        if stats.first_token_s is None:
+            self._first = now
+            stats.first_token_s = stats.total_s
+            stats.prefill_tok_s = (stats.prompt_tokens - stats.cached_tokens) / (
+                now - self._prefill
+            )
+        if not is_end:
+            stats.tokens += 1
+            if stats.tokens > 1:
+                stats.decode_tok_s = (stats.tokens - 1) / (now - self._first)
+
+
+def generate(
+    loan: Loan,
+    tokenizer: Tokenizer,
+    prompt: list[int],
+    options: Options,
+    splitter: Splitter | None,
+    stats: Stats,
+    clock: Clock,
+) -> Generator[list[Part], None, str]:
+    """Yields after each step what it completed, often nothing; returns the stop reason. The
+    sequence is given back however this ends."""
+    try:
+        sequence = loan.sequence
+        shown = () if splitter is None else marks(tokenizer)
+        stream = tokenizer.text_stream(behind=prompt[-1], shown=shown)
+        writer = _Writer(stream, splitter, options.stop)
+        reason = yield from _run(sequence, tokenizer, prompt, options, writer, stats, clock)
+        yield writer.flush(is_cut=reason != "end")
+        return "stop" if writer.stopped else reason
+    finally:
+        loan.end()
+
+
+def _run(
+    sequence: Sequence,
+    tokenizer: Tokenizer,
+    prompt: list[int],
+    options: Options,
+    writer: _Writer,
+    stats: Stats,
+    clock: Clock,
+) -> Generator[list[Part], None, str]:
+    """Runs the prompt, and each token for the next; returns why there are no more."""
+    clock.begin_prefill()
+    stats.cached_tokens = sequence.reuse(prompt)
+    while True:
+        if clock.is_late():
+            return "timeout"
+        done = len(sequence.ids)
+        fed = prompt[done : done + sequence.next_chunk(len(prompt) - done)]
+        if done + len(fed) == len(prompt):
+            break  # the first token comes with these
+        sequence.feed(fed)
+        stats.total_s = clock.passed()
+        yield []
+
+    sampler = Sampler(
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        min_p=options.min_p,
+        repeat_penalty=options.repeat_penalty,
+        seed=options.seed,
+    )
+    while True:
+        token = sampler.next(sequence, fed, stats.tokens)
+        is_end = token in tokenizer.end_ids and not options.ignore_eos
+        clock.note_token(stats, is_end)
+        if is_end:
+            return "end"
+        yield writer.push(token)
+        if writer.stopped:
+            return "stop"
+        if stats.tokens == options.max_tokens:
+            return "length"
+        if len(sequence.ids) + 1 == sequence.context:
+            return "context"
+        if clock.is_late():
+            return "timeout"
+        fed = [token]
+
+
+class _Writer:
+    """From tokens to the parts of a reply that may be shown: whole characters, and nothing that may
+    yet turn out to be a mark of thinking or the beginning of a stop string.
+
+    stopped : whether a stop string is complete; they are looked for in the text alone
+    """
+
+    def __init__(
+        self, stream: TextStream, splitter: Splitter | None, stop: tuple[str, ...]
+    ) -> None:
+        self._stream = stream
+        self._splitter = splitter
+        self._stops = StopSearch(stop) if stop else None
+
+    @property
+    def stopped(self) -> bool:
+        return self._stops is not None and self._stops.found
+
+    def push(self, token: int) -> list[Part]:
+        return self._write(self._stream.push([token]))
+
+    def flush(self, is_cut: bool) -> list[Part]:
+        """The rest, when no more tokens come; without the beginning of a character that the model
+        would have completed, had it not been cut short."""
+        parts = [] if is_cut else self._write(self._stream.flush())
+        if self._splitter is not None:
+            parts += self._search(self._splitter.flush())
+        if self._stops is not None and (held := self._stops.flush()):
+            parts.append(("text", held))
+        return parts
+
+    def _write(self, characters: str) -> list[Part]:
+        if not characters:
+            return []
+        if self._splitter is None:
+            return self._search([("text", characters)])
+        return self._search(self._splitter.push(characters))
+
+    def _search(self, parts: list[Part]) -> list[Part]:
+        if self._stops is None:
+            return parts
+        found: list[Part] = []
+        for kind, characters in parts:
+            if kind == "text":
+                characters = self._stops.push(characters)
+            if characters:
+                found.append((kind, characters))
+        return found
