@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any
 
 from nybble.cli.terminal import counted, megabytes, say
+from nybble.options import Options
 
 _EXAMPLES = """\
 examples:
@@ -146,7 +147,7 @@ def _once(model: Any, ids: list[int], prompt: int, gen: int, depths: list[int]) 
     barriers."""
 
     def reply(n: int, max_tokens: int) -> Any:
-        made = model._reply(ids[:n], {"max_tokens": max_tokens, "ignore_eos": True}, None)
+        made = model._reply(ids[:n], Options(max_tokens=max_tokens, ignore_eos=True))
         made.text  # noqa: B018 - reading it runs it
         return made.stats
 
