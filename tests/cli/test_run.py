@@ -2,16 +2,13 @@
 
 import json
 import os
-import pty
-import select
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import fake_model
 import pytest
 
-from nybble.cli import main
+from nybble.cli import main, run
 
 MODEL = "smollm2-135m"
 
@@ -145,165 +142,27 @@ def test_run_of_a_model_not_pulled_names_the_command(home, stdin, capsys):
     )
 
 
-CHILD = """
-import fcntl, sys, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C on this terminal reaches this process
-import fake_model
-{setup}
-from nybble.cli import main
-sys.exit(main())
-"""
-
-
-class Terminal:
-    """`nybble run` in a child whose standard streams are a terminal."""
-
-    def __init__(self, *argv, setup="fake_model.install()"):
-        code = CHILD.format(setup=setup)
-        path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
-        self.controller, terminal = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code, "run", *argv],
-            stdin=terminal,
-            stdout=terminal,
-            stderr=terminal,
-            env={**os.environ, "PYTHONPATH": path, "TERM": "dumb", "INPUTRC": os.devnull},
-            start_new_session=True,
-        )
-        os.close(terminal)
-        self.seen = ""
-
-    def until(self, text):
-        """Read until `text` was printed; return what came before it since the last call."""
-        while text not in self.seen:
-            assert self.read(30), f"waited for {text!r}, saw {self.seen!r}"
-        before, self.seen = self.seen.split(text, 1)
-        return before
-
-    def read(self, timeout_s):
-        """Read what is there, waiting for it if need be; whether there was anything."""
-        ready, _, _ = select.select([self.controller], [], [], timeout_s)
-        if ready:
-            self.seen += os.read(self.controller, 4096).decode()
-        return bool(ready)
-
-    def interrupt_until(self, text):
-        """Press Ctrl-C until `text` is printed.
-
-        Between printing the prompt and waiting for a key Python's input() does not hear it, and
-        a test is quick enough to press it then.
-        """
-        for _ in range(30):
-            self.type("\x03")
-            while self.read(1):
-                if text in self.seen:
-                    return self.until(text)
-        raise AssertionError(f"interrupted in vain for {text!r}, saw {self.seen!r}")
-
-    def type(self, text):
-        os.write(self.controller, text.encode())
-
-    def end(self):
-        """Wait for the end; return the exit code."""
-        try:
-            while os.read(self.controller, 4096):
-                pass
-        except OSError:
-            pass  # the terminal's other side is closed
-        os.close(self.controller)
-        return self.process.wait(30)
-
-
-@pytest.fixture
-def open_terminal():
-    """Call it like Terminal; what a failed test left running is killed."""
-    terminals = []
-
-    def open_(*argv, **options):
-        terminals.append(Terminal(*argv, **options))
-        return terminals[-1]
-
-    yield open_
-    for terminal in terminals:
-        if terminal.process.poll() is None:
-            terminal.process.kill()
-            terminal.process.wait()
-
-
-def test_chat_answers_until_exit(calls, open_terminal):
-    terminal = open_terminal("--system", "Be brief.")
-    terminal.until("> ")
-    terminal.type("/stats\n")
-    terminal.until("no reply yet")
-    terminal.until("> ")
-    terminal.type("hello there\n")
-    terminal.until("You said <hello there> in message 2")
-    terminal.until("> ")
-    terminal.type("/stats\n")
-    terminal.until("reply 3 tokens at 25.0 tokens/s")
-    terminal.until("> ")
-    terminal.type("/help\n")
-    terminal.until("/exit    leave")
-    terminal.until("> ")
-    terminal.type("/new\n")
-    terminal.until("> ")
-    terminal.type("who are you\n")
-    terminal.until("You said <who are you> in message 2")
-    terminal.until("> ")
-    terminal.type("/what\n")
-    terminal.until("there is no command /what")
-    terminal.until("> ")
-    terminal.type("/exit\n")
-    assert terminal.end() == 0
-
-
-def test_a_reply_that_the_context_cut_is_told(calls, open_terminal):
-    cut = "fake_model.Stats.stop_reason = 'context'"
-    terminal = open_terminal(setup=f"fake_model.install()\n{cut}")
-    terminal.until("> ")
-    terminal.type("hello\n")
-    terminal.until("the context is full with 8 tokens")
-    terminal.until("> ")
-    terminal.type("/exit\n")
-    assert terminal.end() == 0
-
-
-def test_chat_escapes_what_could_drive_the_terminal(calls, open_terminal):
-    setup = (
-        r"fake_model.speak = lambda text: ['\x1b]0;title\x07', '\U0001f469\u200d\U0001f680 end']"
-    )
-    terminal = open_terminal(setup=f"fake_model.install()\n{setup}")
-    terminal.until("> ")
-    terminal.type("hello\n")
-    assert r"\x1b]0;title\x07" in terminal.until("\U0001f469\u200d\U0001f680 end")
-    terminal.until("> ")
-    terminal.type("\x04")
-    assert terminal.end() == 0
-
-
-def test_chat_goes_on_after_an_interrupt_and_an_error(calls, open_terminal):
-    setup = (
-        "from nybble.errors import ContextError\n"
-        "errors = [KeyboardInterrupt(), ContextError('too long')]\n"
-        "fake_model.speak = lambda text: ['word', errors.pop(0)] if errors else ['fine']"
-    )
-    terminal = open_terminal(setup=f"fake_model.install()\n{setup}")
-    for answer in ("(stopped)", "nybble: too long", "fine"):
-        terminal.until("> ")
-        terminal.type("hello\n")
-        terminal.until(answer)
-    terminal.until("> ")
-    terminal.interrupt_until("/exit or Ctrl-D leaves")
-    terminal.until("> ")
-    terminal.type("\x04")
-    assert terminal.end() == 0
-
-
 def test_run_on_a_terminal_offers_to_pull(home, open_terminal):
-    terminal = open_terminal("hello")
+    terminal = open_terminal("run", "hello")
     terminal.until("smollm2-135m is not here; pull it (98 MB)? [Y/n] ")
     terminal.type("n\n")
     terminal.until("nybble: smollm2-135m is not on this machine")
+    assert terminal.end() == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("hf:someone/tiny-GGUF:Q4_0", ""),
+        ("https://host/x.gguf", ""),
+        ("qwen3-0.6b", " (about 397 MB)"),
+    ],
+)
+def test_run_offers_to_pull_all_that_can_be_pulled(home, open_terminal, name, size):
+    terminal = open_terminal("run", name)
+    terminal.until(f"{name} is not here; pull it{size}? [Y/n] ")
+    terminal.type("\x04")  # the end of the input is no yes
+    terminal.until(f"{name} is not on this machine; get it: nybble pull {name}")
     assert terminal.end() == 2
 
 
@@ -313,9 +172,164 @@ def test_run_pulls_after_a_yes(home, open_terminal):
         "nybble.cli.run.pull = lambda name: print('pulls', name)\n"
         "fake_model.install()"
     )
-    terminal = open_terminal("hello", setup=setup)
+    terminal = open_terminal("run", "hello", setup=setup)
     terminal.until("[Y/n] ")
     terminal.type("\n")
     terminal.until("pulls smollm2-135m")
     terminal.until("You said <hello>")
     assert terminal.end() == 0
+
+
+def test_more_threads_than_cpus_is_said(calls, monkeypatch, capsys):
+    monkeypatch.setattr("nybble.machine.cpus", lambda: [0, 1])
+    assert main(["run", "hello", "--threads", "2"]) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["run", "hello", "--threads", "3"]) == 0
+    assert capsys.readouterr() == (
+        "You said <hello>\n",
+        "nybble: 3 threads on 2 CPUs: the same tokens, but slower than with --threads 2\n",
+    )
+
+
+def test_a_word_near_a_models_name_is_no_prompt(calls, home, capsys):
+    (home / "models" / "my-own.gguf").write_bytes(b"")
+    for word, name in (("smollm2", MODEL), ("my-", None), ("my-o", "my-own"), ("my_own", "my-own")):
+        assert main(["run", word]) == (0 if name is None else 2)
+        if name is not None:
+            assert capsys.readouterr().err == (
+                f"nybble: there is no model {word!r}; did you mean nybble run {name}? To ask a"
+                f" model just this: nybble run {MODEL} {word}\n"
+            )
+        capsys.readouterr()
+    for prompt in ("hello", "Hi", "smollm2 is what?", "why", "tell", "model"):
+        assert main(["run", prompt]) == 0
+    assert main(["run", MODEL, "smollm2"]) == 0
+
+
+def test_a_standard_input_that_says_nothing_is_waited_for_aloud(calls, monkeypatch, capfd):
+    reader, writer = os.pipe()
+    with open(reader) as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        said = []
+        monkeypatch.setattr(run, "say", lambda text: (said.append(text), os.close(writer)))
+        assert main(["run", "hello"]) == 0
+    assert said == [
+        "nybble: waiting for the end of the standard input; `< /dev/null` gives it none"
+    ]
+    assert asked(calls)[0][1] == user("hello")
+
+
+def test_a_standard_input_that_ends_is_not_remarked_on(calls, stdin, monkeypatch, capsys):
+    stdin(b"text")
+    monkeypatch.setattr(run, "LONG_S", 0.3)
+    monkeypatch.setattr(run, "_answer", lambda *_: time.sleep(0.6))
+    assert main(["run", "hello"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_run_without_standard_input_works(calls, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(["run", "hello"]) == 0
+    assert asked(calls)[0][1] == user("hello")
+
+
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        (["--think"], {"think": True}),
+        (["--no-think"], {"think": False}),
+        (["--ignore-eos", "--timeout-s", "2.5"], {"ignore_eos": True, "timeout_s": 2.5}),
+        ([], {}),
+    ],
+)
+def test_flags_become_keywords(calls, flags, options):
+    assert main(["run", "hello", *flags]) == 0
+    assert asked(calls)[0][2] == options
+
+
+def test_words_that_look_like_flags_are_text_after_two_dashes(calls):
+    assert main(["run", MODEL, "--", "--seed"]) == 0
+    assert asked(calls)[0][1] == user("--seed")
+
+
+def test_loading_and_reading_show_on_a_terminal_when_they_take_long(calls, open_terminal):
+    setup = """import time
+from nybble.cli import terminal, run
+terminal.LONG_S = 0.2
+def load(name, on_progress, **options):
+    on_progress(0, 4_000_000)
+    time.sleep(0.3)
+    on_progress(2_000_000, 4_000_000)
+    time.sleep(0.3)
+    on_progress(4_000_000, 4_000_000)
+    return fake_model.load(name, on_progress, **options)
+def slow(text):
+    time.sleep(0.5)
+    yield 'words'
+nybble = __import__('nybble')
+nybble.load = load
+fake_model.speak = slow
+"""
+    terminal = open_terminal("run", "hello", setup=setup)
+    assert terminal.end() == 0
+    assert "loading smollm2-135m [############............] 2 MB of 4 MB" in terminal.seen
+    assert "reading the prompt (5 tokens), 0 s" in terminal.seen
+    shown = [
+        piece.rstrip() for piece in terminal.seen.replace("\n", "").split("\r") if piece.strip()
+    ]
+    assert shown[-1] == "words"  # and nothing of the lines before is left beside it
+    assert terminal.seen.index("reading") < terminal.seen.index("words")
+
+
+def test_nothing_passing_is_printed_where_no_terminal_is(calls, monkeypatch, capsys):
+    monkeypatch.setattr("nybble.cli.terminal.LONG_S", 0.0)
+    monkeypatch.setattr(run, "LONG_S", 0.0)
+    assert main(["run", "hello"]) == 0
+    assert capsys.readouterr() == ("You said <hello>\n", "")
+
+
+def thinks(text):
+    return [("thinking", "Hm, \x1b[31m"), ("thinking", "well."), "It ", "is."]
+
+
+def test_what_is_thought_is_not_among_the_words(calls, monkeypatch, capsys):
+    monkeypatch.setattr(fake_model, "speak", thinks)
+    assert main(["run", "hello"]) == 0
+    assert capsys.readouterr() == ("It is.\n", "")
+
+
+def test_what_is_thought_is_in_the_json(calls, monkeypatch, capsys):
+    monkeypatch.setattr(fake_model, "speak", thinks)
+    assert main(["run", "hello", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [list(line) for line in lines] == [
+        ["thinking"],
+        ["thinking"],
+        ["text"],
+        ["text"],
+        ["stats"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("environment", "begin", "end"),
+    [
+        ("TERM=xterm", "\x1b[2m", "\x1b[0m"),
+        ("TERM=dumb", "", ""),
+        ("NO_COLOR=1", "", ""),
+    ],
+)
+def test_what_is_thought_shows_dim_on_a_terminal(calls, open_terminal, environment, begin, end):
+    name, _, value = environment.partition("=")
+    setup = f"import os\nos.environ.update({{'TERM': 'xterm', {name!r}: {value!r}}})\n"
+    setup += "import test_run\nfake_model.speak = test_run.thinks\nfake_model.install()"
+    terminal = open_terminal("run", "hello", setup=setup)
+    assert terminal.end() == 0
+    shown = f"{begin}Hm, \\x1b[31mwell.{end}\n\nIt is.\n"  # its own control character is escaped
+    assert terminal.seen.replace("\r", "") == shown
+
+
+def test_thinking_means_nothing_without_a_template(calls, monkeypatch, capsys):
+    monkeypatch.setattr(fake_model.Model, "has_template", False)
+    assert main(["run", "hello", "--no-think"]) == 2
+    assert "no chat template, so --think means nothing to it" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from nybble.cli.terminal import megabytes, say
+from nybble.cli.terminal import counted, load, megabytes, say
 from nybble.options import Options
 
 _EXAMPLES = """\
@@ -58,7 +58,6 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `nybble bench`."""
-    import nybble
     from nybble import machine
     from nybble._core import native
     from nybble.errors import UsageError
@@ -70,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     if min(depths) < 0:
         raise UsageError("--depth must be 0 or more")
     longest = max(args.prompt, *depths)
-    model = nybble.load(args.model, threads=args.threads, context=longest + args.gen + 1)
+    model = load(args.model, threads=args.threads, context=longest + args.gen + 1)
     ids = model.tokenize(_TEXT)
     ids = (ids * (longest // len(ids) + 1))[:longest]
     runs = []
@@ -122,7 +121,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _as_text(result: dict[str, Any]) -> Iterator[str]:
     runs = result["runs"]
-    yield f"{result['model']} on {result['cpu']}, {result['threads']} threads, {result['compiler']}"
+    threads = counted(result["threads"], "thread")
+    yield f"{result['model']} on {result['cpu']}, {threads}, {result['compiler']}"
     yield _rates("prefill", [run["prefill_tok_s"] for run in runs])
     for i, row in enumerate(result["decode"]):
         yield _rates("decode", [run["decode_tok_s"][i] for run in runs]) + f" at {row['depth']}"
