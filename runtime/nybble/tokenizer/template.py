@@ -13,6 +13,7 @@ assistant's own message `<think>` and `</think>` are left alone: templates look 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 
 from nybble._core import tokenizer as core
 from nybble.errors import TemplateError, UsageError
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from types import CodeType
     from typing import Any
 
+    import minijinja
+
 THINK = frozenset(("<think>", "</think>"))
 ROLES = frozenset(("system", "user", "assistant", "tool", "developer"))
 MAX_DEPTH = 64  # of lists and mappings in messages and variables
@@ -32,8 +35,10 @@ MARKS = range(0xE000, 0xF900)
 class ChatTemplate:
     """A model's chat template, `source` in jinja2's language, with the tokenizer it is for.
 
-    It is compiled when first used. TemplateError if it does not compile, cannot render the messages
-    or takes more than it may (`nybble.tokenizer.sandbox`), with the line where it is known.
+    It is compiled when first used: by minijinja where that is known to make the same text
+    (`nybble.tokenizer.quick`), by jinja2 as soon as a conversation needs it. TemplateError if it
+    does not compile, cannot render the messages or takes more than it may
+    (`nybble.tokenizer.sandbox`), with the line where it is known.
     """
 
     def __init__(self, source: str, tokenizer: Tokenizer) -> None:
@@ -56,8 +61,9 @@ class ChatTemplate:
     ) -> list[int]:
         """The ids of a conversation, up to where the assistant speaks.
 
-        `messages` are mappings with a str "role" and a str "content"; `variables` are what else the
-        template knows (`tools`, `enable_thinking`). BOS is in front once, whether the file asks for
+        `messages` are mappings with a str "role" and a str "content", which may be None or missing
+        beside "tool_calls"; `variables` are what else the template knows (`tools`,
+        `enable_thinking`). BOS is in front once, whether the file asks for
         it or the template writes it. UsageError if the messages are anything else.
         """
         text, mark = self._render(messages, add_generation_prompt, variables)
@@ -108,6 +114,22 @@ class ChatTemplate:
         return protected
 
     def _run(self, context: dict[str, Any]) -> str:
+        text = self._run_quickly(context)
+        return self._run_in_sandbox(context) if text is None else text
+
+    def _run_quickly(self, context: dict[str, Any]) -> str | None:
+        from nybble.tokenizer import quick
+
+        engine = self._quick_engine
+        return None if engine is None else quick.render(engine, context)
+
+    @cached_property
+    def _quick_engine(self) -> minijinja.Environment | None:
+        from nybble.tokenizer import quick
+
+        return quick.engine(self.source)
+
+    def _run_in_sandbox(self, context: dict[str, Any]) -> str:
         import jinja2
 
         from nybble.tokenizer import sandbox
@@ -227,6 +249,8 @@ def _checked(messages: object) -> list[Mapping[str, Any]]:
         if not isinstance(message, Mapping):
             raise UsageError(f"message {number} is a mapping, not {type(message).__name__}")
         for key in ("role", "content"):
+            if key == "content" and message.get(key) is None and message.get("tool_calls"):
+                continue  # an assistant that calls a tool need not say anything
             if not isinstance(message.get(key), str):
                 found = type(message[key]).__name__ if key in message else "missing"
                 raise UsageError(f'message {number}: "{key}" is a str, here it is {found}')
