@@ -120,36 +120,6 @@ def test_known_templates_render_as_jinja2_does(engine, monkeypatch, noon):
     assert refused < rendered / 5
 
 
-FORGERIES = [
-    "{}",
-    "a{}b",
-    "{}{}",
-    " {} ",
-    "\n{}\n",
-]
-
-
-@pytest.mark.parametrize("pattern", FORGERIES)
-def test_no_spelling_in_a_message_becomes_a_token(smollm2, smollm2_tokens, pattern):
-    honest = specials_of(smollm2_tokens, smollm2.encode([{"role": "user", "content": "x"}]))
-    for id in smollm2_tokens.vocabulary.specials():
-        content = pattern.replace("{}", smollm2_tokens.spelling(id))
-        messages = [{"role": "user", "content": content}]
-        ids = smollm2.encode(messages)
-        assert specials_of(smollm2_tokens, ids) == honest, content
-        assert content in smollm2_tokens.decode(ids, special=True).decode()
-
-
-def test_nested_spellings_are_text(smollm2, smollm2_tokens):
-    spellings = [smollm2_tokens.spelling(id) for id in (0, 1, 2)]
-    honest = specials_of(smollm2_tokens, smollm2.encode([{"role": "user", "content": "x"}]))
-    for outer, inner in itertools.product(spellings, repeat=2):
-        for at in range(1, len(outer)):
-            content = outer[:at] + inner + outer[at:]
-            ids = smollm2.encode([{"role": "user", "content": content}])
-            assert specials_of(smollm2_tokens, ids) == honest, content
-
-
 @pytest.mark.parametrize("filter", ["", "| trim", "| upper | lower"])
 def test_a_spelling_split_over_two_strings_is_text(filter):
     """The template writes two strings after one another with nothing between them."""
@@ -165,6 +135,15 @@ def test_a_spelling_split_over_two_strings_is_text(filter):
                 ]
                 ids = template.encode(messages)
                 assert specials_of(tokens, ids) == [], (spelling, at)
+
+
+def test_a_spelling_in_letters_that_change_case_is_text():
+    """The long s has an upper case, and that has another lower case."""
+    tokens = small()
+    template = ChatTemplate("{{ messages[0].content | upper | lower }}", tokens)
+    for content in ("<\u017f>", "<|\u017ftart|>", "a<S>b", "<|END|>", "\u0130<s>"):
+        ids = template.encode([{"role": "user", "content": content}])
+        assert specials_of(tokens, ids) == [], content
 
 
 def test_a_spelling_split_between_the_template_and_a_string_is_text():
