@@ -9,8 +9,9 @@ on the same weights and so tells how far float32 itself can be trusted.
 All have RMSNorm (arXiv 1910.07467); grouped-query attention (2305.13245) with rotary positions
 (2104.09864), in the families `PAIRS` on the pairs (2i, 2i + 1) of a head, because their files hold
 q and k so, else on (i, i + D / 2); a gated MLP (2002.05202); a head of its own or the embedding.
-SmolLM 3 does not rotate in every fourth layer. Qwen 2 adds biases to q, k and v; Qwen 3 norms their heads, as Gemma 3 does, which also norms what a branch
-adds, scales its embeddings, gates by GELU and looks through a window in all layers but some.
+SmolLM 3 does not rotate in every fourth layer. Qwen 2 adds biases to q, k and v; Qwen 3 norms their
+heads, as Gemma 3 does, which also norms what a branch adds, scales its embeddings, gates by GELU
+and looks through a window in all layers but some.
 
 Memory: the weights of one layer, `HEAD_ROWS` rows of the head, the activations of all tokens of
 one layer, and the logits; 600 tokens of SmolLM2-135M stay below 0.5 GB.

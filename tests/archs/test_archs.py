@@ -53,7 +53,7 @@ def test_the_families_are_the_modules():
 
 
 def test_smollm3_does_not_rotate_in_every_fourth_layer():
-    tree = described("smollm3", LLAMA, **{"block_count": 9})
+    tree = described("smollm3", LLAMA, block_count=9)
     stands = [not any(block.attention.rope.turns()) for block in tree.blocks]
     assert stands == [False, False, False, True] * 2 + [False]
     assert {block.attention.rope.layout for block in tree.blocks} == {"pairs"}
