@@ -8,7 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ["ARCHITECTURE.md", "CONTRIBUTING.md", "docs/arithmetic.md", "docs/formats.md"]
-DOCUMENTS += ["docs/kernels.md", "docs/benchmarks.md", "docs/fidelity.md"]
+DOCUMENTS += ["docs/adding-a-kernel.md", "docs/adding-an-architecture.md"]
+DOCUMENTS += ["docs/benchmarks.md", "docs/fidelity.md", "docs/python.md", "docs/command-line.md"]
 CODE = {".c", ".h", ".def", ".py", ".pyx", ".pxd", ".pyi", ".toml"}
 
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
@@ -18,6 +19,7 @@ IDENTIFIER = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*")
 REFERENCE = re.compile(r'docs/(\w+\.md), \\?"([^"\\]+)')
 # In backquotes, and defined outside this repository.
 ELSEWHERE = {"NAME_LEVEL.c", ".venv/", "FLT_EVAL_METHOD", "fabsf", "pow"}
+ELSEWHERE |= {"conversion/", "src/models/"}  # llama.cpp's
 
 
 def tracked():
