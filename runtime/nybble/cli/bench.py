@@ -178,6 +178,5 @@ def _once(model: Any, ids: list[int], prompt: int, gen: int, depths: list[int]) 
 
 def _read_seconds(model: Any) -> float:
     """How long a plain read of the weights takes, in as many streams as is best."""
-    return min(
-        median(model.engine.read_seconds(streams) for _ in range(3)) for streams in (1, 2, 4)
-    )
+    reads = {n: [model.engine.read_seconds(n) for _ in range(3)] for n in (1, 2, 4)}
+    return float(min(median(times) for times in reads.values()))

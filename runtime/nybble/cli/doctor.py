@@ -6,11 +6,14 @@ import argparse
 import json
 import os
 import sys
+import textwrap
 from typing import Any
 
 from nybble import __version__, machine
-from nybble.cli.terminal import megabytes, printable
+from nybble.cli.terminal import columns, counted, megabytes, printable
 
+_WIDTH = 100  # of a stdout that is no terminal
+_INDENT = " " * 10
 _EXAMPLES = """\
 examples:
   nybble doctor
@@ -48,12 +51,14 @@ def examine() -> dict[str, Any]:
 
     have = native.cpu_bits()
     chosen: dict[tuple[str, int], dict[str, Any]] = {}
-    passed_over = []
-    for row in native.rows():
+    passed_over: dict[tuple[str, int], list[str]] = {}
+    for row in native.rows():  # the best ones first
         operation = (row["name"].removesuffix("_" + row["level"]), row["format"])
+        if operation in chosen:
+            continue
         if row["needs"] & ~have:
-            passed_over.append(row["name"])
-        elif operation not in chosen:
+            passed_over.setdefault(operation, []).append(row["level"])
+        else:
             chosen[operation] = row
     return {
         "nybble": __version__,
@@ -64,8 +69,11 @@ def examine() -> dict[str, Any]:
         "isa": os.environ.get("NYBBLE_ISA") or None,
         "levels": native.levels(),
         "levels_not_built": native.missing_levels(),
-        "kernels": {name: row["level"] for (name, _), row in sorted(chosen.items())},
-        "kernels_not_for_this_cpu": passed_over,
+        # which row of each, and which better ones this CPU lacks
+        "kernels": {
+            operation[0]: {"level": row["level"], "lacking": passed_over.get(operation, [])}
+            for operation, row in sorted(chosen.items())
+        },
         "cpus": machine.cpus(),
         "clusters": [
             {"capacity": capacity, "cpus": cpus} for capacity, cpus in machine.clusters().items()
@@ -85,9 +93,12 @@ def _as_text(found: dict[str, Any]) -> list[str]:
     for cluster in found["clusters"]:
         capacity = "" if cluster["capacity"] is None else f", capacity {cluster['capacity']}"
         numbers = ", ".join(map(str, cluster["cpus"]))
-        lines.append(f"          {len(cluster['cpus'])} CPUs that may be used{capacity}: {numbers}")
-    if found["quota"] is not None:
-        lines.append(f"quota     {found['quota']:g} CPUs' time, by the control group")
+        cpus = counted(len(cluster["cpus"]), "CPU")
+        lines.append(f"{_INDENT}{cpus} that may be used{capacity}: {numbers}")
+    if len(found["clusters"]) == 1:
+        lines.append(f"{_INDENT}all alike: no clusters of faster and slower ones")
+    quota = "none" if found["quota"] is None else f"{found['quota']:g} CPUs' time"
+    lines.append(f"quota     {quota}, by the control group")
     lines.append(f"threads   {found['threads']} by default")
     lines.append("memory    " + ", ".join(f"{size} {name}" for name, size in memory.items()))
     forced = f"; NYBBLE_ISA={found['isa']} forces one" if found["isa"] else ""
@@ -95,13 +106,27 @@ def _as_text(found: dict[str, Any]) -> list[str]:
     if found["levels_not_built"]:
         lines.append(f"          not built: {', '.join(found['levels_not_built'])}"
                      " (the compiler cannot)")  # fmt: skip
-    by_level: dict[str, list[str]] = {}
-    for name, level in found["kernels"].items():
-        by_level.setdefault(level, []).append(name)
-    lines.append("kernels   the fastest row that this CPU runs, for each operation and format:")
-    lines += [f"          {level}: {', '.join(names)}" for level, names in by_level.items()]
-    if found["kernels_not_for_this_cpu"]:
-        missing = ", ".join(found["kernels_not_for_this_cpu"])
-        lines.append(f"          not run here, the CPU{' or NYBBLE_ISA' if found['isa'] else ''}"
-                     f" lacks what they need: {missing}")  # fmt: skip
+    lines.append("kernels   the best row that this CPU runs, for each operation and format:")
+    reasons: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for name, row in found["kernels"].items():
+        reasons.setdefault((row["level"], tuple(row["lacking"])), []).append(name)
+    for (level, lacking), names in reasons.items():
+        lines.append(f"  {level}: {_why(found, level, lacking)}")
+        lines += textwrap.wrap(
+            ", ".join(names),
+            width=max(columns(sys.stdout) or _WIDTH, 2 * len(_INDENT)),
+            initial_indent=_INDENT,
+            subsequent_indent=_INDENT,
+            break_long_words=False,
+        )
     return lines
+
+
+def _why(found: dict[str, Any], level: str, lacking: tuple[str, ...]) -> str:
+    """Why it is a row of this level."""
+    if lacking:
+        who = f"NYBBLE_ISA={found['isa']}" if found["isa"] else "the CPU"
+        return f"{who} lacks what {' and '.join(lacking)} need{'s' * (len(lacking) == 1)}"
+    if level == found["levels"][0]:
+        return "plain C, of which there is no faster row"
+    return "the best there is"

@@ -1,0 +1,46 @@
+"""nybble doctor: which rows, and why these."""
+
+import json
+
+import pytest
+
+from nybble._core import native
+from nybble.cli import main
+
+
+def doctor(capsys, *arguments):
+    assert main(["doctor", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_doctor_knows_the_row_of_every_operation(capsys):
+    found = json.loads(doctor(capsys, "--json"))
+    rows = native.rows()
+    assert set(found["kernels"]) == {row["name"].removesuffix("_" + row["level"]) for row in rows}
+    for name, row in found["kernels"].items():
+        runs = [r["level"] for r in rows if r["name"] == f"{name}_{r['level']}" and r["runs"]]
+        assert row["level"] == runs[0]
+    assert {level for row in found["kernels"].values() for level in row["lacking"]} <= {
+        row["level"] for row in rows if not row["runs"]
+    }
+
+
+def test_doctor_says_why_a_row_is_not_a_better_one(capsys, monkeypatch):
+    monkeypatch.setenv("NYBBLE_ISA", "ref")
+    out = doctor(capsys)
+    better = {row["level"] for row in native.rows() if row["name"].startswith("gemv_q4_1_")}
+    better.discard("ref")
+    assert "plain C, of which there is no faster row\n          embed_bf16" in out
+    for level in better:
+        assert f"NYBBLE_ISA=ref lacks what {level}" in out or f"and {level} need" in out
+    kernels = json.loads(doctor(capsys, "--json"))["kernels"]
+    assert set(kernels["gemv_q4_1"]["lacking"]) == better
+
+
+@pytest.mark.parametrize("width", ["40", "100"])
+def test_doctor_fits_a_terminal(capsys, monkeypatch, width):
+    monkeypatch.setattr("nybble.cli.doctor.columns", lambda _: int(width))
+    lines = doctor(capsys).splitlines()
+    kernels = [line for line in lines if line.startswith(" " * 10) and "_q4_1" in line]
+    assert kernels
+    assert all(len(line) <= int(width) for line in kernels)
