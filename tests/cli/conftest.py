@@ -6,6 +6,7 @@ import sys
 
 import fake_model
 import pytest
+from pseudo_terminal import Terminal
 
 import nybble
 
@@ -39,3 +40,19 @@ def stdin(monkeypatch):
         monkeypatch.setattr(sys, "stdin", stream)
         yield pipe
     os.close(controller)
+
+
+@pytest.fixture
+def open_terminal():
+    """Call it like Terminal; what a failed test left running is killed."""
+    terminals = []
+
+    def open_(*argv, **options):
+        terminals.append(Terminal(*argv, **options))
+        return terminals[-1]
+
+    yield open_
+    for terminal in terminals:
+        if terminal.process.poll() is None:
+            terminal.process.kill()
+            terminal.process.wait()

@@ -1,11 +1,6 @@
 """nybble run, with a fake model: which words go where, and what is asked of the model."""
 
 import json
-import os
-import pty
-import select
-import subprocess
-import sys
 from pathlib import Path
 
 import fake_model
@@ -145,93 +140,8 @@ def test_run_of_a_model_not_pulled_names_the_command(home, stdin, capsys):
     )
 
 
-CHILD = """
-import fcntl, sys, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C on this terminal reaches this process
-import fake_model
-{setup}
-from nybble.cli import main
-sys.exit(main())
-"""
-
-
-class Terminal:
-    """`nybble run` in a child whose standard streams are a terminal."""
-
-    def __init__(self, *argv, setup="fake_model.install()"):
-        code = CHILD.format(setup=setup)
-        path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
-        self.controller, terminal = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code, "run", *argv],
-            stdin=terminal,
-            stdout=terminal,
-            stderr=terminal,
-            env={**os.environ, "PYTHONPATH": path, "TERM": "dumb", "INPUTRC": os.devnull},
-            start_new_session=True,
-        )
-        os.close(terminal)
-        self.seen = ""
-
-    def until(self, text):
-        """Read until `text` was printed; return what came before it since the last call."""
-        while text not in self.seen:
-            assert self.read(30), f"waited for {text!r}, saw {self.seen!r}"
-        before, self.seen = self.seen.split(text, 1)
-        return before
-
-    def read(self, timeout_s):
-        """Read what is there, waiting for it if need be; whether there was anything."""
-        ready, _, _ = select.select([self.controller], [], [], timeout_s)
-        if ready:
-            self.seen += os.read(self.controller, 4096).decode()
-        return bool(ready)
-
-    def interrupt_until(self, text):
-        """Press Ctrl-C until `text` is printed.
-
-        Between printing the prompt and waiting for a key Python's input() does not hear it, and
-        a test is quick enough to press it then.
-        """
-        for _ in range(30):
-            self.type("\x03")
-            while self.read(1):
-                if text in self.seen:
-                    return self.until(text)
-        raise AssertionError(f"interrupted in vain for {text!r}, saw {self.seen!r}")
-
-    def type(self, text):
-        os.write(self.controller, text.encode())
-
-    def end(self):
-        """Wait for the end; return the exit code."""
-        try:
-            while os.read(self.controller, 4096):
-                pass
-        except OSError:
-            pass  # the terminal's other side is closed
-        os.close(self.controller)
-        return self.process.wait(30)
-
-
-@pytest.fixture
-def open_terminal():
-    """Call it like Terminal; what a failed test left running is killed."""
-    terminals = []
-
-    def open_(*argv, **options):
-        terminals.append(Terminal(*argv, **options))
-        return terminals[-1]
-
-    yield open_
-    for terminal in terminals:
-        if terminal.process.poll() is None:
-            terminal.process.kill()
-            terminal.process.wait()
-
-
 def test_chat_answers_until_exit(calls, open_terminal):
-    terminal = open_terminal("--system", "Be brief.")
+    terminal = open_terminal("run", "--system", "Be brief.")
     terminal.until("> ")
     terminal.type("/stats\n")
     terminal.until("no reply yet")
@@ -243,7 +153,7 @@ def test_chat_answers_until_exit(calls, open_terminal):
     terminal.until("reply 3 tokens at 25.0 tokens/s")
     terminal.until("> ")
     terminal.type("/help\n")
-    terminal.until("/exit    leave")
+    terminal.until("/exit         leave")
     terminal.until("> ")
     terminal.type("/new\n")
     terminal.until("> ")
@@ -259,7 +169,7 @@ def test_chat_answers_until_exit(calls, open_terminal):
 
 def test_a_reply_that_the_context_cut_is_told(calls, open_terminal):
     cut = "fake_model.Stats.stop_reason = 'context'"
-    terminal = open_terminal(setup=f"fake_model.install()\n{cut}")
+    terminal = open_terminal("run", setup=f"fake_model.install()\n{cut}")
     terminal.until("> ")
     terminal.type("hello\n")
     terminal.until("the context is full with 8 tokens")
@@ -272,7 +182,7 @@ def test_chat_escapes_what_could_drive_the_terminal(calls, open_terminal):
     setup = (
         r"fake_model.speak = lambda text: ['\x1b]0;title\x07', '\U0001f469\u200d\U0001f680 end']"
     )
-    terminal = open_terminal(setup=f"fake_model.install()\n{setup}")
+    terminal = open_terminal("run", setup=f"fake_model.install()\n{setup}")
     terminal.until("> ")
     terminal.type("hello\n")
     assert r"\x1b]0;title\x07" in terminal.until("\U0001f469\u200d\U0001f680 end")
@@ -287,7 +197,7 @@ def test_chat_goes_on_after_an_interrupt_and_an_error(calls, open_terminal):
         "errors = [KeyboardInterrupt(), ContextError('too long')]\n"
         "fake_model.speak = lambda text: ['word', errors.pop(0)] if errors else ['fine']"
     )
-    terminal = open_terminal(setup=f"fake_model.install()\n{setup}")
+    terminal = open_terminal("run", setup=f"fake_model.install()\n{setup}")
     for answer in ("(stopped)", "nybble: too long", "fine"):
         terminal.until("> ")
         terminal.type("hello\n")
@@ -300,7 +210,7 @@ def test_chat_goes_on_after_an_interrupt_and_an_error(calls, open_terminal):
 
 
 def test_run_on_a_terminal_offers_to_pull(home, open_terminal):
-    terminal = open_terminal("hello")
+    terminal = open_terminal("run", "hello")
     terminal.until("smollm2-135m is not here; pull it (98 MB)? [Y/n] ")
     terminal.type("n\n")
     terminal.until("nybble: smollm2-135m is not on this machine")
@@ -313,7 +223,7 @@ def test_run_pulls_after_a_yes(home, open_terminal):
         "nybble.cli.run.pull = lambda name: print('pulls', name)\n"
         "fake_model.install()"
     )
-    terminal = open_terminal("hello", setup=setup)
+    terminal = open_terminal("run", "hello", setup=setup)
     terminal.until("[Y/n] ")
     terminal.type("\n")
     terminal.until("pulls smollm2-135m")

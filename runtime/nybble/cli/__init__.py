@@ -10,11 +10,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from nybble.cli import bench, doctor, ls, pull, run, show
+from nybble.cli import bench, completion, doctor, ls, pull, rm, run, show
+from nybble.cli.parser import Parser, unknown_verb
 from nybble.cli.terminal import printable
-from nybble.errors import NybbleError, UsageError
+from nybble.errors import NybbleError
 
 INTERRUPTED = 130
 
@@ -26,6 +27,7 @@ examples:
   dmesg | nybble run "What is failing?"           ask about what a command says
   nybble run                                      chat
   nybble ls --known                               which models there are
+  nybble help run                                 what a verb can do
 
 exit codes: 0 done, 1 failed (network, disk, ...), 2 usage, 3 does not fit the memory or the
 context, 4 damaged or unknown file, 5 cannot run on this machine, 130 interrupted
@@ -48,34 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         _abandon_stdout()
         return 0
     except NybbleError as error:
-        print(f"nybble: {printable(str(error))}", file=sys.stderr)
-        return error.exit_code
+        return _fail(str(error), error.exit_code)
+    except MemoryError as error:
+        return _fail(f"there is not enough memory {f'({error})' if str(error) else ''}", 3)
     except OSError as error:
-        print(f"nybble: {printable(str(error))}", file=sys.stderr)
-        return 1
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse with one-line errors, and flags anywhere between MODEL and PROMPT."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(
-            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options
-        )
-        self._is_mixing = False
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, but optional positionals may follow flags."""
-        if self._is_mixing or self._subparsers is not None:
-            return super().parse_known_args(args, namespace)
-        self._is_mixing = True  # the intermixed parser comes back here for each of its passes
-        try:
-            return self.parse_known_intermixed_args(args, namespace)
-        finally:
-            self._is_mixing = False
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see {self.prog} --help")
+        if error.filename is None and error.strerror:  # a write to what stdout is
+            _abandon_stdout()
+            return _fail(f"the output cannot be written: {error.strerror}", 1)
+        place = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{place}{error.strerror or error}", 1)
 
 
 class _Version(argparse.Action):
@@ -88,30 +71,40 @@ class _Version(argparse.Action):
         sys.exit(0)
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse a command line; what follows `--` is never a flag.
-
-    argparse forgets `--` when flags may stand anywhere, so the words after it carry a NUL, which
-    no real argument can contain, until it is done.
-    """
-    words = list(argv)
-    if "--" in words:
-        end = words.index("--")
-        words[end:] = [f"\0{word}" for word in words[end + 1 :]]
-    args = _parser().parse_args(words)
-    for name, value in vars(args).items():
-        if isinstance(value, str):
-            setattr(args, name, value.removeprefix("\0"))
-    return args
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="nybble", description=_DESCRIPTION, epilog=_EXAMPLES)
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (run, pull, show, ls, bench, doctor):
+def parser() -> Parser:
+    """The parser of all verbs."""
+    top = Parser(prog="nybble", description=_DESCRIPTION, epilog=_EXAMPLES)
+    top.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for verb in (run, pull, show, ls, rm, bench, doctor, completion):
         verb.add_parser(verbs)
-    return parser
+    return top
+
+
+def verbs_of(top: Parser) -> dict[str, Parser]:
+    """The parser of each verb."""
+    assert top._subparsers is not None
+    for action in top._subparsers._group_actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    raise AssertionError("parser() adds the verbs")
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    top = parser()
+    verbs = verbs_of(top)
+    if argv and argv[0] == "help":  # as in `git help VERB`
+        if len(argv) > 1 and argv[1] not in verbs:
+            raise unknown_verb(argv[1], list(verbs))
+        return top.parse_words([*argv[1:2], "--help"])
+    if argv and not argv[0].startswith("-") and argv[0] not in verbs:
+        raise unknown_verb(argv[0], list(verbs))
+    return top.parse_words(argv)
+
+
+def _fail(text: str, code: int) -> int:
+    print(f"nybble: {printable(text)}", file=sys.stderr)
+    return code
 
 
 def _abandon_stdout() -> None:

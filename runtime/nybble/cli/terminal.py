@@ -1,15 +1,22 @@
-"""What the verbs print with: words, sizes, a progress bar, text that cannot drive a terminal."""
+"""What the verbs print with: words, sizes, tables, bars, text that cannot drive a terminal."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+import textwrap
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from nybble.reply import Reply
 
-_BAR = 24  # characters
+_BAR = 24  # characters, where there is room
+_REDRAW_S = 0.1
+LONG_S = 1.0  # what takes longer says so
 
 
 def printable(text: str) -> str:
@@ -38,6 +45,11 @@ def megabytes(nbytes: int) -> str:
     return f"{nbytes / 1e9:.1f} GB"
 
 
+def counted(n: int, what: str) -> str:
+    """`1 thread`, `2 threads`."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
 def valid(argument: str) -> str:
     """An argument or a typed line as valid text: bytes that are no UTF-8 become U+FFFD."""
     return argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
@@ -48,13 +60,44 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def print_words(pieces: Iterable[str]) -> None:
+def columns(stream: TextIO) -> int | None:
+    """How wide the terminal is that `stream` goes to; None if it goes elsewhere."""
+    if not stream.isatty():
+        return None
+    try:
+        own = os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        own = 0
+    return max(own or shutil.get_terminal_size().columns, 20)
+
+
+def table(rows: Sequence[tuple[str, str, str]]) -> Iterable[str]:
+    """Lines for rows of (name, size, more). On a terminal too narrow for all of a row, what is more
+    goes below it, wrapped; a pipe gets a row a line."""
+    width = columns(sys.stdout)
+    names = max((len(name) for name, _, _ in rows), default=0)
+    sizes = max((len(size) for _, size, _ in rows), default=0)
+    for name, size, more in rows:
+        line = f"{name:<{names}}  {size:>{sizes}}  {more}".rstrip()
+        if width is None or len(line) <= width:
+            yield line
+            continue
+        head = f"{name:<{min(names, max(width - sizes - 2, 0))}}  {size:>{sizes}}"
+        yield from textwrap.wrap(head, width) if len(head) > width else [head]
+        yield from textwrap.wrap(
+            more, width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+        )
+
+
+def print_words(reply: Reply) -> None:
     """Print a model's words on stdout as they come, and end them with a line end."""
     show = harmless if sys.stdout.isatty() else str
     last = ""
-    for text in pieces:
-        print(show(text), end="", flush=True)
-        last = text or last
+    with Waiting(f"reading the prompt ({counted(reply.stats.prompt_tokens, 'token')})") as waiting:
+        for text in reply:
+            waiting.end()
+            print(show(text), end="", flush=True)
+            last = text or last
     if not last.endswith("\n"):
         print(flush=True)
 
@@ -67,10 +110,10 @@ def figures(reply: Reply) -> str:
         return "-" if value is None else f"{value:.{digits}f}"
 
     return (
-        f"prompt {stats.prompt_tokens} tokens ({stats.cached_tokens} cached)"
+        f"prompt {counted(stats.prompt_tokens, 'token')} ({stats.cached_tokens} cached)"
         f" at {shown(stats.prefill_tok_s, 1)} tokens/s,"
         f" first token after {shown(stats.first_token_s, 2)} s;"
-        f" reply {stats.tokens} tokens at {shown(stats.decode_tok_s, 1)} tokens/s;"
+        f" reply {counted(stats.tokens, 'token')} at {shown(stats.decode_tok_s, 1)} tokens/s;"
         f" {shown(stats.total_s, 2)} s, peak {megabytes(stats.peak_bytes or 0)},"
         f" seed {stats.seed}, ended by {stats.stop_reason}"
     )
@@ -87,27 +130,99 @@ def cut_short(reply: Reply) -> str | None:
     )
 
 
-class ProgressBar:
-    """A line on stderr that is redrawn in place; on anything but a terminal it stays silent."""
+class _PassingLine:
+    """A line on stderr, redrawn in place; with spaces, because not all terminals know an escape
+    sequence that erases."""
 
-    def __init__(self, label: str) -> None:
+    def __init__(self) -> None:
+        self.drawn = 0  # characters that are on the terminal
+
+    def draw(self, text: str) -> None:
+        print(f"\r{text:<{self.drawn}}", end="", file=sys.stderr, flush=True)
+        self.drawn = len(text)
+
+    def erase(self) -> None:
+        if self.drawn:
+            print(f"\r{'':<{self.drawn}}\r", end="", file=sys.stderr, flush=True)
+            self.drawn = 0
+
+
+class ProgressBar:
+    """A line on stderr that is redrawn in place; on anything but a terminal it stays silent.
+
+    after_s   : begins to draw when it has taken so long
+    is_passing: the line is erased at the end, and not kept
+    """
+
+    def __init__(self, label: str, *, after_s: float = 0.0, is_passing: bool = False) -> None:
         self.label = label
-        self.is_drawn = False
+        self._shown = _PassingLine()
+        self._is_passing = is_passing
+        self._next_at = time.monotonic() + after_s
 
     def __call__(self, done: int, total: int) -> None:
-        if not sys.stderr.isatty():
+        """Draw that `done` of `total` bytes are done; a total of 0 is not known."""
+        now = time.monotonic()
+        if now < self._next_at and not (self._shown.drawn and done == total):
             return
-        filled = _BAR * done // max(total, 1)
-        bar = "#" * filled + "." * (_BAR - filled)
-        text = f"\r{self.label} [{bar}] {megabytes(done)} of {megabytes(total)} "
-        print(text, end="", file=sys.stderr, flush=True)
-        self.is_drawn = True
+        width = columns(sys.stderr)
+        if width is None:
+            return
+        self._next_at = now + _REDRAW_S
+        self._shown.draw(self._line(done, total, width - 1))
 
     def close(self) -> None:
         """End the line, so that what follows begins on its own."""
-        if self.is_drawn:
-            print(file=sys.stderr)
-            self.is_drawn = False
+        if self._is_passing:
+            self._shown.erase()
+        elif self._shown.drawn:
+            say("")
+            self._shown.drawn = 0
+
+    def _line(self, done: int, total: int, width: int) -> str:
+        size = f"{megabytes(done)} of {megabytes(total)}" if total else megabytes(done)
+        room = width - len(size) - 1
+        label = self.label if len(self.label) <= room else self.label[: max(room - 3, 0)] + "..."
+        bar = min(_BAR, room - len(label) - 3) if total else 0
+        if bar < 4:
+            return f"{label} {size}"
+        filled = min(bar * done // total, bar)
+        return f"{label} [{'#' * filled}{'.' * (bar - filled)}] {size}"
+
+
+class Waiting:
+    """A passing line on stderr, on a terminal, that says what takes more than a second, and how
+    long it has."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._has_ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Waiting:
+        if sys.stderr.isatty():
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Stop, and leave nothing of the line; more than once does no harm."""
+        if not self._has_ended.is_set():
+            self._has_ended.set()
+            if self._thread.is_alive():
+                self._thread.join()
+
+    def _run(self) -> None:
+        started = time.monotonic()
+        shown, pause_s = _PassingLine(), LONG_S
+        while not self._has_ended.wait(pause_s):
+            line = f"{self._what}, {time.monotonic() - started:.0f} s"
+            width = columns(sys.stderr) or len(line) + 1
+            shown.draw(line[: width - 1])
+            pause_s = 0.5
+        shown.erase()
 
 
 def _is_control(c: str) -> bool:
