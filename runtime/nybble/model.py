@@ -386,7 +386,7 @@ def _context(context: int | None, trained: int) -> int:
         return min(trained, DEFAULT_CONTEXT)
     context = whole("context", context, 1, 2**31)
     if context > trained:
-        raise UsageError(f"context {context:,} is beyond the model's {trained:,}")
+        raise ContextError(f"context {context:,} is beyond the model's {trained:,}")
     return context
 
 

@@ -3,12 +3,14 @@
 import fcntl
 import os
 import pty
+import re
 import select
 import struct
 import subprocess
 import sys
 import termios
 
+PROMPT = re.compile(r"\n(\x1b\[\?2004h)?> ")  # with readline's switch for pasted text
 CHILD = """
 import fcntl, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C on this terminal reaches this process
@@ -40,17 +42,29 @@ class Terminal:
 
     def until(self, text):
         """Read until `text` was printed; return what came before it since the last call."""
+        if not text:
+            return ""
         while text not in self.seen:
             assert self.read(30), f"waited for {text!r}, saw {self.seen!r}"
-        before, self.seen = self.seen.split(text, 1)
+        before, _, self.seen = self.seen.partition(text)
         return before
+
+    def until_prompt(self):
+        """Read until the chat waits for a line. What is typed before that may be lost: the
+        terminal is set up anew for each line."""
+        while (found := PROMPT.search(self.seen)) is None:
+            assert self.read(30), f"waited for a prompt, saw {self.seen!r}"
+        self.seen = self.seen[found.end() :]
 
     def read(self, timeout_s):
         """Read what is there, waiting for it if need be; whether there was anything."""
         ready, _, _ = select.select([self.controller], [], [], timeout_s)
         if ready:
-            self.seen += os.read(self.controller, 4096).decode()
+            self._take(os.read(self.controller, 4096))
         return bool(ready)
+
+    def _take(self, piece):
+        self.seen += piece.decode().replace("\x07", "")  # a bell is not seen
 
     def interrupt_until(self, text):
         """Press Ctrl-C until `text` is printed.
@@ -71,8 +85,8 @@ class Terminal:
     def end(self):
         """Wait for the end; return the exit code."""
         try:
-            while piece := os.read(self.controller, 4096):
-                self.seen += piece.decode()
+            while self.read(30):
+                pass
         except OSError:
             pass  # the terminal's other side is closed
         os.close(self.controller)

@@ -1,6 +1,7 @@
 """What all verbs share: exit codes, one-line errors, help, quiet ends."""
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -9,6 +10,7 @@ from pathlib import Path
 import fake_model
 import pytest
 
+import nybble.model
 from nybble import errors
 from nybble.cli import main
 
@@ -63,7 +65,7 @@ def test_interrupt_is_130_and_closes_the_reply(calls, capsys, monkeypatch):
         (["help", "chat"], "there is no verb 'chat'; did you mean nybble run?"),
         (["run", "smollm2"], "there is no model 'smollm2'; did you mean nybble run smollm2-135m?"),
         (["run", "Qwen3-0.6b"], "did you mean nybble run qwen3-0.6b?"),
-        (["run", "a", "b", "c"], "unrecognized arguments: c; see nybble --help"),
+        (["run", "a", "b", "c"], "unrecognized arguments: c; see nybble run --help"),
         (["run", "--seed", "x"], "argument --seed: invalid int value: 'x'; see nybble run --help"),
         (["run", "--see", "3"], "unrecognized arguments: --see"),
         (["pull"], "required: NAME; see nybble pull --help"),
@@ -80,12 +82,53 @@ def test_usage_error_is_one_line_and_2(home, capsys, argv, text):
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("verb", ["run", "pull", "show", "ls"])
+VERBS = ["run", "pull", "show", "ls", "rm", "bench", "doctor", "completion"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_help_has_examples(verb, capsys):
     with pytest.raises(SystemExit) as exit_:
         main([verb, "--help"])
     assert exit_.value.code == 0
     assert f"examples:\n  nybble {verb}" in capsys.readouterr().out
+
+
+def helped(capsys, argv):
+    with pytest.raises(SystemExit) as exit_:
+        main(argv)
+    assert exit_.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_verb_is_verb_help(capsys, verb):
+    assert helped(capsys, ["help", verb]) == helped(capsys, [verb, "--help"])
+    assert re.search(rf"^    {verb}\b", helped(capsys, ["help"]), re.MULTILINE)
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_fits_the_terminal(capsys, monkeypatch, verb, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    out = helped(capsys, [verb, "--help"])
+    for line in out.splitlines():
+        is_command = "nybble " in line and line.startswith("  ")  # which must stay whole
+        assert len(line) <= min(columns, 100) or (is_command and "   " not in line.strip()), line
+
+
+def test_help_explains_its_examples_below_them_where_there_is_no_room(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    out = helped(capsys, ["--help"])
+    assert "  nybble pull smollm2-135m\n      get a model (98 MB)\n" in out
+    monkeypatch.setenv("COLUMNS", "90")
+    assert "  nybble pull smollm2-135m                  " in helped(capsys, ["--help"])
+
+
+def test_run_help_names_the_default_context(capsys, monkeypatch):
+    assert nybble.model.DEFAULT_CONTEXT == 2048
+    assert "(2048, or all it has learnt if that is less)" in " ".join(
+        helped(capsys, ["run", "--help"]).split()
+    )
 
 
 def test_version_is_printed(capsys):

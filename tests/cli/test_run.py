@@ -1,12 +1,14 @@
 """nybble run, with a fake model: which words go where, and what is asked of the model."""
 
 import json
+import os
+import time
 from pathlib import Path
 
 import fake_model
 import pytest
 
-from nybble.cli import main
+from nybble.cli import main, run
 
 MODEL = "smollm2-135m"
 
@@ -140,75 +142,6 @@ def test_run_of_a_model_not_pulled_names_the_command(home, stdin, capsys):
     )
 
 
-def test_chat_answers_until_exit(calls, open_terminal):
-    terminal = open_terminal("run", "--system", "Be brief.")
-    terminal.until("> ")
-    terminal.type("/stats\n")
-    terminal.until("no reply yet")
-    terminal.until("> ")
-    terminal.type("hello there\n")
-    terminal.until("You said <hello there> in message 2")
-    terminal.until("> ")
-    terminal.type("/stats\n")
-    terminal.until("reply 3 tokens at 25.0 tokens/s")
-    terminal.until("> ")
-    terminal.type("/help\n")
-    terminal.until("/exit         leave")
-    terminal.until("> ")
-    terminal.type("/new\n")
-    terminal.until("> ")
-    terminal.type("who are you\n")
-    terminal.until("You said <who are you> in message 2")
-    terminal.until("> ")
-    terminal.type("/what\n")
-    terminal.until("there is no command /what")
-    terminal.until("> ")
-    terminal.type("/exit\n")
-    assert terminal.end() == 0
-
-
-def test_a_reply_that_the_context_cut_is_told(calls, open_terminal):
-    cut = "fake_model.Stats.stop_reason = 'context'"
-    terminal = open_terminal("run", setup=f"fake_model.install()\n{cut}")
-    terminal.until("> ")
-    terminal.type("hello\n")
-    terminal.until("the context is full with 8 tokens")
-    terminal.until("> ")
-    terminal.type("/exit\n")
-    assert terminal.end() == 0
-
-
-def test_chat_escapes_what_could_drive_the_terminal(calls, open_terminal):
-    setup = (
-        r"fake_model.speak = lambda text: ['\x1b]0;title\x07', '\U0001f469\u200d\U0001f680 end']"
-    )
-    terminal = open_terminal("run", setup=f"fake_model.install()\n{setup}")
-    terminal.until("> ")
-    terminal.type("hello\n")
-    assert r"\x1b]0;title\x07" in terminal.until("\U0001f469\u200d\U0001f680 end")
-    terminal.until("> ")
-    terminal.type("\x04")
-    assert terminal.end() == 0
-
-
-def test_chat_goes_on_after_an_interrupt_and_an_error(calls, open_terminal):
-    setup = (
-        "from nybble.errors import ContextError\n"
-        "errors = [KeyboardInterrupt(), ContextError('too long')]\n"
-        "fake_model.speak = lambda text: ['word', errors.pop(0)] if errors else ['fine']"
-    )
-    terminal = open_terminal("run", setup=f"fake_model.install()\n{setup}")
-    for answer in ("(stopped)", "nybble: too long", "fine"):
-        terminal.until("> ")
-        terminal.type("hello\n")
-        terminal.until(answer)
-    terminal.until("> ")
-    terminal.interrupt_until("/exit or Ctrl-D leaves")
-    terminal.until("> ")
-    terminal.type("\x04")
-    assert terminal.end() == 0
-
-
 def test_run_on_a_terminal_offers_to_pull(home, open_terminal):
     terminal = open_terminal("run", "hello")
     terminal.until("smollm2-135m is not here; pull it (98 MB)? [Y/n] ")
@@ -229,3 +162,111 @@ def test_run_pulls_after_a_yes(home, open_terminal):
     terminal.until("pulls smollm2-135m")
     terminal.until("You said <hello>")
     assert terminal.end() == 0
+
+
+def test_more_threads_than_cpus_is_said(calls, monkeypatch, capsys):
+    monkeypatch.setattr("nybble.machine.cpus", lambda: [0, 1])
+    assert main(["run", "hello", "--threads", "2"]) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["run", "hello", "--threads", "3"]) == 0
+    assert capsys.readouterr() == (
+        "You said <hello>\n",
+        "nybble: 3 threads on 2 CPUs: the same tokens, but slower than with --threads 2\n",
+    )
+
+
+def test_a_word_near_a_models_name_is_no_prompt(calls, home, capsys):
+    (home / "models" / "my-own.gguf").write_bytes(b"")
+    for word, name in (("smollm2", MODEL), ("my-", None), ("my-o", "my-own"), ("my_own", "my-own")):
+        assert main(["run", word]) == (0 if name is None else 2)
+        if name is not None:
+            assert capsys.readouterr().err == (
+                f"nybble: there is no model {word!r}; did you mean nybble run {name}? To ask a"
+                f" model just this: nybble run {MODEL} {word}\n"
+            )
+        capsys.readouterr()
+    for prompt in ("hello", "Hi", "smollm2 is what?", "why", "tell", "model"):
+        assert main(["run", prompt]) == 0
+    assert main(["run", MODEL, "smollm2"]) == 0
+
+
+def test_a_standard_input_that_says_nothing_is_waited_for_aloud(calls, monkeypatch, capfd):
+    reader, writer = os.pipe()
+    with open(reader) as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        said = []
+        monkeypatch.setattr(run, "say", lambda text: (said.append(text), os.close(writer)))
+        assert main(["run", "hello"]) == 0
+    assert said == [
+        "nybble: waiting for the end of the standard input; `< /dev/null` gives it none"
+    ]
+    assert asked(calls)[0][1] == user("hello")
+
+
+def test_a_standard_input_that_ends_is_not_remarked_on(calls, stdin, monkeypatch, capsys):
+    stdin(b"text")
+    monkeypatch.setattr(run, "LONG_S", 0.3)
+    monkeypatch.setattr(run, "_answer", lambda *_: time.sleep(0.6))
+    assert main(["run", "hello"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_run_without_standard_input_works(calls, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(["run", "hello"]) == 0
+    assert asked(calls)[0][1] == user("hello")
+
+
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        (["--think"], {"think": True}),
+        (["--no-think"], {"think": False}),
+        (["--ignore-eos", "--timeout-s", "2.5"], {"ignore_eos": True, "timeout_s": 2.5}),
+        ([], {}),
+    ],
+)
+def test_flags_become_keywords(calls, flags, options):
+    assert main(["run", "hello", *flags]) == 0
+    assert asked(calls)[0][2] == options
+
+
+def test_words_that_look_like_flags_are_text_after_two_dashes(calls):
+    assert main(["run", MODEL, "--", "--seed"]) == 0
+    assert asked(calls)[0][1] == user("--seed")
+
+
+def test_loading_and_reading_show_on_a_terminal_when_they_take_long(calls, open_terminal):
+    setup = """import time
+from nybble.cli import terminal, run
+terminal.LONG_S = run.LONG_S = 0.2
+def load(name, on_progress, **options):
+    on_progress(0, 4_000_000)
+    time.sleep(0.3)
+    on_progress(2_000_000, 4_000_000)
+    time.sleep(0.3)
+    on_progress(4_000_000, 4_000_000)
+    return fake_model.load(name, on_progress, **options)
+def slow(text):
+    time.sleep(0.5)
+    yield 'words'
+nybble = __import__('nybble')
+nybble.load = load
+fake_model.speak = slow
+"""
+    terminal = open_terminal("run", "hello", setup=setup)
+    assert terminal.end() == 0
+    assert "loading smollm2-135m [############............] 2 MB of 4 MB" in terminal.seen
+    assert "reading the prompt (5 tokens), 0 s" in terminal.seen
+    shown = [
+        piece.rstrip() for piece in terminal.seen.replace("\n", "").split("\r") if piece.strip()
+    ]
+    assert shown[-1] == "words"  # and nothing of the lines before is left beside it
+    assert terminal.seen.index("reading") < terminal.seen.index("words")
+
+
+def test_nothing_passing_is_printed_where_no_terminal_is(calls, monkeypatch, capsys):
+    monkeypatch.setattr("nybble.cli.terminal.LONG_S", 0.0)
+    monkeypatch.setattr(run, "LONG_S", 0.0)
+    assert main(["run", "hello"]) == 0
+    assert capsys.readouterr() == ("You said <hello>\n", "")

@@ -12,6 +12,7 @@ import pytest
 
 import nybble
 from nybble.errors import (
+    ContextError,
     CpuError,
     FormatError,
     ModelNotFoundError,
@@ -351,7 +352,7 @@ def test_context_is_checked(path, bad):
 def test_the_context_is_the_models_or_less(path, tmp_path):
     assert nybble.load(path).context == 512
     assert nybble.load(path, context=np.int64(100), threads=np.int8(2)).context == 100
-    with pytest.raises(UsageError, match="context 513 is beyond the model's 512"):
+    with pytest.raises(ContextError, match="context 513 is beyond the model's 512"):
         nybble.load(path, context=513)
     long = edited(path, tmp_path / "long.gguf", {"llama.context_length": 100_000})
     assert nybble.load(long).context == 2048

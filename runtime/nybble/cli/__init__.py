@@ -40,10 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):  # a character the terminal lacks is no error
                 stream.reconfigure(errors="replace")
-        args = _parse(sys.argv[1:] if argv is None else argv)
-        code: int = args.run(args)
-        sys.stdout.flush()
-        return code
+        return _run(sys.argv[1:] if argv is None else argv)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -75,7 +72,7 @@ def parser() -> Parser:
     """The parser of all verbs."""
     top = Parser(prog="nybble", description=_DESCRIPTION, epilog=_EXAMPLES)
     top.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
+    verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True, dest="verb")
     for verb in (run, pull, show, ls, rm, bench, doctor, completion):
         verb.add_parser(verbs)
     return top
@@ -88,6 +85,19 @@ def verbs_of(top: Parser) -> dict[str, Parser]:
         if isinstance(action, argparse._SubParsersAction):
             return dict(action.choices)
     raise AssertionError("parser() adds the verbs")
+
+
+def _run(argv: Sequence[str]) -> int:
+    """Carry out a command; what it printed has been written when this returns, or raises what ends
+    `--help`."""
+    try:
+        args = _parse(argv)
+        code: int = args.run(args)
+    except SystemExit:
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+    return code
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

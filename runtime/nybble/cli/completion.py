@@ -167,9 +167,10 @@ def _fish(verbs: dict[str, Parser]) -> str:
         if verb in _KINDS:
             files = "" if _KINDS[verb] == "known" else " -F"
             lines.append(f"{of_verb}{files} -a '(nybble completion names {_KINDS[verb]})'")
-    lines.append(
-        f"complete -c nybble -n '__fish_seen_subcommand_from completion' -a '{' '.join(_SHELLS)}'"
-    )
+    for verb, words in (("completion", _SHELLS), ("help", verbs)):
+        lines.append(
+            f"complete -c nybble -n '__fish_seen_subcommand_from {verb}' -a '{' '.join(words)}'"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import shutil
+import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -36,8 +38,10 @@ class Help(argparse.RawDescriptionHelpFormatter):
     is for, which goes on a line of its own where there is no room. All else is wrapped.
     """
 
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=min(shutil.get_terminal_size().columns - 2, _WIDEST))
+
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        width = min(width, _WIDEST)
         out = []
         for paragraph in text.strip("\n").split("\n\n"):
             prose: list[str] = []
@@ -79,13 +83,23 @@ class Parser(argparse.ArgumentParser):
         if "--" in words:
             end = words.index("--")
             words[end:] = [f"\0{word}" for word in words[end + 1 :]]
-        args = self.parse_args(words)
+        parsed: tuple[argparse.Namespace, list[str]] = self.parse_known_args(words)
+        args, unknown = parsed
+        if unknown:
+            unknown = [word.removeprefix("\0") for word in unknown]
+            raise UsageError(
+                f"unrecognized arguments: {' '.join(unknown)}; see {self.prog} {args.verb} --help"
+            )
         for name, value in vars(args).items():
             if isinstance(value, str):
                 setattr(args, name, value.removeprefix("\0"))
             elif isinstance(value, list):
                 setattr(args, name, [_without_mark(item) for item in value])
         return args
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse's own swallows what happens when the disk behind stdout is full.
+        (file or sys.stderr).write(message)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help")

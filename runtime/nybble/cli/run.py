@@ -25,7 +25,7 @@ from nybble.cli.terminal import (
     say,
     valid,
 )
-from nybble.errors import ModelNotFoundError, UsageError
+from nybble.errors import ContextError, ModelNotFoundError, UsageError
 from nybble.known import DEFAULT, KNOWN
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
                 chat(model, system, _ask_options(args), args.verbose)
             else:
                 _answer(model, prompt, args)
-    except UsageError as error:
+    except (UsageError, ContextError) as error:
         raise type(error)(_with_flags(str(error))) from None
     return 0
 

@@ -1,0 +1,255 @@
+"""The chat of nybble run on a real terminal, with a fake model."""
+
+import json
+import os
+import stat
+
+import pytest
+
+HOME = "chat_history"
+# readline as people have it: it edits lines, and draws them itself
+EDITING = """import os
+os.environ['TERM'] = 'xterm'
+fake_model.install()"""
+
+
+def test_chat_answers_until_exit(calls, open_terminal):
+    terminal = open_terminal("run", "--system", "Be brief.")
+    terminal.until_prompt()
+    terminal.type("/stats\n")
+    terminal.until("no reply yet")
+    terminal.until_prompt()
+    terminal.type("hello there\n")
+    terminal.until("You said <hello there> in message 2")
+    terminal.until_prompt()
+    terminal.type("/stats\n")
+    terminal.until("reply 3 tokens at 25.0 tokens/s")
+    terminal.until_prompt()
+    terminal.type("/help\n")
+    terminal.until("/exit         leave")
+    terminal.until_prompt()
+    terminal.type("/new\n")
+    terminal.until_prompt()
+    terminal.type("who are you\n")
+    terminal.until("You said <who are you> in message 2")
+    terminal.until_prompt()
+    terminal.type("/what\n")
+    terminal.until("there is no command /what")
+    terminal.until_prompt()
+    terminal.type("/exit\n")
+    assert terminal.end() == 0
+
+
+def test_a_reply_that_the_context_cut_is_told(calls, open_terminal):
+    cut = "fake_model.Stats.stop_reason = 'context'"
+    terminal = open_terminal("run", setup=f"fake_model.install()\n{cut}")
+    terminal.until_prompt()
+    terminal.type("hello\n")
+    terminal.until("the context is full with 8 tokens")
+    terminal.until_prompt()
+    terminal.type("/exit\n")
+    assert terminal.end() == 0
+
+
+def test_chat_escapes_what_could_drive_the_terminal(calls, open_terminal):
+    setup = (
+        r"fake_model.speak = lambda text: ['\x1b]0;title\x07', '\U0001f469\u200d\U0001f680 end']"
+    )
+    terminal = open_terminal("run", setup=f"fake_model.install()\n{setup}")
+    terminal.until_prompt()
+    terminal.type("hello\n")
+    assert r"\x1b]0;title\x07" in terminal.until("\U0001f469\u200d\U0001f680 end")
+    terminal.until_prompt()
+    terminal.type("\x04")
+    assert terminal.end() == 0
+
+
+def test_chat_goes_on_after_an_interrupt_and_an_error(calls, open_terminal):
+    setup = (
+        "from nybble.errors import ContextError\n"
+        "errors = [KeyboardInterrupt(), ContextError('too long')]\n"
+        "fake_model.speak = lambda text: ['word', errors.pop(0)] if errors else ['fine']"
+    )
+    terminal = open_terminal("run", setup=f"fake_model.install()\n{setup}")
+    for answer in ("(stopped)", "nybble: too long", "fine"):
+        terminal.until_prompt()
+        terminal.type("hello\n")
+        terminal.until(answer)
+    terminal.until_prompt()
+    terminal.interrupt_until("/exit or Ctrl-D leaves")
+    terminal.until_prompt()
+    terminal.type("\x04")
+    assert terminal.end() == 0
+
+
+def test_a_message_of_several_lines(calls, open_terminal):
+    terminal = open_terminal("run")
+    terminal.until_prompt()
+    terminal.type('"""first\n')
+    terminal.until(". ")
+    terminal.type("  second\n")
+    terminal.until(". ")
+    terminal.type('third"""\n')
+    assert terminal.until("in message").splitlines()[-3:] == [
+        "You said <first",
+        "  second",
+        "third> ",
+    ]
+    terminal.until_prompt()
+    terminal.type('"""on one line"""\n')
+    terminal.until("<on one line> in message 2")
+    terminal.until_prompt()
+    terminal.type("\x04")
+    assert terminal.end() == 0
+
+
+def test_what_was_said_can_be_saved(calls, open_terminal, tmp_path):
+    terminal = open_terminal("run", "--system", "Be brief.")
+    for command, answer in (
+        ("hello", "You said"),
+        (f"/save {tmp_path}/talk.json", "saved 2 messages: "),
+        (f"/save {tmp_path}/talk.txt", "saved 2 messages: "),
+        (f"/save {tmp_path}/talk.json", "saved 2 messages: "),  # its own file again
+        ("/save", "which file?"),
+        (f"/save {tmp_path}/other.txt", "is there already; save under another name"),
+        (f"/save {tmp_path}/none/talk.txt", "No such file or directory"),
+    ):
+        if "other" in command:
+            (tmp_path / "other.txt").write_text("mine")
+        terminal.until_prompt()
+        terminal.type(f"{command}\n")
+        terminal.until(answer)
+    terminal.until_prompt()
+    terminal.type("\x04")
+    assert terminal.end() == 0
+    said = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]
+    assert json.loads((tmp_path / "talk.json").read_text()) == said
+    assert (tmp_path / "talk.txt").read_text() == "system: Be brief.\n\nuser: hello\n"
+    assert (tmp_path / "other.txt").read_text() == "mine"
+
+
+def test_a_system_message_begins_anew(calls, open_terminal):
+    terminal = open_terminal("run")
+    for command, answer in (
+        ("/system", "no system message; /system TEXT sets one"),
+        ("hello", "in message 1"),
+        ("/system Be brief.", ""),
+        ("hello", "in message 2"),
+        ("/system", "Be brief."),
+        ("/new", ""),
+        ("hello", "in message 2"),  # the system message stays
+    ):
+        terminal.until_prompt()
+        terminal.type(f"{command}\n")
+        terminal.until(answer)
+    terminal.until_prompt()
+    terminal.type("/exit\n")
+    assert terminal.end() == 0
+
+
+def test_thinking_is_turned_on_and_off(calls, open_terminal):
+    setup = """fake_model.install()
+real = fake_model.Chat.ask
+def ask(self, text, **options):
+    print('options', options)
+    return real(self, text, **options)
+fake_model.Chat.ask = ask"""
+    terminal = open_terminal("run", "--no-think", setup=setup)
+    for command, answer in (
+        ("/think", "/think is off; on, off and auto change it"),
+        ("hello", "options {'think': False}"),
+        ("/think on", ""),
+        ("hello", "options {'think': True}"),
+        ("/think auto", ""),
+        ("hello", "options {}"),
+        ("/think maybe", "/think is auto"),
+    ):
+        terminal.until_prompt()
+        terminal.type(f"{command}\n")
+        terminal.until(answer)
+    terminal.until_prompt()
+    terminal.type("\x04")
+    assert terminal.end() == 0
+
+
+def test_a_path_is_a_message_and_a_mistyped_command_is_not(calls, open_terminal):
+    terminal = open_terminal("run")
+    for command, answer in (
+        ("/etc/hosts is what?", "You said </etc/hosts is what?>"),
+        ("/stat please", "there is no command /stat; /help lists them"),
+        ("/", "there is no command /"),
+        ("   ", ""),
+    ):
+        terminal.until_prompt()
+        terminal.type(f"{command}\n")
+        terminal.until(answer)
+    terminal.until_prompt()
+    terminal.type("\x04")
+    assert terminal.end() == 0
+
+
+def test_what_was_typed_comes_back(calls, home, open_terminal):
+    pytest.importorskip("readline")
+    first = open_terminal("run", setup=EDITING)
+    first.until_prompt()
+    first.type("a long question\r")
+    first.until("<a long question>")
+    first.until_prompt()
+    first.process.kill()  # nothing is lost by that
+    first.process.wait()
+    path = home / HOME
+    assert path.read_text().splitlines()[-1] == "a long question"
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    second = open_terminal("run", setup=EDITING)
+    second.until_prompt()
+    second.type("\x1b[A\x01very \r")  # up; to the line's begin, and there another word
+    second.until("<very a long question>")
+    second.until_prompt()
+    second.type("\x04")
+    assert second.end() == 0
+
+
+def test_a_history_of_others_is_made_private(calls, home, open_terminal):
+    pytest.importorskip("readline")
+    path = home / HOME
+    path.write_text("before\n")
+    path.chmod(0o644)
+    terminal = open_terminal("run", setup=EDITING)
+    terminal.until_prompt()
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    terminal.type("\x04")
+    assert terminal.end() == 0
+
+
+def test_a_chat_works_without_a_history(calls, home, open_terminal):
+    (home / HOME).mkdir()  # a file of that name cannot be had
+    terminal = open_terminal("run", setup=EDITING)
+    terminal.until_prompt()
+    terminal.type("hello\r")
+    terminal.until("You said <hello>")
+    terminal.until_prompt()
+    terminal.type("\x04")
+    assert terminal.end() == 0
+
+
+def test_ctrl_c_stops_a_reply_that_is_being_made(calls, open_terminal):
+    setup = """import time
+fake_model.install()
+def speak(text):
+    yield 'begun'
+    time.sleep(0.2 if text == 'short' else 60)
+    yield ' done'
+fake_model.speak = speak
+fake_model.Chat.ask = lambda self, text, **options: fake_model.Reply(speak(text))"""
+    terminal = open_terminal("run", setup=setup)
+    terminal.until_prompt()
+    terminal.type("long\n")
+    terminal.until("begun")
+    terminal.type("\x03")
+    terminal.until("(stopped)")
+    terminal.until_prompt()
+    terminal.type("short\n")
+    terminal.until("begun done")
+    terminal.until_prompt()
+    terminal.type("\x04")
+    assert terminal.end() == 0
