@@ -24,11 +24,11 @@ class Reply:
         self.pieces = pieces
         self.stats = Stats()
 
-    def __iter__(self):
+    def parts(self):
         for piece in self.pieces:
             if isinstance(piece, BaseException):
                 raise piece
-            yield piece
+            yield piece if isinstance(piece, tuple) else ("text", piece)
 
     def close(self):
         calls.append(("close",))
@@ -70,7 +70,8 @@ calls = []  # what the command line asked of the model, in order
 
 
 def speak(text):
-    """The pieces of the answer; a test replaces this to let the model say something else."""
+    """The pieces of the answer, or pairs of ("thinking", piece); a test replaces this to let the
+    model say something else."""
     return ["You said ", f"<{text}>"]
 
 

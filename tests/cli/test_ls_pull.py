@@ -114,6 +114,19 @@ def test_pull_says_what_it_did(home, capsys, monkeypatch, changes, lines):
     assert capsys.readouterr() == ("", "\n".join([waits, *lines, ""]))
 
 
+def test_pull_that_is_stopped_says_what_is_kept(home, capsys, monkeypatch):
+    def pull(name, on_progress, on_wait, on_check):
+        folder = home / "models" / ".pull-smollm2-135m"
+        folder.mkdir(parents=True)
+        (folder / "smollm2-135m.gguf").write_bytes(bytes(3_000_000))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hub, "pull", pull)
+    assert main(["pull", "smollm2-135m"]) == 130
+    kept = "stopped; 3 MB are kept, and nybble pull goes on behind them\n"
+    assert capsys.readouterr() == ("", kept)
+
+
 def test_pull_of_what_is_there_is_verified(home, capsys, monkeypatch):
     path = put(home, "tiny", 0)
     sha256 = hashlib.sha256(b"").hexdigest()

@@ -270,3 +270,50 @@ def test_nothing_passing_is_printed_where_no_terminal_is(calls, monkeypatch, cap
     monkeypatch.setattr(run, "LONG_S", 0.0)
     assert main(["run", "hello"]) == 0
     assert capsys.readouterr() == ("You said <hello>\n", "")
+
+
+def thinks(text):
+    return [("thinking", "Hm, \x1b[31m"), ("thinking", "well."), "It ", "is."]
+
+
+def test_what_is_thought_is_not_among_the_words(calls, monkeypatch, capsys):
+    monkeypatch.setattr(fake_model, "speak", thinks)
+    assert main(["run", "hello"]) == 0
+    assert capsys.readouterr() == ("It is.\n", "")
+
+
+def test_what_is_thought_is_in_the_json(calls, monkeypatch, capsys):
+    monkeypatch.setattr(fake_model, "speak", thinks)
+    assert main(["run", "hello", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [list(line) for line in lines] == [
+        ["thinking"],
+        ["thinking"],
+        ["text"],
+        ["text"],
+        ["stats"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("environment", "begin", "end"),
+    [
+        ("TERM=xterm", "\x1b[2m", "\x1b[0m"),
+        ("TERM=dumb", "", ""),
+        ("NO_COLOR=1", "", ""),
+    ],
+)
+def test_what_is_thought_shows_dim_on_a_terminal(calls, open_terminal, environment, begin, end):
+    name, _, value = environment.partition("=")
+    setup = f"import os\nos.environ.update({{'TERM': 'xterm', {name!r}: {value!r}}})\n"
+    setup += "import test_run\nfake_model.speak = test_run.thinks\nfake_model.install()"
+    terminal = open_terminal("run", "hello", setup=setup)
+    assert terminal.end() == 0
+    shown = f"{begin}Hm, \\x1b[31mwell.{end}\n\nIt is.\n"  # its own control character is escaped
+    assert terminal.seen.replace("\r", "") == shown
+
+
+def test_thinking_means_nothing_without_a_template(calls, monkeypatch, capsys):
+    monkeypatch.setattr(fake_model.Model, "has_template", False)
+    assert main(["run", "hello", "--no-think"]) == 2
+    assert "no chat template, so --think means nothing to it" in capsys.readouterr().err

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
-import shutil
 import sys
-import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -39,9 +36,13 @@ class Help(argparse.RawDescriptionHelpFormatter):
     """
 
     def __init__(self, prog: str) -> None:
+        import shutil
+
         super().__init__(prog, width=min(shutil.get_terminal_size().columns - 2, _WIDEST))
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
+        import textwrap
+
         out = []
         for paragraph in text.strip("\n").split("\n\n"):
             prose: list[str] = []
@@ -107,6 +108,8 @@ class Parser(argparse.ArgumentParser):
 
 def unknown_verb(word: str, verbs: Sequence[str]) -> UsageError:
     """The error for a first word that is no verb."""
+    import difflib
+
     likely = _OTHER_WORDS.get(word.lower()) or next(
         iter(difflib.get_close_matches(word.lower(), verbs, n=1)), None
     )
@@ -120,6 +123,8 @@ def _example(line: str, width: int) -> list[str]:
         return []
     if len(line) <= width or not gap:
         return [line]
+    import textwrap
+
     indent = " " * 6
     return [
         command,

@@ -63,6 +63,13 @@ def pull(name: str) -> str:
         pulled = hub.pull(
             name, came, lambda: say("another pull is running; waiting for it to end"), check
         )
+    except KeyboardInterrupt:
+        check.close()
+        bar.close()
+        for left, _, nbytes in hub.unfinished():
+            if left == hub.canonical(name):
+                say(f"stopped; {megabytes(nbytes)} are kept, and nybble pull goes on behind them")
+        raise
     finally:
         check.close()
         bar.close()

@@ -101,7 +101,9 @@ def add_parser(verbs: Any) -> None:
         help="threads of the engine (the cores of the strongest cluster)",
     )
     parser.add_argument(
-        "--json", action="store_true", help='an object a line: {"text": ...}, then {"stats": ...}'
+        "--json",
+        action="store_true",
+        help='an object a line: {"text": ...}, or "thinking", and at the end {"stats": ...}',
     )
     parser.add_argument("--verbose", action="store_true", help="print figures on stderr at the end")
     parser.set_defaults(run=run)
@@ -216,8 +218,9 @@ def _answer(model: Model, prompt: str, args: argparse.Namespace) -> None:
         if args.system is not None:
             messages.insert(0, {"role": "system", "content": valid(args.system)})
         reply = model.ask(messages, **_ask_options(args))
-    elif args.system is not None:
-        raise UsageError("this model has no chat template, so --system means nothing to it")
+    elif args.system is not None or args.think is not None:
+        flag = "--think" if args.system is None else "--system"
+        raise UsageError(f"this model has no chat template, so {flag} means nothing to it")
     else:
         say(
             "nybble: this model has no chat template: it continues the prompt as it stands"
@@ -235,8 +238,8 @@ def _answer(model: Model, prompt: str, args: argparse.Namespace) -> None:
 
 
 def _print_json(reply: Reply) -> None:
-    for text in reply:
-        print(json.dumps({"text": text}), flush=True)
+    for kind, text in reply.parts():
+        print(json.dumps({kind: text}), flush=True)
     print(json.dumps({"stats": reply.stats.asdict()}), flush=True)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import textwrap
 import threading
@@ -68,7 +67,7 @@ def columns(stream: TextIO) -> int | None:
         own = os.get_terminal_size(stream.fileno()).columns
     except (OSError, ValueError):
         own = 0
-    return max(own or shutil.get_terminal_size().columns, 20)
+    return max(own or 80, 20)
 
 
 def table(rows: Sequence[tuple[str, str, str]]) -> Iterable[str]:
@@ -90,16 +89,50 @@ def table(rows: Sequence[tuple[str, str, str]]) -> Iterable[str]:
 
 
 def print_words(reply: Reply) -> None:
-    """Print a model's words on stdout as they come, and end them with a line end."""
+    """Print a model's words on stdout as they come, and end them with a line end. What it thinks
+    before goes to a terminal only, beside the results."""
     show = harmless if sys.stdout.isatty() else str
     last = ""
-    with Waiting(f"reading the prompt ({counted(reply.stats.prompt_tokens, 'token')})") as waiting:
-        for text in reply:
+    waiting = Waiting(f"reading the prompt ({counted(reply.stats.prompt_tokens, 'token')})")
+    with waiting, _Thoughts() as thoughts:
+        for kind, text in reply.parts():
             waiting.end()
+            if kind == "thinking":
+                thoughts.print(text)
+                continue
+            thoughts.end()
             print(show(text), end="", flush=True)
             last = text or last
     if not last.endswith("\n"):
         print(flush=True)
+
+
+class _Thoughts:
+    """What a model thinks before it answers: on stderr, dim, where that is a terminal."""
+
+    def __init__(self) -> None:
+        self._is_shown = sys.stderr.isatty()
+        self._has_begun = False
+        is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb"
+        self._dim, self._normal = ("", "") if is_plain else ("\x1b[2m", "\x1b[0m")
+
+    def __enter__(self) -> _Thoughts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def print(self, text: str) -> None:
+        if self._is_shown:
+            begin = "" if self._has_begun else self._dim
+            print(begin + harmless(text), end="", file=sys.stderr, flush=True)
+            self._has_begun = True
+
+    def end(self) -> None:
+        """Leave a line between thinking and text."""
+        if self._has_begun:
+            say(f"{self._normal}\n")
+            self._has_begun = False
 
 
 def figures(reply: Reply) -> str:
