@@ -162,7 +162,9 @@ def _offer_pull(name: str) -> None:
         can_be_pulled = name in KNOWN or hub.is_remote(name)
         if not can_be_pulled or not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
             raise
-        size = f" ({megabytes(KNOWN[name].nbytes)})" if name in KNOWN else ""
+        row = KNOWN.get(name)
+        about = "" if row is None or row.sha256 else "about "
+        size = "" if row is None else f" ({about}{megabytes(row.nbytes)})"
         question = f"{printable(name)} is not here; pull it{size}? [Y/n] "
         print(question, end="", file=sys.stderr, flush=True)
         answer = sys.stdin.readline()  # empty at the end of input, which is no
