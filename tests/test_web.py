@@ -194,6 +194,7 @@ PAGE = b"<!DOCTYPE html><html>log in</html>"
         ((200, {}, b""), "is no GGUF file: it has 0 bytes"),
         ((200, {"Content-Encoding": "gzip"}, b"GGUF"), "sends it encoded"),
         ((206, {"Content-Range": "bytes 7-9/10"}, b"GGU"), "sends another part than asked"),
+        ((206, {"Content-Range": f"bytes {'9' * 5000}-"}, b"GGU"), "sends another part than asked"),
         ((302, {"Location": "file:///etc/hostname"}, b""), "answers 302"),
         ((302, {"Location": "ftp://127.0.0.1/x.gguf"}, b""), "which is on no web server"),
         ((302, {"Location": "http://127.0.0.1:9/x.gguf"}, b""), "no connection: Connection ref"),
@@ -303,23 +304,22 @@ def test_a_killed_pull_is_gone_on_with(home, server, the_hub, of):
     assert leftovers(home) == []
 
 
+@pytest.mark.parametrize("of", ["url", "hub"])
 @pytest.mark.parametrize("moment", ["os.fsync", "os.replace"])
-def test_a_pull_killed_at_its_end_has_nothing_more_to_ask_for(home, the_hub, moment):
-    # the second replace: the first writes down which version is coming
+def test_a_pull_killed_at_its_end_has_nothing_more_to_ask_for(home, server, the_hub, moment, of):
+    name, files = (url_of(server), server) if of == "url" else (FILE, the_hub.store)
+    # the third replace: the others write down which version is coming, and its sum
     hook = f"real, calls = {moment}, []\n"
     hook += "def dies(*args):\n    calls.append(1)\n"
     hook += f"    {'len(calls) > 2' if moment == 'os.replace' else 'True'} and die()\n"
     hook += f"    return real(*args)\n{moment} = dies"
-    killed = child(FILE, hook)
+    killed = child(name, hook)
     killed.communicate(timeout=60)
     assert killed.returncode == -signal.SIGKILL
     assert list(hub.installed()) == []
-    if moment == "os.replace":
-        before = len(the_hub.store.requests)
-        assert Path(hub.pull(FILE).path).read_bytes() == CONTENT
-        assert len(the_hub.store.requests) == before
-    else:
-        assert Path(hub.pull(FILE).path).read_bytes() == CONTENT
+    before = len(files.requests)
+    assert Path(hub.pull(name).path).read_bytes() == CONTENT
+    assert len(files.requests) == before
     assert leftovers(home) == []
 
 

@@ -106,11 +106,14 @@ class Download:
     def resume(self, target: IO[bytes], folder: str) -> int:
         """Keep what can be gone on with: the beginning of the same version, by its sum or by the
         server's name for it."""
-        validator, sha256 = _read_state(folder)
+        state = _read_state(folder)
+        validator, sha256 = state.get("validator"), state.get("sha256")
         size = target.seek(0, os.SEEK_END)
         is_same = validator is not None if self.sha256 is None else sha256 == self.sha256
         if is_same and (self.nbytes is None or size <= self.nbytes):
             self._validator = validator
+            if size == state.get("nbytes"):  # it was killed when all had come
+                self.source.nbytes, self.source.sha256 = size, self.sha256 or sha256
             return size
         target.truncate(0)
         return 0
@@ -170,8 +173,8 @@ class Download:
     def _learn(self, headers: Message, sha256: str | None, begin: int, folder: str) -> None:
         """Take from an answer how long the file is, its sum if a hub gives it, and what this
         version is called."""
-        length = headers.get("Content-Length", "")
-        whole = begin + int(length) if length.isdigit() else None
+        length = _number(headers.get("Content-Length", ""))
+        whole = None if length is None else begin + length
         if self.nbytes is None:
             self.source.nbytes = whole
         elif whole not in (None, self.nbytes):
@@ -182,7 +185,8 @@ class Download:
         etag = headers.get("ETag", "")
         strong = etag if etag.startswith('"') else None  # a weak one says nothing of the bytes
         self._validator = strong or headers.get("Last-Modified")
-        _write_state(folder, self._validator, self.sha256)
+        state = {"validator": self._validator, "sha256": self.sha256, "nbytes": self.nbytes}
+        _write_state(folder, state)
 
     def _append_all(
         self,
@@ -286,10 +290,10 @@ def _open(source: Source, headers: dict[str, str]) -> tuple[http.client.HTTPResp
     except urllib.error.HTTPError as error:
         error.close()
         if error.code in _MAY_PASS:
-            after = error.headers.get("Retry-After", "")
+            after = _number(error.headers.get("Retry-After", "")) or 0
             raise _BrokenOff(
                 f"the server answers {error.code} {error.reason}".rstrip(),
-                retry_after_s=min(float(after), _LONGEST_S) if after.isdigit() else 0.0,
+                retry_after_s=min(after, _LONGEST_S),
             ) from None
         code = error.headers.get("X-Error-Code", "")
         raise Refused(source.url, error.code, str(error.reason), code) from None
@@ -304,10 +308,16 @@ def _linked_sum(headers: Message) -> str | None:
     return etag if len(etag) == 64 else None
 
 
+def _number(text: str) -> int | None:
+    """A number out of a header; None for anything else."""
+    return int(text) if text.isdecimal() and len(text) < 19 else None
+
+
 def _begin_of(headers: Message) -> int:
     """Where the part in a 206 begins: `Content-Range: bytes 100-199/200`; -1 if it is not said."""
-    begin = headers.get("Content-Range", "").removeprefix("bytes").strip().partition("-")[0]
-    return int(begin) if begin.isdigit() else -1
+    part = headers.get("Content-Range", "").removeprefix("bytes").strip()
+    begin = _number(part.partition("-")[0])
+    return -1 if begin is None else begin
 
 
 def _next_page(url: str, headers: Message) -> str | None:
@@ -331,20 +341,20 @@ def _without_password(url: str) -> tuple[str, str | None]:
     return urlunsplit(parts._replace(netloc=place)), f"Basic {word}"
 
 
-def _read_state(folder: str) -> tuple[str | None, str | None]:
-    """(validator, sha256) of the version of which a beginning is there."""
+def _read_state(folder: str) -> dict[str, Any]:
+    """What is known of the version of which a beginning is there: validator, sha256, nbytes."""
     try:
         with open(os.path.join(folder, _STATE), encoding="utf-8") as file:
             state = json.load(file)
-        return state["validator"], state["sha256"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return None, None
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
 
 
-def _write_state(folder: str, validator: str | None, sha256: str | None) -> None:
+def _write_state(folder: str, state: dict[str, Any]) -> None:
     path = os.path.join(folder, _STATE)
     with open(f"{path}.new", "w", encoding="utf-8") as file:
-        json.dump({"validator": validator, "sha256": sha256}, file)
+        json.dump(state, file)
     os.replace(f"{path}.new", path)
 
 

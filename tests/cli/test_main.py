@@ -61,7 +61,7 @@ def test_interrupt_is_130_and_closes_the_reply(calls, capsys, monkeypatch):
         (["sing"], "there is no verb 'sing'; the verbs are run, pull, "),
         (["chat"], "there is no verb 'chat'; did you mean nybble run?"),
         (["List"], "there is no verb 'List'; did you mean nybble ls?"),
-        (["shwo"], "there is no verb 'shwo'; did you mean nybble show?"),
+        (["benc"], "there is no verb 'benc'; did you mean nybble bench?"),
         (["help", "chat"], "there is no verb 'chat'; did you mean nybble run?"),
         (["run", "smollm2"], "there is no model 'smollm2'; did you mean nybble run smollm2-135m?"),
         (["run", "Qwen3-0.6b"], "did you mean nybble run qwen3-0.6b?"),

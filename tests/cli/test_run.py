@@ -239,7 +239,7 @@ def test_words_that_look_like_flags_are_text_after_two_dashes(calls):
 def test_loading_and_reading_show_on_a_terminal_when_they_take_long(calls, open_terminal):
     setup = """import time
 from nybble.cli import terminal, run
-terminal.LONG_S = run.LONG_S = 0.2
+terminal.LONG_S = 0.2
 def load(name, on_progress, **options):
     on_progress(0, 4_000_000)
     time.sleep(0.3)

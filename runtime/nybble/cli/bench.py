@@ -9,7 +9,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from nybble.cli.terminal import counted, megabytes, say
+from nybble.cli.terminal import counted, load, megabytes, say
 from nybble.options import Options
 
 _EXAMPLES = """\
@@ -56,7 +56,6 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `nybble bench`."""
-    import nybble
     from nybble import machine
     from nybble._core import native
     from nybble.errors import UsageError
@@ -68,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     if min(depths) < 0:
         raise UsageError("--depth must be 0 or more")
     longest = max(args.prompt, *depths)
-    model = nybble.load(args.model, threads=args.threads, context=longest + args.gen + 1)
+    model = load(args.model, threads=args.threads, context=longest + args.gen + 1)
     ids = model.tokenize(_TEXT)
     ids = (ids * (longest // len(ids) + 1))[:longest]
     runs = []

@@ -167,7 +167,7 @@ class _History:
             os.chmod(self._path, 0o600)
             readline.set_history_length(_HISTORY_LINES)
             readline.read_history_file(self._path)
-        except (ImportError, OSError):
+        except (ImportError, OSError, NybbleError):  # the last: there is no home at all
             return
         self._readline = readline
 

@@ -15,10 +15,10 @@ from nybble.cli.chat import chat
 from nybble.cli.pull import pull
 from nybble.cli.terminal import (
     LONG_S,
-    ProgressBar,
     counted,
     cut_short,
     figures,
+    load,
     megabytes,
     print_words,
     printable,
@@ -118,7 +118,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--json needs a prompt")
     _advise_threads(args.threads)
     try:
-        with _load(name, args) as model:
+        load_options = _given({key: getattr(args, key) for key in _LOAD_OPTIONS})
+        with load(name, **load_options) as model:
             if prompt is None:
                 system = None if args.system is None else valid(args.system)
                 chat(model, system, _ask_options(args), args.verbose)
@@ -201,17 +202,6 @@ def _advise_threads(threads: int | None) -> None:
             f"nybble: {counted(threads, 'thread')} on {counted(usable, 'CPU')}: the same tokens,"
             f" but slower than with --threads {usable}"
         )
-
-
-def _load(name: str, args: argparse.Namespace) -> Model:
-    import nybble  # after the cheap checks
-
-    bar = ProgressBar(f"loading {printable(name)}", after_s=LONG_S, is_passing=True)
-    options = {key: getattr(args, key) for key in _LOAD_OPTIONS}
-    try:
-        return nybble.load(name, on_progress=bar, **_given(options))
-    finally:
-        bar.close()
 
 
 def _answer(model: Model, prompt: str, args: argparse.Namespace) -> None:

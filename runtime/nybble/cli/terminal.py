@@ -8,9 +8,10 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
+    from nybble.model import Model
     from nybble.reply import Reply
 
 _BAR = 24  # characters, where there is room
@@ -86,6 +87,17 @@ def table(rows: Sequence[tuple[str, str, str]]) -> Iterable[str]:
         yield from textwrap.wrap(
             more, width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
         )
+
+
+def load(name: str, **options: Any) -> Model:
+    """`nybble.load`, with a bar while weights are packed if that takes long."""
+    import nybble  # after the cheap checks of the verb
+
+    bar = ProgressBar(f"loading {printable(name)}", after_s=LONG_S, is_passing=True)
+    try:
+        return nybble.load(name, on_progress=bar, **options)
+    finally:
+        bar.close()
 
 
 def print_words(reply: Reply) -> None:
