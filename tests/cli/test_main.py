@@ -157,3 +157,16 @@ def test_closed_pipe_is_quiet(home):
     os.close(writer)
     assert ls.stderr == b""
     assert ls.returncode == 0
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_are_no_error(home, closed):
+    command = f"{sys.executable} -m nybble ls --known {closed}"
+    ls = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert ls.returncode == 0
+    assert ("smollm2-135m" in ls.stdout) == (" >&-" not in f" {closed}")
+    assert ls.stderr == ""
+    failing = f"{sys.executable} -m nybble run no.gguf hello {closed}"
+    run = subprocess.run(["sh", "-c", failing], capture_output=True, text=True)
+    assert run.returncode == 2
+    assert run.stdout == ""

@@ -150,6 +150,22 @@ def test_run_on_a_terminal_offers_to_pull(home, open_terminal):
     assert terminal.end() == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("hf:someone/tiny-GGUF:Q4_0", ""),
+        ("https://host/x.gguf", ""),
+        ("qwen3-0.6b", " (about 397 MB)"),
+    ],
+)
+def test_run_offers_to_pull_all_that_can_be_pulled(home, open_terminal, name, size):
+    terminal = open_terminal("run", name)
+    terminal.until(f"{name} is not here; pull it{size}? [Y/n] ")
+    terminal.type("\x04")  # the end of the input is no yes
+    terminal.until(f"{name} is not on this machine; get it: nybble pull {name}")
+    assert terminal.end() == 2
+
+
 def test_run_pulls_after_a_yes(home, open_terminal):
     setup = (
         "import nybble.cli.run\n"

@@ -37,6 +37,7 @@ context, 4 damaged or unknown file, 5 cannot run on this machine, 130 interrupte
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `argv` is the process's own if None."""
     try:
+        _open_what_is_closed()
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):  # a character the terminal lacks is no error
                 stream.reconfigure(errors="replace")
@@ -110,6 +111,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if argv and not argv[0].startswith("-") and argv[0] not in verbs:
         raise unknown_verb(argv[0], list(verbs))
     return top.parse_words(argv)
+
+
+def _open_what_is_closed() -> None:
+    """A service may have no stdout or stderr; then what goes there goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
 
 
 def _fail(text: str, code: int) -> int:
