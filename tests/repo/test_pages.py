@@ -76,6 +76,17 @@ def test_links_lead_somewhere(page):
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+def test_the_page_of_the_command_line_names_every_verb_and_option():
+    def helped(*verb):
+        return run([sys.executable, "-m", "nybble", *verb, "--help"], README.parent).stdout
+
+    page = TEXTS["command-line.md"]
+    verbs = re.findall(r"^    ([a-z]+)\b", helped(), re.MULTILINE)
+    assert {"run", "pull", "doctor"} <= {*verbs}
+    options = {o for verb in verbs for o in re.findall(r"--[a-z][a-z-]+", helped(verb))}
+    assert [name for name in (*verbs, *sorted(options)) if name not in page] == []
+
+
 def test_commands_reads_blocks():
     text = "```sh\n$ a b\n1\n\n2\n$ c\n```\ntext\n```console\n$ d\n```\n```python\nx\n```\n"
     assert commands(text, "sh") == [("a b", "1\n\n2\n"), ("c", "")]
