@@ -74,6 +74,7 @@ CASES: dict[str, dict[str, Any]] = {
         "tied": False,
         "rope_factors": llama3_factors(5e5, 32),
     },
+    "smollm3": {"family": "smollm3", "heads": 4, "kv_heads": 2, "dim": 128, "layers": 4},
     "qwen2": {"family": "qwen2", "heads": 4, "kv_heads": 2, "dim": 128, "tied": False},
     "qwen3": {"family": "qwen3", "heads": 4, "kv_heads": 2, "head_dim": 48, "tied": False},
     "gemma3": {
@@ -122,6 +123,7 @@ def transformers_model(path: Path) -> Any:
         "rms_norm_eps": m["attention.layer_norm_rms_epsilon"],
         "rope_parameters": rope,
         "tie_word_embeddings": "output.weight" not in file.tensors,
+        "pad_token_id": None,
         "attn_implementation": "eager",
         "dtype": torch.float32,
     }
@@ -137,6 +139,7 @@ def transformers_model(path: Path) -> Any:
         }
     make_config, make_model = {
         "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
+        "smollm3": (transformers.SmolLM3Config, transformers.SmolLM3ForCausalLM),
         "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
         "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
         "gemma3": (transformers.Gemma3TextConfig, transformers.Gemma3ForCausalLM),
@@ -149,7 +152,7 @@ def transformers_model(path: Path) -> Any:
         w = dequantize(file.data(name), info.format, info.shape)
         if family == "gemma3" and "norm" in name:
             w = w - np.float32(1)
-        if family == "llama" and name.endswith(("attn_q.weight", "attn_k.weight")):
+        if family in oracle.PAIRS and name.endswith(("attn_q.weight", "attn_k.weight")):
             w = w.reshape(-1, head_dim // 2, 2, w.shape[-1]).swapaxes(1, 2).reshape(w.shape)
         weights[_their_name(name, family)] = torch.from_numpy(np.array(w, np.float32))
     if config["tie_word_embeddings"]:

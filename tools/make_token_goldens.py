@@ -1,10 +1,20 @@
-"""Makes tests/golden/NAME_tokens.json: llama.cpp's token ids of tricky strings.
+"""Makes llama.cpp's token ids of tricky strings and of conversations: tests/golden/*.json.
 
-    python tools/make_token_goldens.py smollm2 SmolLM2-135M-Instruct.Q4_1.gguf
-    python tools/make_token_goldens.py gemma3 gemma3-270m.gguf
+    python -m tools.make_token_goldens strings smollm2 SmolLM2-135M-Instruct.Q4_1.gguf
+    python -m tools.make_token_goldens strings gemma3 gemma3-270m.gguf
+    python -m tools.make_token_goldens chats smollm2 SmolLM2-135M-Instruct.Q4_1.gguf
+    python -m tools.make_token_goldens chats qwen-coder qwen2.5-coder-0.5b.gguf
+    python -m tools.make_token_goldens chats gemma3 gemma3-270m.gguf
 
-Asks llama.cpp, as the PyPI package llama-cpp-python 0.3.36 has it, for the ids of every string
-below on the file's vocabulary, once as text and once with special tokens found (null if equal).
+Asks llama.cpp, as the PyPI package llama-cpp-python 0.3.36 has it, on the file's vocabulary.
+
+NAME_tokens.json: of every string below, [string, ids as text, ids with special tokens found (null
+if equal)].
+
+NAME_chats.json: of the conversations of tools/conversations.py, rendered by the file's template, a
+line each {"chat", "tools" (whether they are given), "ids"}; null for one that the template refuses.
+Where a message spells a control token, llama.cpp takes it for one: there is {"text"} instead, which
+the ids stand for. {"raw", "ids"} is a message's text as it is, with BOS if the file wants it.
 """
 
 from __future__ import annotations
@@ -12,7 +22,11 @@ from __future__ import annotations
 import json
 import sys
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from tools.conversations import CHATS, SPELLED, TOOL_CHATS, TOOLS
 
 GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden"
 
@@ -181,24 +195,58 @@ def strings() -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def token_goldens(model: Any) -> Iterator[Any]:
+    for text in strings():
+        plain, special = (
+            model.tokenize(text.encode(), add_bos=False, special=special)
+            for special in (False, True)
+        )
+        yield [text, plain, special if special != plain else None]
+
+
+def chat_goldens(model: Any) -> Iterator[Any]:
+    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+    def rendered(messages: Any, tools: Any = None) -> Any:
+        """What llama-cpp-python makes of a conversation; None if the template refuses it."""
+        try:
+            return formatter(messages=messages, tools=tools)
+        except Exception:
+            return None
+
+    source = model.metadata.get("tokenizer.chat_template")
+    if source is not None:
+        spell = model._model.token_get_text
+        bos, eos = (spell(i) if i >= 0 else "" for i in (model.token_bos(), model.token_eos()))
+        formatter = Jinja2ChatFormatter(source, eos_token=eos, bos_token=bos)
+        chats = [(name, False, rendered(chat)) for name, chat in CHATS.items()]
+        chats += [(name, True, rendered(chat, TOOLS)) for name, chat in TOOL_CHATS.items()]
+        for name, tools, made in chats:
+            ids = made and model.tokenize(
+                made.prompt.encode(), add_bos=not made.added_special, special=True
+            )
+            yield {"chat": name, "tools": tools, "ids": ids}
+        for name, chat in SPELLED.items():
+            yield {"chat": name, "text": rendered(chat).prompt}
+    for chat in (*CHATS.values(), *SPELLED.values()):
+        for message in chat:
+            text = message["content"]
+            yield {"raw": text, "ids": model.tokenize(text.encode(), add_bos=True, special=False)}
+
+
+KINDS = {"strings": (token_goldens, "tokens"), "chats": (chat_goldens, "chats")}
+
+
 def main() -> None:
     import llama_cpp
 
-    name, path = sys.argv[1:]
-    model = llama_cpp.Llama(path, vocab_only=True, verbose=False)
-
-    def ids(text: str, special: bool) -> list[int]:
-        found: list[int] = model.tokenize(text.encode(), add_bos=False, special=special)
-        return found
-
-    goldens = []
-    for text in strings():
-        plain, special = ids(text, False), ids(text, True)
-        goldens.append([text, plain, special if special != plain else None])
+    kind, name, path = sys.argv[1:]
+    make, ending = KINDS[kind]
+    goldens = list(make(llama_cpp.Llama(path, vocab_only=True, verbose=False)))
     lines = ",\n".join(json.dumps(golden, separators=(",", ":")) for golden in goldens)
-    output = GOLDEN / f"{name}_tokens.json"
+    output = GOLDEN / f"{name}_{ending}.json"
     output.write_text(f"[\n{lines}\n]\n", encoding="ascii")
-    print(f"{len(goldens)} strings: {output}")
+    print(f"{len(goldens)} {kind}: {output}")
 
 
 if __name__ == "__main__":

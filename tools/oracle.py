@@ -7,10 +7,11 @@ on the same weights and so tells how far float32 itself can be trusted.
     python -m tools.oracle MODEL.gguf 504 3575 282        # the likeliest next ids, with logits
 
 All have RMSNorm (arXiv 1910.07467); grouped-query attention (2305.13245) with rotary positions
-(2104.09864), in the llama family on the pairs (2i, 2i + 1) of a head, because its files hold q and
-k so, else on (i, i + D / 2); a gated MLP (2002.05202); a head of its own or the embedding. Qwen 2
-adds biases to q, k and v; Qwen 3 norms their heads, as Gemma 3 does, which also norms what a branch
-adds, scales its embeddings, gates by GELU and looks through a window in all layers but some.
+(2104.09864), in the families `PAIRS` on the pairs (2i, 2i + 1) of a head, because their files hold
+q and k so, else on (i, i + D / 2); a gated MLP (2002.05202); a head of its own or the embedding.
+SmolLM 3 does not rotate in every fourth layer. Qwen 2 adds biases to q, k and v; Qwen 3 norms their
+heads, as Gemma 3 does, which also norms what a branch adds, scales its embeddings, gates by GELU
+and looks through a window in all layers but some.
 
 Memory: the weights of one layer, `HEAD_ROWS` rows of the head, the activations of all tokens of
 one layer, and the logits; 600 tokens of SmolLM2-135M stay below 0.5 GB.
@@ -19,6 +20,7 @@ one layer, and the logits; 600 tokens of SmolLM2-135M stay below 0.5 GB.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -28,13 +30,15 @@ import numpy as np
 from nybble.formats.gguf import GgufFile
 from tools.gguf_writer import FORMATS, dequantize
 
-FAMILIES = ("llama", "qwen2", "qwen3", "gemma3")
+FAMILIES = ("llama", "smollm3", "qwen2", "qwen3", "gemma3")
 PARTS = {  # of a layer, beyond those that all families have
     "llama": [],
+    "smollm3": [],
     "qwen2": [],
     "qwen3": ["attn_q_norm", "attn_k_norm"],
     "gemma3": ["attn_q_norm", "attn_k_norm", "post_attention_norm", "post_ffw_norm"],
 }
+PAIRS = ("llama", "smollm3")  # whose rotated dims lie in pairs
 ROPE_FACTORS = "rope_freqs.weight"
 HEAD_ROWS = 8192  # of the head, dequantized at a time
 QUERIES = 256  # rows of attention scores held at a time
@@ -46,7 +50,7 @@ class Layer(NamedTuple):
     """What one layer's attention does differently from another's."""
 
     theta: float
-    rope_factor: float  # by which positions are divided
+    rope_factor: float  # by which positions are divided; infinite: nothing rotates
     window: int  # positions seen, the token's own among them; 0: all
 
 
@@ -87,9 +91,13 @@ class Model:
         near = Layer(
             m.get("rope.freq_base_swa", 10_000.0), 1.0, m.get("attention.sliding_window", 0)
         )
-        period = m.get("attention.sliding_window_pattern", 6)
+        still = far._replace(rope_factor=math.inf)
+        if is_gemma:
+            kinds = [near] * (m.get("attention.sliding_window_pattern", 6) - 1) + [far]
+        else:
+            kinds = [far, far, far, still] if family == "smollm3" else [far]
         self.shape = Shape(
-            layers=tuple(near if is_gemma and (i + 1) % period else far for i in range(layers)),
+            layers=tuple(kinds[i % len(kinds)] for i in range(layers)),
             dim=dim,
             heads=heads,
             kv_heads=m.get("attention.head_count_kv", heads),
@@ -189,7 +197,7 @@ def _attention(model: Model, i: int, x: np.ndarray, kv: KvType) -> np.ndarray:
         y = y.reshape(-1, n, s.head_dim)
         if part == "v":
             return y
-        turn = rotate_pairs if model.family == "llama" else rotate_halves
+        turn = rotate_pairs if model.family in PAIRS else rotate_halves
         return turn(_normed(model, f"{at}attn_{part}_norm.weight", y), cos, sin)
 
     q, k, v = heads("q", s.heads), heads("k", s.kv_heads), heads("v", s.kv_heads)

@@ -21,7 +21,7 @@ import numpy as np
 
 from tools.gguf_writer import Array, Tensor, Value, tensor, write_gguf
 
-FAMILIES = ("llama", "qwen2", "qwen3", "gemma3")
+FAMILIES = ("llama", "smollm3", "qwen2", "qwen3", "gemma3")
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")  # ids 0, 1, 2
 NORMAL_TOKEN, CONTROL_TOKEN, UNUSED_TOKEN = 1, 3, 5
 MERGES = 64  # at most; a small vocabulary has fewer
@@ -123,7 +123,7 @@ def tiny_model(
 ) -> None:
     """Write a random model of a family to `path`.
 
-    family   : "llama", "qwen2", "qwen3" or "gemma3"
+    family   : one of `FAMILIES`
     dim, hidden : multiples of the blocks, 32 or 256, of the formats that they meet
     head_dim : dim / heads where it is not given
     vocab    : at least 259 (3 control tokens and 256 bytes); up to 64 merges come on top, and

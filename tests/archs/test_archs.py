@@ -49,7 +49,15 @@ def described(family, keys, tensors=None, tensor_format="F32", **changed):
 
 
 def test_the_families_are_the_modules():
-    assert archs.known() == ["gemma3", "llama", "qwen2", "qwen3"]
+    assert archs.known() == ["gemma3", "llama", "qwen2", "qwen3", "smollm3"]
+
+
+def test_smollm3_does_not_rotate_in_every_fourth_layer():
+    tree = described("smollm3", LLAMA, block_count=9)
+    stands = [not any(block.attention.rope.turns()) for block in tree.blocks]
+    assert stands == [False, False, False, True] * 2 + [False]
+    assert {block.attention.rope.layout for block in tree.blocks} == {"pairs"}
+    assert tree.blocks[0] == described("llama", LLAMA).blocks[0]
 
 
 def test_gemma3_looks_through_a_window_in_five_layers_of_six():

@@ -78,7 +78,9 @@ FORMATS = native.formats()
 
 def op_of(name: str) -> str:
     """ "gemv_q4_1_ref" -> "gemv"; the longest operation that begins the name."""
-    return max((op for op in STRUCTS if name.startswith(op + "_")), key=len)
+    ops = [op for op in STRUCTS if name.startswith(op + "_")]
+    assert ops, f"{name} is of an operation whose struct is not in FIELDS"
+    return max(ops, key=len)
 
 
 def rows_of(op: str) -> list[str]:

@@ -8,7 +8,17 @@ import pytest
 
 from nybble.archs.turns import rope_turns
 
-from .contract import PAGE, TINY, call, guarded, guarded_copy, ref_of, rows_of
+from .contract import (
+    PAGE,
+    ROWS_BY_NAME,
+    TINY,
+    call,
+    guarded,
+    guarded_copy,
+    op_of,
+    ref_of,
+    rows_of,
+)
 
 U = 2.0**-24  # half a unit in the last place of 1
 
@@ -364,6 +374,12 @@ CASES = {
         "scores": r((3, PAGE)), "out": r((3, 72)), "out_stride": 72,
     },  # fmt: skip
 }  # fmt: skip
+
+
+def test_every_operation_is_compared_with_the_reference():
+    """Here, or in test_matrices.py and test_quantize.py."""
+    elsewhere = {"gemv", "gemv16", "gemv32", "gemm", "gemm32", "embed", "quantize", "quantize16"}
+    assert {op_of(name) for name in ROWS_BY_NAME} == {*CASES, *elsewhere}
 
 
 @pytest.mark.parametrize(("op", "name"), [(op, name) for op in CASES for name in rows_of(op)])

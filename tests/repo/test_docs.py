@@ -10,7 +10,8 @@ import nybble
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ["ARCHITECTURE.md", "CONTRIBUTING.md", "docs/arithmetic.md", "docs/formats.md"]
-DOCUMENTS += ["docs/kernels.md", "docs/benchmarks.md", "docs/fidelity.md"]
+DOCUMENTS += ["docs/adding-a-kernel.md", "docs/adding-an-architecture.md"]
+DOCUMENTS += ["docs/benchmarks.md", "docs/fidelity.md", "docs/python.md", "docs/command-line.md"]
 CODE = {".c", ".h", ".def", ".py", ".pyx", ".pxd", ".pyi", ".toml"}
 
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
@@ -20,6 +21,7 @@ IDENTIFIER = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*")
 REFERENCE = re.compile(r'docs/(\w+\.md), \\?"([^"\\]+)')
 # In backquotes, and defined outside this repository.
 ELSEWHERE = {"NAME_LEVEL.c", ".venv/", "FLT_EVAL_METHOD", "fabsf", "pow"}
+ELSEWHERE |= {"conversion/", "src/models/"}  # llama.cpp's
 
 
 def tracked():
@@ -121,3 +123,11 @@ def test_links_lead_somewhere():
         path = ROOT / name
         for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
             assert (path.parent / link).exists(), f"{name} links to {link}"
+
+
+def test_make_help_lists_every_target():
+    text = (ROOT / "Makefile").read_text()
+    targets = set(re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split())
+    listing = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True)
+    listed = set(re.findall(r"^make (\S+)", listing.stdout, re.MULTILINE))
+    assert listed == targets - {"help"}

@@ -43,7 +43,8 @@ ALLOWED = {
     "types",
     "weakref",
 }
-SLOW = {"argparse", "dataclasses", "importlib.metadata", "jinja2", "numpy", "re", "typing"}
+SLOW = {"argparse", "dataclasses", "importlib.metadata", "numpy", "re", "typing"}
+SLOW |= {"jinja2", "minijinja"}
 
 # Without site (-S), so that what an environment's .pth files load is not taken for granted.
 PROGRAM = """

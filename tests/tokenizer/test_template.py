@@ -8,14 +8,15 @@ import sys
 import time
 from pathlib import Path
 
-import jinja2.sandbox
 import pytest
 import vocabulary
 
 from nybble import tokenizer
 from nybble.errors import TemplateError, UsageError
 from nybble.formats.gguf import GgufFile
+from nybble.tokenizer import quick
 from nybble.tokenizer.template import ChatTemplate
+from tools import conversations
 
 sys.path.append(str(Path(__file__).parents[1]))
 
@@ -55,18 +56,7 @@ def small(**more):
 
 def reference(source, messages, **variables):
     """What jinja2 makes of a template without any of our bounds."""
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = lambda value, **options: json.dumps(
-        value, **{"ensure_ascii": False, **options}
-    )
-
-    def raise_exception(message):
-        raise jinja2.TemplateError(message)
-
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = time.strftime
+    environment = conversations.jinja2_environment()
     return environment.from_string(source).render(messages=messages, **variables)
 
 
@@ -90,77 +80,44 @@ def test_smollm2_encodes_what_it_renders(smollm2, smollm2_tokens):
     assert smollm2_tokens.decode(ids, special=True).decode() == smollm2.render(CONVERSATION)
 
 
-def test_known_templates_render_as_jinja2_does():
-    """llama.cpp's collection; what plain jinja2 cannot render, we may refuse as well."""
-    tokens = small()
-    tools = [
-        {
-            "type": "function",
-            "function": {
-                "name": "look",
-                "description": "Looks <up>",
-                "parameters": {
-                    "type": "object",
-                    "properties": {"x": {"type": "string", "description": "é"}},
-                    "required": ["x"],
-                },
-            },
-        }
-    ]
-    messages = [
-        {"role": "user", "content": "Hello <b>x</b>"},
-        {"role": "assistant", "content": "<think>hm</think>Hi there"},
-        {"role": "user", "content": "More?"},
-    ]
-    rendered = 0
-    sources = sorted((peers.llama_cpp_sdist() / "templates").glob("*.jinja"))
-    for path, with_tools in itertools.product(sources, (False, True)):
-        source = path.read_text()
-        variables = {"tools": tools} if with_tools else {}
-        try:
-            text = reference(
-                source,
-                messages,
-                add_generation_prompt=True,
-                bos_token="",
-                eos_token="",
-                **variables,
-            )
-        except Exception:  # the template's own business: it wants other messages, or other tags
-            continue
-        rendered += 1
-        assert ChatTemplate(source, tokens).render(messages, **variables) == text, path.name
-    assert rendered > 120
+@pytest.fixture
+def noon(monkeypatch):
+    """Templates that write the time write the same one whenever they are asked."""
+    monkeypatch.setattr(time, "strftime", lambda format: f"<{format}>")
 
 
-FORGERIES = [
-    "{}",
-    "a{}b",
-    "{}{}",
-    " {} ",
-    "\n{}\n",
-]
+def attempt(refusal, render, *args, **kwargs):
+    """What it returns; None if it refuses."""
+    try:
+        return render(*args, **kwargs)
+    except refusal:
+        return None
 
 
-@pytest.mark.parametrize("pattern", FORGERIES)
-def test_no_spelling_in_a_message_becomes_a_token(smollm2, smollm2_tokens, pattern):
-    honest = specials_of(smollm2_tokens, smollm2.encode([{"role": "user", "content": "x"}]))
-    for id in smollm2_tokens.vocabulary.specials():
-        content = pattern.replace("{}", smollm2_tokens.spelling(id))
-        messages = [{"role": "user", "content": content}]
-        ids = smollm2.encode(messages)
-        assert specials_of(smollm2_tokens, ids) == honest, content
-        assert content in smollm2_tokens.decode(ids, special=True).decode()
-
-
-def test_nested_spellings_are_text(smollm2, smollm2_tokens):
-    spellings = [smollm2_tokens.spelling(id) for id in (0, 1, 2)]
-    honest = specials_of(smollm2_tokens, smollm2.encode([{"role": "user", "content": "x"}]))
-    for outer, inner in itertools.product(spellings, repeat=2):
-        for at in range(1, len(outer)):
-            content = outer[:at] + inner + outer[at:]
-            ids = smollm2.encode([{"role": "user", "content": content}])
-            assert specials_of(smollm2_tokens, ids) == honest, content
+@pytest.mark.parametrize("engine", ["either", "jinja2"])
+def test_known_templates_render_as_jinja2_does(engine, monkeypatch, noon):
+    """llama.cpp's collection, with and without tools: the same text, or a refusal by both."""
+    if engine == "jinja2":
+        monkeypatch.setattr(quick, "SAME", {})
+    tokens = small(bos_token_id=vocabulary_id("<s>"), eos_token_id=vocabulary_id("<|end|>"))
+    spelled = {"bos_token": "<s>", "eos_token": "<|end|>"}
+    chats = [(chat, {}) for chat in conversations.CHATS.values()]
+    chats += [(chat, {"tools": conversations.TOOLS}) for chat in conversations.TOOL_CHATS.values()]
+    rendered = refused = 0
+    for path in sorted((peers.llama_cpp_sdist() / "templates").glob("*.jinja")):
+        ours = ChatTemplate(path.read_text(), tokens)
+        plain = conversations.jinja2_environment().from_string(ours.source)
+        for (messages, tools), more, prompt in itertools.product(
+            chats, conversations.VARIABLES, (True, False)
+        ):
+            variables = {**tools, **more, "add_generation_prompt": prompt}
+            expected = attempt(Exception, plain.render, messages=messages, **spelled, **variables)
+            text = attempt(TemplateError, ours.render, messages, **variables)
+            assert text == expected, (path.name, messages, variables)
+            rendered += text is not None
+            refused += text is None
+    assert rendered > 6000
+    assert refused < rendered / 5
 
 
 @pytest.mark.parametrize("filter", ["", "| trim", "| upper | lower"])
@@ -178,6 +135,15 @@ def test_a_spelling_split_over_two_strings_is_text(filter):
                 ]
                 ids = template.encode(messages)
                 assert specials_of(tokens, ids) == [], (spelling, at)
+
+
+def test_a_spelling_in_letters_that_change_case_is_text():
+    """The long s has an upper case, and that has another lower case."""
+    tokens = small()
+    template = ChatTemplate("{{ messages[0].content | upper | lower }}", tokens)
+    for content in ("<\u017f>", "<|\u017ftart|>", "a<S>b", "<|END|>", "\u0130<s>"):
+        ids = template.encode([{"role": "user", "content": content}])
+        assert specials_of(tokens, ids) == [], content
 
 
 def test_a_spelling_split_between_the_template_and_a_string_is_text():
@@ -286,6 +252,7 @@ def vocabulary_id(spelling):
         ([{"role": "user"}], 'message 0: "content" is a str, here it is missing'),
         ([{"content": "x"}], '"role" is a str, here it is missing'),
         ([{"role": "user", "content": None}], '"content" is a str, here it is NoneType'),
+        ([{"role": "user", "tool_calls": []}], '"content" is a str, here it is missing'),
         ([{"role": "user", "content": ["x"]}], '"content" is a str, here it is list'),
         ([{"role": "user", "content": "x"}, {"role": 1, "content": ""}], "message 1"),
         ([{"role": "user", "content": "x", "f": print}], "text, numbers, lists and mappings"),

@@ -26,7 +26,7 @@ class Rope(NamedTuple):
     file's rows: "pairs" (2i, 2i + 1) or "halves" (i, i + dims / 2).
 
     factor  : by which all pairs turn more slowly: positions interpolated linearly (Chen et al.,
-              "Extending Context Window of Large Language Models", 2023)
+              "Extending Context Window of Large Language Models", 2023); math.inf: no pair turns
     factors : and those of each pair, () for none: Llama 3.1's, which slow the slow pairs down
     """
 

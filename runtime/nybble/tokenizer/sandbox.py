@@ -22,7 +22,9 @@ from types import CodeType
 from typing import Any
 
 import jinja2
+import jinja2.ext
 import jinja2.nodes
+import jinja2.parser
 import jinja2.sandbox
 import jinja2.visitor
 from jinja2.exceptions import SecurityError
@@ -70,6 +72,17 @@ def compile_template(source: str) -> CodeType:
     return Sandbox().compile(source, filename="<chat template>")
 
 
+class _Generation(jinja2.ext.Extension):
+    """transformers' tag around what the assistant says: here it writes what is inside."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.Scope(body, lineno=line)
+
+
 class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
     """The environment of one rendering."""
 
@@ -81,7 +94,7 @@ class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
             lstrip_blocks=True,
             optimized=False,  # constants are computed when they are needed, within the budget
             finalize=self._finalize,
-            extensions=["jinja2.ext.loopcontrols"],
+            extensions=[_Generation, "jinja2.ext.loopcontrols"],
         )
         self.steps_left = MAX_STEPS
         filters = {name: self._charging(self.filters[name]) for name in FILTERS & {*self.filters}}

@@ -12,7 +12,9 @@ assistant's own message `<think>` and `</think>` are left alone: templates look 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 
 from nybble._core import tokenizer as core
 from nybble.errors import TemplateError, UsageError
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from types import CodeType
     from typing import Any
 
+    import minijinja
+
 THINK = frozenset(("<think>", "</think>"))
 ROLES = frozenset(("system", "user", "assistant", "tool", "developer"))
 MAX_DEPTH = 64  # of lists and mappings in messages and variables
@@ -32,8 +36,10 @@ MARKS = range(0xE000, 0xF900)
 class ChatTemplate:
     """A model's chat template, `source` in jinja2's language, with the tokenizer it is for.
 
-    It is compiled when first used. TemplateError if it does not compile, cannot render the messages
-    or takes more than it may (`nybble.tokenizer.sandbox`), with the line where it is known.
+    It is compiled when first used: by minijinja where that is known to make the same text
+    (`nybble.tokenizer.quick`), by jinja2 as soon as a conversation needs it. TemplateError if it
+    does not compile, cannot render the messages or takes more than it may
+    (`nybble.tokenizer.sandbox`), with the line where it is known.
     """
 
     def __init__(self, source: str, tokenizer: Tokenizer) -> None:
@@ -45,7 +51,9 @@ class ChatTemplate:
         # behind every character that could begin a spelling.
         dense = any(word in source for word in ("replace", "split", "join"))
         self._guard = _Guard(protected, dense)
-        self._assistant_guard = _Guard(protected - THINK, dense, left_alone=tuple(THINK))
+        self._assistant_guard = self._guard
+        if protected & THINK:
+            self._assistant_guard = _Guard(protected - THINK, dense, left_alone=tuple(THINK))
 
     def encode(
         self,
@@ -56,8 +64,9 @@ class ChatTemplate:
     ) -> list[int]:
         """The ids of a conversation, up to where the assistant speaks.
 
-        `messages` are mappings with a str "role" and a str "content"; `variables` are what else the
-        template knows (`tools`, `enable_thinking`). BOS is in front once, whether the file asks for
+        `messages` are mappings with a str "role" and a str "content", which may be None or missing
+        beside "tool_calls"; `variables` are what else the template knows (`tools`,
+        `enable_thinking`). BOS is in front once, whether the file asks for
         it or the template writes it. UsageError if the messages are anything else.
         """
         text, mark = self._render(messages, add_generation_prompt, variables)
@@ -108,6 +117,22 @@ class ChatTemplate:
         return protected
 
     def _run(self, context: dict[str, Any]) -> str:
+        text = self._run_quickly(context)
+        return self._run_in_sandbox(context) if text is None else text
+
+    def _run_quickly(self, context: dict[str, Any]) -> str | None:
+        from nybble.tokenizer import quick
+
+        engine = self._quick_engine
+        return None if engine is None else quick.render(engine, context)
+
+    @cached_property
+    def _quick_engine(self) -> minijinja.Environment | None:
+        from nybble.tokenizer import quick
+
+        return quick.engine(self.source)
+
+    def _run_in_sandbox(self, context: dict[str, Any]) -> str:
         import jinja2
 
         from nybble.tokenizer import sandbox
@@ -139,19 +164,24 @@ class ChatTemplate:
 class _Guard:
     """Puts marks into strings so that no spelling of `protected` survives in them, nor arises where
     they meet other strings. With `dense` also behind every character that begins a spelling, but
-    for the spellings `left_alone`."""
+    for the spellings `left_alone`.
+
+    Letters count in either case, because templates change it. Gemma's vocabulary has 6,000
+    spellings, so they are kept in sorted lists, which are made in no time.
+    """
 
     def __init__(
         self, protected: frozenset[str], dense: bool, left_alone: tuple[str, ...] = ()
     ) -> None:
-        lower = {spelling.lower() for spelling in protected}
-        self._prefixes = {s[:n] for s in lower for n in range(1, len(s))}
-        self._suffixes = {s[n:] for s in lower for n in range(1, len(s))}
-        self._longest = max(map(len, lower), default=0)
-        self._infixes = "\n".join(lower)
-        self._spellings = {s[0] for s in lower} if dense else lower
+        self._whole = {_folded(spelling) for spelling in protected}
+        self._sorted = sorted(self._whole)
+        self._backwards = sorted(spelling[::-1] for spelling in self._whole)
+        self._lengths: dict[str, set[int]] = {}  # by the first character
+        for spelling in self._whole:
+            self._lengths.setdefault(spelling[0], set()).add(len(spelling))
+        self._longest = max(map(len, self._whole), default=0)
+        self._dense = dense
         self._left_alone = left_alone
-        self._pattern: Any = None  # compiled when there is a first text to look through
 
     def protect(self, value: Any, mark: str) -> Any:
         """A copy of a value of strings, lists and mappings, with marks in its strings."""
@@ -172,24 +202,21 @@ class _Guard:
     def is_inside(self, text: str) -> bool:
         """Whether some spelling has the text in it: a template that writes `<|` and `|>` around a
         role must not make a token of one that it does not know."""
-        return text.lower() in self._infixes
+        return _folded(text) in "\n".join(self._sorted)
 
     def _protect_text(self, text: str, mark: str) -> str:
-        if not text or not self._spellings:
+        if not text or not self._whole:
             return text
-        places = {
-            match.start() + 1
-            for match in self._matches(text)
-            if not text.startswith(self._left_alone, match.start())
-        }
+        folded = _folded(text)
+        places = {at + 1 for at in self._found(folded) if not text.startswith(self._left_alone, at)}
         # A template may strip white space off before it joins, so the edges within it count too.
         for end in {len(text), len(text.rstrip())}:
-            tail = text[max(0, end - self._longest) : end].lower()
-            if any(tail[n:] in self._prefixes for n in range(len(tail))):
+            tail = folded[max(0, end - self._longest) : end]
+            if any(_is_begun(self._sorted, tail[n:]) for n in range(len(tail))):
                 places.add(end)
         for start in {0, len(text) - len(text.lstrip())}:
-            head = text[start : start + self._longest].lower()
-            if any(head[:n] in self._suffixes for n in range(1, len(head) + 1)):
+            head = folded[start : start + self._longest][::-1]
+            if any(_is_begun(self._backwards, head[n:]) for n in range(len(head))):
                 places.add(start)
         pieces = []
         at = 0
@@ -198,16 +225,38 @@ class _Guard:
             at = place
         return "".join([*pieces, text[at:]])
 
-    def _matches(self, text: str) -> Iterator[Any]:
-        """Every place where a spelling starts, in whatever case: templates change case too."""
-        if self._pattern is None:
-            import re
+    def _found(self, folded: str) -> Iterator[int]:
+        """Every place where a spelling starts, also within another; if dense, where one could."""
+        for first, lengths in self._lengths.items():
+            at = folded.find(first)
+            while at >= 0:
+                if self._dense or any(folded[at : at + n] in self._whole for n in lengths):
+                    yield at
+                at = folded.find(first, at + 1)
 
-            # Looking ahead takes no characters, so spellings that overlap are all found.
-            alternatives = "|".join(re.escape(s) for s in sorted(self._spellings))
-            self._pattern = re.compile(f"(?={alternatives})", re.IGNORECASE)
-        found: Iterator[Any] = self._pattern.finditer(text)
-        return found
+
+class _Folds(dict[int, str]):
+    """Every character as what it becomes in lower case, by way of upper case too (the long s), if
+    that is one character."""
+
+    def __missing__(self, code: int) -> str:
+        ways = (chr(code).upper().lower(), chr(code).lower(), chr(code))
+        self[code] = next(way for way in ways if len(way) == 1)
+        return self[code]
+
+
+_FOLDS = _Folds()
+
+
+def _folded(text: str) -> str:
+    """A text without upper case, character by character."""
+    return text.lower() if text.isascii() else text.translate(_FOLDS)
+
+
+def _is_begun(ordered: list[str], start: str) -> bool:
+    """Whether one of the strings, which are sorted, goes on behind `start`."""
+    at = bisect_right(ordered, start)
+    return at < len(ordered) and ordered[at].startswith(start)
 
 
 def _protected(tokenizer: Tokenizer, source: str) -> Iterator[str]:
@@ -227,6 +276,8 @@ def _checked(messages: object) -> list[Mapping[str, Any]]:
         if not isinstance(message, Mapping):
             raise UsageError(f"message {number} is a mapping, not {type(message).__name__}")
         for key in ("role", "content"):
+            if key == "content" and message.get(key) is None and message.get("tool_calls"):
+                continue  # an assistant that calls a tool need not say anything
             if not isinstance(message.get(key), str):
                 found = type(message[key]).__name__ if key in message else "missing"
                 raise UsageError(f'message {number}: "{key}" is a str, here it is {found}')

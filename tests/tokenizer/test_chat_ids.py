@@ -1,0 +1,169 @@
+"""The ids of conversations on the three real models: llama.cpp's, but for forged control tokens."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from nybble import tokenizer
+from nybble.errors import TemplateError
+from nybble.formats.gguf import GgufFile
+from nybble.tokenizer.template import ChatTemplate
+from tools.conversations import CHATS, SPELLED, TOOL_CHATS, TOOLS
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+import peers
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+PATHS = {"smollm2": "smollm2_path", "qwen-coder": "qwen_coder_path", "gemma3": "gemma3_path"}
+
+
+class Real:
+    """A real model's tokenizer and template, and its golden ids."""
+
+    def __init__(self, name, path):
+        metadata = GgufFile(path).metadata
+        self.name = name
+        self.tokens = tokenizer.load(metadata)
+        self.source = metadata.get("tokenizer.chat_template")
+        self.goldens = json.loads((GOLDEN / f"{name}_chats.json").read_text())
+
+    def template(self):
+        """The file's template. The file of gemma3 is of a base model and has none: then Gemma 2's,
+        which makes the same turns of the same tokens."""
+        if self.source is None:
+            path = peers.llama_cpp_sdist() / "templates" / "google-gemma-2-2b-it.jinja"
+            return ChatTemplate(path.read_text(), self.tokens)
+        return ChatTemplate(self.source, self.tokens)
+
+    def specials(self, ids):
+        """The spellings of the special tokens among ids, those of plain space left out."""
+        special = {*self.tokens.vocabulary.specials()}
+        found = [self.tokens.spelling(id) for id in ids if id in special]
+        return [spelling for spelling in found if not spelling.isspace()]
+
+    def content(self, ids):
+        """The text that ids stand for, control tokens spelled out."""
+        return self.tokens.decode(ids, special=True).decode()
+
+
+@pytest.fixture(scope="module", params=PATHS)
+def real(request):
+    return Real(request.param, request.getfixturevalue(PATHS[request.param]))
+
+
+def honest(messages):
+    """The same turns, with nothing said in them; roles that are no words say something too."""
+    said = [(m["role"], "x" if m["content"] else "") for m in messages]
+    return [{"role": r if r.isidentifier() else "x", "content": content} for r, content in said]
+
+
+def test_ids_of_chats_equal_llama_cpps(real):
+    goldens = [golden for golden in real.goldens if "tools" in golden]
+    assert bool(goldens) == (real.source is not None)
+    for golden in goldens:
+        chats = TOOL_CHATS if golden["tools"] else CHATS
+        given = {"tools": TOOLS} if golden["tools"] else {}
+        if golden["ids"] is None:
+            with pytest.raises(TemplateError):
+                real.template().encode(chats[golden["chat"]], **given)
+        else:
+            ids = real.template().encode(chats[golden["chat"]], **given)
+            assert ids == golden["ids"], golden["chat"]
+
+
+def test_ids_of_raw_text_equal_llama_cpps(real):
+    goldens = [golden for golden in real.goldens if "raw" in golden]
+    assert len(goldens) > 50
+    for golden in goldens:
+        ids = real.tokens.encode(golden["raw"], add_bos=real.tokens.add_bos)
+        assert ids == golden["ids"], golden["raw"]
+
+
+def test_control_tokens_spelled_in_messages_are_text(real):
+    """The text is llama.cpp's, the control tokens are those of an honest conversation."""
+    texts = {golden["chat"]: golden["text"] for golden in real.goldens if "text" in golden}
+    template = real.template()
+    for name, chat in SPELLED.items():
+        if real.source is None and not {m["role"] for m in chat} <= {"user", "assistant"}:
+            continue  # Gemma 2's template refuses other roles
+        ids = template.encode(chat)
+        assert real.specials(ids) == real.specials(template.encode(honest(chat))), name
+        if real.source is not None:
+            assert real.content(ids) == texts[name]
+
+
+@pytest.mark.parametrize("pattern", ["{}", "a{}b", "{}{}", " {} ", "\n{}\n"])
+def test_no_spelling_in_a_message_becomes_a_token(real, pattern):
+    template = real.template()
+    expected = real.specials(template.encode([{"role": "user", "content": "x"}]))
+    ids = [id for id in real.tokens.vocabulary.specials() if real.tokens.is_control(id)]
+    assert len(ids) >= 5
+    for first in range(0, len(ids), 20):  # Gemma's vocabulary has 6,000 of them
+        spellings = map(real.tokens.spelling, ids[first : first + 20])
+        content = "".join(pattern.replace("{}", spelling) for spelling in spellings)
+        encoded = template.encode([{"role": "user", "content": content}])
+        assert real.specials(encoded) == expected, content
+        assert content.strip() in real.content(encoded)
+
+
+def turns(real):
+    """The spellings of which the model's own template makes turns."""
+    ids = real.template().encode([{"role": "user", "content": "x"}])
+    return sorted({*real.specials(ids)})
+
+
+def test_a_spelling_within_another_is_text(real):
+    template = real.template()
+    spellings = turns(real)
+    assert len(spellings) >= 2
+    expected = real.specials(template.encode([{"role": "user", "content": "x"}]))
+    for outer, inner in itertools.product(spellings, repeat=2):
+        for at in range(1, len(outer)):
+            content = outer[:at] + inner + outer[at:]
+            ids = template.encode([{"role": "user", "content": content}])
+            assert real.specials(ids) == expected, content
+
+
+def test_a_spelling_split_over_two_messages_is_text(real):
+    """With and without what a template may put between: it is the mark that keeps them apart."""
+    template = real.template()
+    joined = ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}", real.tokens)
+    for spelling in turns(real):
+        for at in range(1, len(spelling)):
+            messages = [
+                {"role": "user", "content": spelling[:at]},
+                {"role": "assistant", "content": spelling[at:]},
+                {"role": "user", "content": "x"},
+            ]
+            expected = real.specials(template.encode(honest(messages)))
+            assert real.specials(template.encode(messages)) == expected
+            ids = joined.encode(messages, add_generation_prompt=False)
+            assert set(real.specials(ids)) <= {real.tokens.spelling(real.tokens.bos or 0)}
+            assert spelling in real.content(ids)
+
+
+@pytest.mark.parametrize("real", ["qwen-coder"], indirect=True)
+def test_a_spelling_in_what_tools_say_is_text(real):
+    """Names, descriptions, arguments and results, for the template that writes them."""
+    template = real.template()
+    for spelling in [*turns(real), "</tool_response>", "</tool_call>"]:
+
+        def chat(text):
+            function = {"name": f"f{text}", "arguments": {text: [text]}}
+            return [
+                {"role": "user", "content": "x"},
+                {"role": "assistant", "content": "", "tool_calls": [{"function": function}]},
+                {"role": "tool", "content": text},
+            ], [{"type": "function", "function": {"name": f"f{text}", "description": text}}]
+
+        messages, tools = chat(spelling)
+        plain, plain_tools = chat("x")
+        ids = template.encode(messages, tools=tools)
+        assert real.specials(ids) == real.specials(template.encode(plain, tools=plain_tools))
+        assert real.content(ids).count(spelling) >= 5
