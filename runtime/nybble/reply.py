@@ -189,6 +189,8 @@ class Reply:
         loan = None if self._loan is None else self._loan()
         if self._lock.locked() or (loan is not None and loan.owner.thread != get_ident()):
             self._lock = allocate_lock()
+            if loan is not None:  # its steps may be held for good by a thread that is no more
+                loan.end()
             self._end("closed")
 
     # -- within

@@ -230,6 +230,37 @@ for thread in threads:
 print(codes, model.ask("Hello", max_tokens=3).text)
 """
 
+# The event loop's thread forks while one of its executor's is at a step of the reply.
+FORK_IN_A_LOOP = """
+import asyncio, os, sys, nybble
+model = nybble.load(sys.argv[1], context=60_000, threads=1)
+reply = model.complete("abc" * 19_000)
+
+async def read():
+    async for _ in reply:
+        pass
+
+async def main():
+    task = asyncio.create_task(read())
+    children = []
+    while len(children) < 20:
+        await asyncio.sleep(0.003)
+        child = os.fork()
+        if not child:
+            try:
+                reply.close()
+                os._exit(model.complete("c", max_tokens=3).text != "abc")
+            finally:
+                os._exit(2)
+        children.append(child)
+    assert reply.stats.stop_reason is None, "the parent's goes on"
+    await reply.aclose()
+    await task
+    print({os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children})
+
+asyncio.run(main())
+"""
+
 # A reply that this thread is in the middle of goes on in both, each with its own copy.
 BOTH_GO_ON = """
 import os, sys, nybble
@@ -255,6 +286,10 @@ def test_a_forked_child_may_ask_while_a_reply_is_read(endless, whose):
 
 def test_a_child_may_read_the_reply_that_another_thread_was_reading(endless):
     assert run(READ_AFTER_FORK, endless) == "{0} abc\n"
+
+
+def test_a_child_of_an_event_loop_may_ask(endless):
+    assert run(FORK_IN_A_LOOP, endless) == "{0}\n"
 
 
 def test_a_reply_goes_on_in_parent_and_child(path):
