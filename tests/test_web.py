@@ -209,6 +209,19 @@ def test_what_is_no_model_is_refused(home, server, answer, text):
     assert not (home / "models" / "http").exists()
 
 
+def test_of_a_page_nothing_is_kept(home, server):
+    server.files["/login.gguf"] = b"<html>Who are you?</html>"
+    with pytest.raises(DownloadError, match="one that wants a login[?]$"):
+        hub.pull(url_of(server, "/login.gguf"))
+    assert leftovers(home) == []
+
+
+@pytest.mark.parametrize("path", ["/tiny é.gguf", "/tiny%20é.gguf", "/tiny%20%C3%A9.gguf"])
+def test_an_address_may_be_written_as_browsers_show_it(server, path):
+    server.files["/tiny%20%C3%A9.gguf"] = CONTENT
+    assert hub.pull(url_of(server, path)).name == url_of(server, "/tiny%20%C3%A9.gguf")
+
+
 def test_no_server_is_told_at_once(home):
     with pytest.raises(
         DownloadError, match="127.0.0.1:9/x.gguf: no connection: Connection refused"
@@ -391,6 +404,12 @@ def test_a_home_that_cannot_be_used_is_told(server, monkeypatch, place):
 # -- from the hub
 
 
+def test_a_link_to_what_is_no_more_is_no_model(the_hub):
+    link = Path(hub.pull(FILE).path).with_name("gone.gguf")
+    link.symlink_to("nowhere.gguf")
+    assert [name for name, _, _ in hub.installed()] == [FILE]
+
+
 def test_a_file_of_the_hub_is_pulled_and_verified(home, the_hub):
     pulled = hub.pull(FILE)
     assert pulled.path == str(home / "models/hf/someone/tiny-GGUF/tiny-Q4_0.gguf")
@@ -450,10 +469,11 @@ def test_an_address_of_the_hubs_pages_is_the_hubs_name():
     assert hub.canonical(page.replace("main", "v2")).startswith("https://")
 
 
-def test_the_token_is_for_the_hub_alone(the_hub, monkeypatch):
+def test_the_token_is_for_the_hub_alone(home, the_hub, monkeypatch):
     the_hub.gated["someone/tiny-GGUF"] = "hf_right"
-    with pytest.raises(DownloadError, match=r"wants to know who asks .*401.*set HF_TOKEN"):
+    with pytest.raises(DownloadError, match=r"wants to know who asks .*401.*set HF_TOKEN to it$"):
         hub.pull(FILE)
+    assert leftovers(home) == []
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(DownloadError, match=r"refuses someone/tiny-GGUF to your HF_TOKEN \(403\)"):
         hub.pull(FILE)

@@ -97,7 +97,11 @@ def installed() -> Iterator[tuple[str, str, int]]:
         for parent, folders, files in os.walk(os.path.join(folder, origin)):
             folders[:] = [name for name in folders if not name.startswith(".")]
             paths = [os.path.join(parent, name) for name in files if name.endswith(SUFFIX)]
-            found += [(_name_at(os.path.relpath(path, folder)), path) for path in paths]
+            found += [
+                (_name_at(os.path.relpath(path, folder)), path)
+                for path in paths
+                if os.path.isfile(path)  # and no link to what is no more
+            ]
     for name, path in sorted(found):
         if is_remote(name) or _is_plain(name):
             yield name, path, os.stat(path).st_size

@@ -214,11 +214,11 @@ def _examine(name: str, check: Progress) -> Pulled | None:
 def _fetch(name: str, delivery: Delivery, lock: int, progress: Progress, check: Progress) -> Pulled:
     """Download, verify and move one model into place; the caller holds `lock`."""
     path, folder = hub.path_of(name), _folder_of(name)
+    partial = os.path.join(folder, os.path.basename(path))
     is_kept = False
     try:
         os.makedirs(folder, exist_ok=True)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        partial = os.path.join(folder, os.path.basename(path))
         with open(partial, "a+b") as target:
             have = delivery.resume(target, folder)
             is_kept = True
@@ -241,7 +241,7 @@ def _fetch(name: str, delivery: Delivery, lock: int, progress: Progress, check: 
         is_kept = False
         _sync_folder(os.path.dirname(path))
     except DownloadError as error:
-        if not is_kept or not delivery.is_resumable():
+        if not is_kept or not _can_go_on(partial, delivery):
             raise
         raise DownloadError(f"{error}; {_what_is_kept(folder, delivery)}") from None
     except OSError as error:
@@ -251,7 +251,7 @@ def _fetch(name: str, delivery: Delivery, lock: int, progress: Progress, check: 
             ) from None
         raise UsageError(hub.unusable(error)) from None
     finally:
-        if not is_kept or not delivery.is_resumable():
+        if not is_kept or not _can_go_on(partial, delivery):
             shutil.rmtree(folder, ignore_errors=True)
             _remove_empty(os.path.dirname(path))
     pulled = Pulled(name, path, sha256, is_new=True, is_verified=delivery.sha256 is not None)
@@ -282,6 +282,11 @@ def _free() -> int:
 
 def _more_space() -> str:
     return "free some space or set NYBBLE_HOME to a folder on a larger disk"
+
+
+def _can_go_on(partial: str, delivery: Delivery) -> bool:
+    """Whether something came, and the next pull can append to it."""
+    return os.path.isfile(partial) and os.path.getsize(partial) > 0 and delivery.is_resumable()
 
 
 def _what_is_kept(folder: str, delivery: Delivery) -> str:

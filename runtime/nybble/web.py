@@ -11,13 +11,14 @@ import http.client
 import json
 import os
 import ssl
+import string
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from email.message import Message
 from typing import IO, TYPE_CHECKING, Any
-from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from nybble import __version__
 from nybble.errors import DownloadError
@@ -283,7 +284,7 @@ def _open(source: Source, headers: dict[str, str]) -> tuple[http.client.HTTPResp
         opener.add_handler(handler)
     common = {"User-Agent": f"nybble/{__version__}", "Accept-Encoding": "identity"}
     try:
-        request = urllib.request.Request(source.url, headers={**common, **headers})
+        request = urllib.request.Request(_encoded(source.url), headers={**common, **headers})
         if source.authorization is not None:
             request.add_unredirected_header("Authorization", source.authorization)
         answer: http.client.HTTPResponse = opener.open(request, timeout=_TIMEOUT_S)
@@ -339,6 +340,14 @@ def _without_password(url: str) -> tuple[str, str | None]:
     name, _, password = user.partition(":")
     word = base64.b64encode(f"{unquote(name)}:{unquote(password)}".encode()).decode()
     return urlunsplit(parts._replace(netloc=place)), f"Basic {word}"
+
+
+def _encoded(url: str) -> str:
+    """A URL as it may be asked for: browsers show it with spaces and letters that a request cannot
+    hold."""
+    parts = urlsplit(url)
+    path, query = (quote(part, safe=string.punctuation) for part in (parts.path, parts.query))
+    return urlunsplit(parts._replace(path=path, query=query))
 
 
 def _read_state(folder: str) -> dict[str, Any]:
