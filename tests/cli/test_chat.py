@@ -6,6 +6,8 @@ import stat
 
 import pytest
 
+from nybble.cli import chat
+
 HOME = "chat_history"
 # readline as people have it: it edits lines, and draws them itself
 EDITING = """import os
@@ -126,6 +128,18 @@ def test_what_was_said_can_be_saved(calls, open_terminal, tmp_path):
     assert json.loads((tmp_path / "talk.json").read_text()) == said
     assert (tmp_path / "talk.txt").read_text() == "system: Be brief.\n\nuser: hello\n"
     assert (tmp_path / "other.txt").read_text() == "mine"
+
+
+def test_what_was_saved_stays_if_saving_again_fails(tmp_path):
+    path = tmp_path / "talk.txt"
+    path.write_text("what was said before")
+    with pytest.raises(UnicodeEncodeError):
+        chat._write_down([{"role": "user", "content": "no text: \ud800"}], str(path))
+    assert path.read_text() == "what was said before"
+    assert os.listdir(tmp_path) == [path.name]
+    chat._write_down([{"role": "user", "content": "hello"}], str(path))
+    assert path.read_text() == "user: hello\n"
+    assert os.listdir(tmp_path) == [path.name]
 
 
 def test_a_system_message_begins_anew(calls, open_terminal):

@@ -203,9 +203,15 @@ def _read_line(prompt: str) -> str:
 
 
 def _write_down(messages: list[dict[str, str]], path: str) -> None:
+    """Write beside the file and rename, so that what was saved before stays if this fails."""
+    import tempfile  # takes its time to load, and few chats are saved
+
     if path.endswith(".json"):
         text = json.dumps(messages, ensure_ascii=False, indent=1) + "\n"
     else:
         text = "\n".join(f"{m['role']}: {m['content']}\n" for m in messages)
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(path) or ".", prefix=".save-") as folder:
+        whole = os.path.join(folder, "chat")
+        with open(whole, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(whole, path)
