@@ -603,6 +603,9 @@ def test_a_known_sum_counts_more_than_the_hubs(the_hub, monkeypatch):
         "https://host:port/x.gguf",
         "https://[::1/x.gguf",
         "http://host/" + "x" * 300 + ".gguf",
+        "http://ho st/x.gguf",
+        "http://host/\udcff.gguf",  # a byte of the command line that is no UTF-8
+        "http://\udcff/x.gguf",
     ],
 )
 def test_a_malformed_name_is_refused(home, name):

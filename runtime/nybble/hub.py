@@ -138,11 +138,12 @@ def canonical(text: str) -> str:
     try:
         url = urlsplit(text)
         host, port = url.hostname or "", url.port
+        path = quote(url.path.lstrip("/"), safe="/%:@!$&'()*+,;=~")
     except ValueError as error:
         raise UsageError(f"{text!r} is no URL: {error}") from None
-    path = quote(url.path.lstrip("/"), safe="/%:@!$&'()*+,;=~")
     host = f"[{host}]" if ":" in host else host
-    if not _is_plain(host) or not _is_path(path):
+    is_host = _is_plain(host) and host.isprintable() and " " not in host
+    if not is_host or not _is_path(path):
         raise UsageError(f"{text!r} is no URL of a model file: it must end in /NAME{SUFFIX}")
     if host in ("huggingface.co", "hf.co"):
         owner, _, rest = path.partition("/")
