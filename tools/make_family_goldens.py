@@ -74,6 +74,7 @@ CASES: dict[str, dict[str, Any]] = {
         "tied": False,
         "rope_factors": llama3_factors(5e5, 32),
     },
+    "granite": {"family": "granite", "heads": 4, "kv_heads": 2, "dim": 128},
     "smollm3": {"family": "smollm3", "heads": 4, "kv_heads": 2, "dim": 128, "layers": 4},
     "qwen2": {"family": "qwen2", "heads": 4, "kv_heads": 2, "dim": 128, "tied": False},
     "qwen3": {"family": "qwen3", "heads": 4, "kv_heads": 2, "head_dim": 48, "tied": False},
@@ -137,8 +138,16 @@ def transformers_model(path: Path) -> Any:
             "layer_types": [kinds[(i + 1) % period] for i in range(m["block_count"])],
             "rope_parameters": {"full_attention": rope, "sliding_attention": near},
         }
+    if family == "granite":
+        config |= {
+            "embedding_multiplier": m["embedding_scale"],
+            "residual_multiplier": m["residual_scale"],
+            "attention_multiplier": m["attention.scale"],
+            "logits_scaling": m["logit_scale"],
+        }
     make_config, make_model = {
         "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
+        "granite": (transformers.GraniteConfig, transformers.GraniteForCausalLM),
         "smollm3": (transformers.SmolLM3Config, transformers.SmolLM3ForCausalLM),
         "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
         "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),

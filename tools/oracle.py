@@ -9,7 +9,8 @@ on the same weights and so tells how far float32 itself can be trusted.
 All have RMSNorm (arXiv 1910.07467); grouped-query attention (2305.13245) with rotary positions
 (2104.09864), in the families `PAIRS` on the pairs (2i, 2i + 1) of a head, because their files hold
 q and k so, else on (i, i + D / 2); a gated MLP (2002.05202); a head of its own or the embedding.
-SmolLM 3 does not rotate in every fourth layer. Qwen 2 adds biases to q, k and v; Qwen 3 norms their
+SmolLM 3 does not rotate in every fourth layer. Granite 3 scales embeddings, scores, what a branch
+adds, and logits. Qwen 2 adds biases to q, k and v; Qwen 3 norms their
 heads, as Gemma 3 does, which also norms what a branch adds, scales its embeddings, gates by GELU
 and looks through a window in all layers but some.
 
@@ -30,15 +31,16 @@ import numpy as np
 from nybble.formats.gguf import GgufFile
 from tools.gguf_writer import FORMATS, dequantize
 
-FAMILIES = ("llama", "smollm3", "qwen2", "qwen3", "gemma3")
+FAMILIES = ("llama", "granite", "smollm3", "qwen2", "qwen3", "gemma3")
 PARTS = {  # of a layer, beyond those that all families have
     "llama": [],
+    "granite": [],
     "smollm3": [],
     "qwen2": [],
     "qwen3": ["attn_q_norm", "attn_k_norm"],
     "gemma3": ["attn_q_norm", "attn_k_norm", "post_attention_norm", "post_ffw_norm"],
 }
-PAIRS = ("llama", "smollm3")  # whose rotated dims lie in pairs
+PAIRS = ("llama", "granite", "smollm3")  # whose rotated dims lie in pairs
 ROPE_FACTORS = "rope_freqs.weight"
 HEAD_ROWS = 8192  # of the head, dequantized at a time
 QUERIES = 256  # rows of attention scores held at a time
@@ -65,6 +67,8 @@ class Shape(NamedTuple):
     rope_dim: int  # of a head's dims, the first that rotate
     scale: float  # of the scores
     embed_scale: float
+    branch_scale: float
+    logit_divisor: float
     eps: float
 
 
@@ -92,6 +96,8 @@ class Model:
             m.get("rope.freq_base_swa", 10_000.0), 1.0, m.get("attention.sliding_window", 0)
         )
         still = far._replace(rope_factor=math.inf)
+        scales = m if family == "granite" else {}
+        usual = (dim // heads if is_27b else head_dim) ** -0.5
         if is_gemma:
             kinds = [near] * (m.get("attention.sliding_window_pattern", 6) - 1) + [far]
         else:
@@ -103,8 +109,10 @@ class Model:
             kv_heads=m.get("attention.head_count_kv", heads),
             head_dim=head_dim,
             rope_dim=m.get("rope.dimension_count", head_dim),
-            scale=(dim // heads if is_27b else head_dim) ** -0.5,
-            embed_scale=dim**0.5 if is_gemma else 1.0,
+            scale=scales.get("attention.scale", usual),
+            embed_scale=dim**0.5 if is_gemma else scales.get("embedding_scale", 1.0),
+            branch_scale=scales.get("residual_scale", 1.0),
+            logit_divisor=scales.get("logit_scale", 1.0),
             eps=m["attention.layer_norm_rms_epsilon"],
         )
         self._refuse_unknown(m)
@@ -165,7 +173,7 @@ def logits(
     out = np.empty((len(ids), vocab), dtype)
     for start in range(0, vocab, HEAD_ROWS):
         out[:, start : start + HEAD_ROWS] = x @ model.rows(model.head, start, start + HEAD_ROWS).T
-    return out
+    return out / dtype(model.shape.logit_divisor)
 
 
 def hidden(model: Model, ids: Sequence[int], kv: KvType = "f32") -> np.ndarray:
@@ -176,7 +184,8 @@ def hidden(model: Model, ids: Sequence[int], kv: KvType = "f32") -> np.ndarray:
     for i in range(len(s.layers)):
         for branch, post_norm in ((_attention, "post_attention_norm"), (_mlp, "post_ffw_norm")):
             y = branch(model, i, x, kv)
-            x = x + _normed(model, f"blk.{i}.{post_norm}.weight", y)
+            y = _normed(model, f"blk.{i}.{post_norm}.weight", y)
+            x = x + y * model.dtype(s.branch_scale)
     return rms_norm(x, model.tensor("output_norm.weight"), s.eps)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from tools.gguf_writer import Array, Tensor, Value, tensor, write_gguf
 
-FAMILIES = ("llama", "smollm3", "qwen2", "qwen3", "gemma3")
+FAMILIES = ("llama", "granite", "smollm3", "qwen2", "qwen3", "gemma3")
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")  # ids 0, 1, 2
 NORMAL_TOKEN, CONTROL_TOKEN, UNUSED_TOKEN = 1, 3, 5
 MERGES = 64  # at most; a small vocabulary has fewer
@@ -41,6 +41,13 @@ FILE_TYPES = {  # general.file_type of mostly-X
     "IQ4_NL": 25,
     "BF16": 32,
     "MXFP4": 38,
+}
+# The scales that only Granite's files have.
+GRANITE = {
+    "embedding_scale": 12.0,
+    "residual_scale": 0.22,
+    "attention.scale": 0.25,
+    "logit_scale": 6.0,
 }
 
 TEMPLATE = (
@@ -170,6 +177,8 @@ def tiny_model(
         own |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope_factor)}
     if family == "gemma3":
         own |= {"attention.sliding_window": window, "attention.sliding_window_pattern": 2}
+    if family == "granite":
+        own |= GRANITE
     metadata: dict[str, Value] = {
         "general.architecture": family,
         "general.type": "model",
@@ -247,10 +256,15 @@ def _tensors(
     def bias(name: str, n: int) -> Tensor:
         return tensor(f"{name}.bias", rng.standard_normal(n, np.float32), "F32")
 
-    # Gemma multiplies embeddings by sqrt(dim); they enter as small as in the other families, so
-    # that the branches have a say, and the last norm makes up for it.
-    last_gain = dim**0.5 if family == "gemma3" else 1.0
-    out = [matrix("token_embd", shape.vocab, dim, "embed", 3.0 / last_gain)]
+    # Gemma and Granite multiply embeddings; they enter as small beside the branches as in the other
+    # families, so that those have a say, and the last norm makes up for it.
+    embed_gain = last_gain = 1.0
+    if family == "gemma3":
+        embed_gain = last_gain = dim**0.5
+    if family == "granite":
+        embed_gain = GRANITE["embedding_scale"] / GRANITE["residual_scale"]
+        last_gain = embed_gain * GRANITE["logit_scale"]
+    out = [matrix("token_embd", shape.vocab, dim, "embed", 3.0 / embed_gain)]
     for i in range(shape.layers):
         blk = f"blk.{i}"
         out += [
@@ -273,7 +287,7 @@ def _tensors(
             out += [norm(f"{blk}.post_{part}_norm") for part in ("attention", "ffw")]
     out.append(norm("output_norm", gain=last_gain))
     if not tied:
-        out.append(matrix("output", shape.vocab, dim, "head", 3.0 / last_gain))
+        out.append(matrix("output", shape.vocab, dim, "head", 3.0 / embed_gain))
     return out
 
 

@@ -54,6 +54,7 @@ class Placement(NamedTuple):
     head_dim, rope_dims : if rope_dims > 0, the rows (of a vector: the elements) are heads of
                  head_dim whose first rope_dims come as pairs (2i, 2i + 1), and are packed as
                  halves (i, i + rope_dims / 2)
+    scale      : of a vector, whose elements are multiplied by it
     """
 
     name: str
@@ -64,6 +65,7 @@ class Placement(NamedTuple):
     nbytes: int
     head_dim: int
     rope_dims: int
+    scale: float
 
 
 class Lowered:
@@ -114,17 +116,26 @@ class Lowered:
         if cols % of_blocks:
             raise FormatError(f"{name} has {cols} columns, which is not a multiple of {of_blocks}")
         nbytes = _tiles(rows) * TILE_ROWS * cols // block_cols * block_bytes
-        offset = self._place(name, number, rows, cols, nbytes, heads)
+        offset = self._place(name, number, rows, cols, nbytes, heads, 1.0)
         return {"format": number, "rows": rows, "cols": cols, "weights": offset}
 
-    def vector(self, name: str, n: int, heads: Attention | None = None) -> Fields:
+    def vector(
+        self, name: str, n: int, heads: Attention | None = None, scale: float = 1.0
+    ) -> Fields:
         """Places a vector of floats; returns the fields of a step that reads it."""
         if self.formats[name] != "F32":
             raise FormatError(f"{name} is {self.formats[name]}; vectors must be F32")
-        return {"rows": n, "weights": self._place(name, VECTOR, 0, n, 4 * n, heads)}
+        return {"rows": n, "weights": self._place(name, VECTOR, 0, n, 4 * n, heads, scale)}
 
     def _place(
-        self, name: str, format: int, rows: int, cols: int, nbytes: int, heads: Attention | None
+        self,
+        name: str,
+        format: int,
+        rows: int,
+        cols: int,
+        nbytes: int,
+        heads: Attention | None,
+        scale: float,
     ) -> int:
         """Gives a tensor its place in the weights; one that has a place keeps it."""
         if name not in self.placements:
@@ -132,7 +143,7 @@ class Lowered:
             if heads is not None and heads.rope.layout == "pairs":
                 turned = (heads.head_dim, heads.rope.dims)
             self.placements[name] = Placement(
-                name, format, rows, cols, self.weights_bytes, nbytes, *turned
+                name, format, rows, cols, self.weights_bytes, nbytes, *turned, scale
             )
             self.weights_bytes += _aligned(nbytes)
         return self.placements[name].offset
@@ -150,8 +161,17 @@ class Lowered:
     def end_phase(self) -> None:
         self.steps[-1]["flags"] = self.steps[-1].get("flags", 0) | ENDS_PHASE
 
-    def norm(self, name: str, source: int, out: int, n: int, eps: float, flags: int = 0) -> None:
-        fields = self.vector(name, n)
+    def norm(
+        self,
+        name: str,
+        source: int,
+        out: int,
+        n: int,
+        eps: float,
+        flags: int = 0,
+        scale: float = 1.0,
+    ) -> None:
+        fields = self.vector(name, n, scale=scale)
         self.step("norm", **{"in": source}, out=out, value=eps, flags=flags, **fields)
 
     def add(self, source: int, out: int, n: int, flags: int = 0) -> None:
@@ -365,7 +385,7 @@ class _Lowering:
         for source, out in ((self.x, x), (self.y, y)):
             low.step("select", **{"in": source}, out=out, rows=dim, flags=ON_LOGITS)
         self._join(x, y, normed, ON_LOGITS)
-        low.norm("output_norm.weight", x, normed, dim, self.tree.norm_eps, ON_LOGITS)
+        self._last_norm(x, normed, ON_LOGITS)
         head = low.matrix("token_embd.weight" if self.tree.tied else "output.weight", vocab, dim)
         activations = Activations(normed, blocks, 16, ON_LOGITS)
         low.quantize(activations, dim, head)
@@ -374,8 +394,13 @@ class _Lowering:
 
     def _hidden(self) -> None:
         """What the head is given, of every token: where hidden states are wanted."""
-        low, dim, eps = self.low, self.tree.dim, self.tree.norm_eps
+        low = self.low
         self._join(self.x, self.y, self.normed, ON_HIDDEN)
-        low.norm("output_norm.weight", self.x, self.normed, dim, eps, ON_HIDDEN)
+        self._last_norm(self.x, self.normed, ON_HIDDEN)
         low.end_phase()
-        low.hidden, low.dim = self.normed, dim
+        low.hidden, low.dim = self.normed, self.tree.dim
+
+    def _last_norm(self, x: int, out: int, flags: int) -> None:
+        """Its weights are packed multiplied by the head's scale, and so are the logits."""
+        tree, name = self.tree, "output_norm.weight"
+        self.low.norm(name, x, out, tree.dim, tree.norm_eps, flags, tree.head_scale)

@@ -49,7 +49,45 @@ def described(family, keys, tensors=None, tensor_format="F32", **changed):
 
 
 def test_the_families_are_the_modules():
-    assert archs.known() == ["gemma3", "llama", "qwen2", "qwen3", "smollm3"]
+    assert archs.known() == ["gemma3", "granite", "llama", "qwen2", "qwen3", "smollm3"]
+
+
+GRANITE_2B = {  # of the 3.0 model's file
+    "block_count": 40,
+    "context_length": 4096,
+    "embedding_length": 2048,
+    "feed_forward_length": 8192,
+    "attention.head_count": 32,
+    "attention.head_count_kv": 8,
+    "attention.layer_norm_rms_epsilon": 1e-5,
+    "attention.scale": 0.015625,
+    "embedding_scale": 12.0,
+    "residual_scale": 0.22,
+    "logit_scale": 8.0,
+}
+
+
+def test_granites_stream_is_larger_by_what_its_branches_are_scaled_by():
+    tree = described("granite", GRANITE_2B)
+    assert tree.embed_scale == pytest.approx(12 / 0.22)
+    assert tree.norm_eps == pytest.approx(1e-5 / 0.22**2)
+    assert tree.head_scale == 1 / 8
+    attention = tree.blocks[0].attention
+    assert (attention.score_scale, attention.rope.layout) == (1 / 64, "pairs")
+    like_llama = {"embedding_scale": 1.0, "residual_scale": 1.0, "logit_scale": 1.0}
+    plain = described("granite", LLAMA, **like_llama)
+    scales = [block.attention.score_scale for block in plain.blocks]
+    assert scales == [1 / math.sqrt(32)] * 2
+
+
+def test_what_granite_is_refused_for():
+    with pytest.raises(FormatError, match=r"granite.logit_scale: the file does not say"):
+        described("granite", LLAMA)
+    for bad in (0.0, -1.0, 1e9, math.nan):
+        with pytest.raises(FormatError, match=r"residual_scale is .*; it should be a number from"):
+            described("granite", GRANITE_2B, residual_scale=bad)
+    with pytest.raises(FormatError, match="look through a window"):
+        described("granite", GRANITE_2B, **{"attention.sliding_window": 128})
 
 
 def test_smollm3_does_not_rotate_in_every_fourth_layer():

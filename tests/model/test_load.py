@@ -132,7 +132,8 @@ def test_random_damage_is_refused_or_harmless(path, tmp_path):
 
 def test_foreign_architectures(refused):
     for name in ("qwen9", "", "turns", "__init__", "../llama"):
-        refused("architecture '.*' is not known here; known: gemma3, llama, qwen2, qwen3, smollm3",
+        refused("architecture '.*' is not known here; known: gemma3, granite, llama, qwen2, qwen3, "
+                "smollm3",
                 {"general.architecture": name})  # fmt: skip
     refused("architecture None is not known", {"general.architecture": None})
     refused("architecture 5 is not known", {"general.architecture": 5})

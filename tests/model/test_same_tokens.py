@@ -21,6 +21,7 @@ SHAPES = {  # head_dim is dim / heads, query heads of a KV head are heads / kv_h
     "gqa5 64": {"dim": 320, "heads": 5, "kv_heads": 1, "hidden": 288, "vocab": 333},
     "gqa2 80": {"dim": 320, "heads": 4, "kv_heads": 2, "tied": False, "formats": Q4_1},
     "scaled": {"dim": 64, "heads": 2, "rope_factor": 2, "rope_factors": [1, 1.5, 2, 8] * 4},
+    "granite": {"family": "granite", "dim": 64, "heads": 4, "kv_heads": 2, "layers": 3},
     "smollm3": {"family": "smollm3", "dim": 64, "heads": 4, "kv_heads": 2, "layers": 5},
     "qwen2": {"family": "qwen2", "dim": 128, "heads": 4, "kv_heads": 2, "tied": False},
     "qwen3": {"family": "qwen3", "heads": 4, "kv_heads": 2, "head_dim": 48, "formats": Q8_0},

@@ -268,13 +268,14 @@ cdef size_t _pack_matrix(const nyb_layout *layout, const uint8_t *src, size_t ro
 
 
 cdef size_t _pack_vector(const uint8_t *src, size_t n, size_t head_dim, size_t rope_dims,
-                         float *dst) noexcept nogil:
-    """0, or 1 + the index of a float that is not finite. Tiny ones become 0."""
+                         float scale, float *dst) noexcept nogil:
+    """0, or 1 + the index of a float that, scaled, is not finite. Tiny ones become 0."""
     cdef size_t i, source
     cdef float x
     for i in range(n):
         source = _source_row(i, head_dim, rope_dims)
         memcpy(&x, src + 4 * source, 4)
+        x *= scale
         if x - x != 0:
             return 1 + source
         dst[i] = 0 if -TINY < x < TINY else x
@@ -301,6 +302,7 @@ cdef class Weights:
     cdef _pack(self, placement, const uint8_t[::1] src):
         cdef size_t rows = placement.rows, cols = placement.cols, bad
         cdef size_t head_dim = placement.head_dim, rope_dims = placement.rope_dims
+        cdef float scale = placement.scale
         cdef uint8_t *dst = self.arena.data + <uint64_t>placement.offset
         cdef const nyb_layout *layout = layout_of(placement.format) if rows else NULL
         cdef size_t expected = (rows * (cols // layout.block_cols) * layout.block_bytes
@@ -309,7 +311,7 @@ cdef class Weights:
             raise FormatError(f"{placement.name} has {src.shape[0]} bytes, {expected} expected")
         with nogil:
             if layout is NULL:
-                bad = _pack_vector(&src[0], cols, head_dim, rope_dims, <float *>dst)
+                bad = _pack_vector(&src[0], cols, head_dim, rope_dims, scale, <float *>dst)
             else:
                 bad = _pack_matrix(layout, &src[0], rows, cols, head_dim, rope_dims, dst)
         if bad:

@@ -84,7 +84,7 @@ class Block(NamedTuple):
 
 class Decoder(NamedTuple):
     """A whole model. `tied`: the output head is the embedding, whose rows are multiplied by
-    `embed_scale` where they enter."""
+    `embed_scale` where they enter. Logits are multiplied by `head_scale`."""
 
     dim: int
     vocab: int
@@ -93,6 +93,7 @@ class Decoder(NamedTuple):
     blocks: tuple[Block, ...]
     tied: bool
     embed_scale: float = 1.0
+    head_scale: float = 1.0
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Name and shape (rows, columns) of every tensor that the file must hold, in the order
