@@ -52,7 +52,7 @@ def test_the_families_are_the_modules():
     assert archs.known() == ["gemma3", "granite", "llama", "qwen2", "qwen3", "smollm3"]
 
 
-GRANITE_2B = {  # of the 3.0 model's file
+GRANITE_2B = {  # of that size, with scales such as the 3.0 models have
     "block_count": 40,
     "context_length": 4096,
     "embedding_length": 2048,
