@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
@@ -52,6 +53,47 @@ def test_interrupt_is_130_and_closes_the_reply(calls, capsys, monkeypatch):
     assert main(["run", "hello"]) == 130
     assert calls[-2:] == [("close",), ("exit",)]
     assert capsys.readouterr().err == ""
+
+
+SLOW = """import time
+fake_model.install()
+def speak(text):
+    yield 'begun'
+    time.sleep(60)
+fake_model.speak = speak"""
+
+
+def test_an_interrupt_ends_the_line_and_the_process(calls, open_terminal):
+    terminal = open_terminal("run", "hello", setup=SLOW)
+    terminal.until("begun")
+    terminal.type("\x03")
+    assert terminal.end() == -signal.SIGINT
+    assert terminal.seen.endswith("\n")
+    assert "Traceback" not in terminal.seen
+
+
+def test_an_interrupt_stops_a_loop_of_the_shell(calls, open_terminal, tmp_path):
+    script = tmp_path / "command.py"
+    script.write_text(f"import fake_model\n{SLOW}\nfrom nybble.cli import main\nmain()\n")
+    take = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
+    loop = f"for i in 1 2; do echo round $i; {sys.executable} {script} run hello; done"
+    command = [sys.executable, "-c", f"{take}; os.execlp('bash', 'bash', '-c', {loop!r})"]
+    terminal = open_terminal(command=command)
+    terminal.until("round 1")
+    terminal.until("begun")
+    terminal.type("\x03")
+    assert terminal.end() == -signal.SIGINT
+    assert "round 2" not in terminal.seen
+
+
+def test_an_interrupt_ends_the_line_of_bench(open_terminal):
+    setup = "from nybble.cli import bench\n"
+    setup += "def load(*_, **__):\n    print('loading', end='', flush=True)\n    time.sleep(60)\n"
+    terminal = open_terminal("bench", "m", setup=f"import time\n{setup}bench.load = load")
+    terminal.until("loading")
+    terminal.type("\x03")
+    assert terminal.end() == -signal.SIGINT
+    assert terminal.seen.endswith("\n")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ returns the exit code. stdout carries results only; questions, progress and erro
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 stream.reconfigure(errors="replace")
         return _run(sys.argv[1:] if argv is None else argv)
     except KeyboardInterrupt:
+        if argv is None:
+            _die_of_interrupt()
         return INTERRUPTED
     except BrokenPipeError:
         _abandon_stdout()
@@ -118,6 +121,17 @@ def _open_what_is_closed() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))
+
+
+def _die_of_interrupt() -> None:
+    """End as a process that Ctrl-C ends: a shell goes on with the next round of its loop after one
+    that exits, be it with 130, and stops after one that the signal ended."""
+    import signal
+
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+        sys.stdout.flush()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def _fail(text: str, code: int) -> int:
