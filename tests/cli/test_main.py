@@ -99,7 +99,11 @@ def test_an_interrupt_ends_the_line_of_bench(open_terminal):
 @pytest.mark.parametrize(
     ("argv", "text"),
     [
-        ([], "the following arguments are required: VERB; see nybble --help"),
+        (
+            ["--jsno"],
+            "unrecognized arguments: --jsno; the flags of a verb come after it; see nybble",
+        ),
+        (["--versoin"], "--versoin; did you mean --version?"),
         (["sing"], "there is no verb 'sing'; the verbs are run, pull, "),
         (["chat"], "there is no verb 'chat'; did you mean nybble run?"),
         (["List"], "there is no verb 'List'; did you mean nybble ls?"),
@@ -109,7 +113,10 @@ def test_an_interrupt_ends_the_line_of_bench(open_terminal):
         (["run", "Qwen3-0.6b"], "did you mean nybble run qwen3-0.6b?"),
         (["run", "a", "b", "c"], "unrecognized arguments: c; see nybble run --help"),
         (["run", "--seed", "x"], "argument --seed: invalid int value: 'x'; see nybble run --help"),
-        (["run", "--see", "3"], "unrecognized arguments: --see"),
+        (["run", "--see", "3"], "arguments: --see; did you mean --seed? see nybble run --help"),
+        (["run", "--max-token=3", "a"], "--max-token=3; did you mean --max-tokens?"),
+        (["ls", "--jsno"], "did you mean --json?"),
+        (["run", "a", "b", "--", "--see"], "arguments: --see; see nybble run --help"),
         (["pull"], "required: NAME; see nybble pull --help"),
         (["show", "no.gguf"], "there is no model 'no.gguf'"),
         (["run", "smollm.gguf"], "there is no model 'smollm.gguf'"),
@@ -173,9 +180,19 @@ def test_run_help_names_the_default_context(capsys, monkeypatch):
     )
 
 
-def test_version_is_printed(capsys):
+def test_nothing_asked_for_is_help_and_2(capsys):
     with pytest.raises(SystemExit) as exit_:
-        main(["--version"])
+        main([])
+    assert exit_.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == helped(capsys, ["--help"])
+
+
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_version_is_printed(capsys, flag):
+    with pytest.raises(SystemExit) as exit_:
+        main([flag])
     assert exit_.value.code == 0
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert capsys.readouterr().out == f"nybble {project['version']}\n"

@@ -252,6 +252,7 @@ def _flag(name: str) -> str:
 
 def _with_flags(text: str) -> str:
     """An error about a keyword, for someone who gave a flag: `--top-k must be ...`."""
+    text = text.replace("think=True", "--think").replace("think=False", "--no-think")
     return re.sub(
         rf"^({'|'.join(_ALL_OPTIONS)})(?= )|\b({'|'.join(n for n in _ALL_OPTIONS if '_' in n)})\b",
         lambda found: _flag(found[0]),
