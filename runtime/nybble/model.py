@@ -131,7 +131,8 @@ class Model:
         top_p          : draw from the fewest tokens whose probabilities reach this; 1 from all
         min_p          : draw from tokens at least this share as likely as the likeliest; 0 from all
         repeat_penalty : divide the logits of the last 64 tokens by this; 1 changes nothing
-        seed           : of the random numbers; the same seed gives the same tokens everywhere
+        seed           : of the random numbers, 0 unless given: the same question has the same
+                         answer, at a temperature too; the same seed draws the same everywhere
         stop           : a string or strings that end the reply's text and are not part of it
         timeout_s      : end at the next token, or chunk of the prompt, after so many seconds
         ignore_eos     : go on when the model would end

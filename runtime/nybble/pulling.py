@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import hashlib
 import os
 import shutil
@@ -49,10 +50,17 @@ class Pulled:
 
 
 class Growing:
-    """The file of a pull: appended to, or begun anew, with the sum of its bytes."""
+    """The file of a pull: appended to, or begun anew, with the sum of its bytes.
 
-    def __init__(self, target: IO[bytes], check: Progress) -> None:
+    make_room(have_bytes) : raises DownloadError if the rest does not fit the disk; to be called by
+                            who has learnt only from an answer how long the file is
+    """
+
+    def __init__(
+        self, target: IO[bytes], check: Progress, make_room: Callable[[int], None]
+    ) -> None:
         self._target = target
+        self.make_room = make_room
         self.digest = hashlib.sha256()
         self.size = os.fstat(target.fileno()).st_size
         target.seek(0)
@@ -223,7 +231,7 @@ def _fetch(name: str, delivery: Delivery, lock: int, progress: Progress, check: 
             have = delivery.resume(target, folder)
             is_kept = True
             _make_room(name, delivery, have)
-            file = Growing(target, check)
+            file = Growing(target, check, functools.partial(_make_room, name, delivery))
             delivery.deliver(file, folder, lock, progress)
             file.to_disk()
         is_kept = False
@@ -241,9 +249,9 @@ def _fetch(name: str, delivery: Delivery, lock: int, progress: Progress, check: 
         is_kept = False
         _sync_folder(os.path.dirname(path))
     except DownloadError as error:
-        if not is_kept or not _can_go_on(partial, delivery):
+        if not is_kept or not _has_come(partial):
             raise
-        raise DownloadError(f"{error}; {_what_is_kept(folder, delivery)}") from None
+        raise DownloadError(f"{error}; {_what_is_kept(partial, delivery)}") from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DownloadError(
@@ -267,11 +275,11 @@ def _make_room(name: str, delivery: Delivery, have: int) -> None:
             if other != name:
                 shutil.rmtree(folder, ignore_errors=True)
     if (free := _free()) < needed:
-        moment = f"{needed / 1e6:.0f} MB for a moment and " if delivery.nbytes else ""
+        moment = f"{needed / 1e6:,.0f} MB for a moment and " if delivery.nbytes else ""
         stays = ((delivery.nbytes or needed) - have) / 1e6
         raise DownloadError(
-            f"pulling {name} needs {moment}{stays:.0f} MB to stay, {hub.models_folder()} has"
-            f" {free / 1e6:.0f} MB free; {_more_space()}"
+            f"pulling {name} needs {moment}{stays:,.0f} MB to stay, {hub.models_folder()} has"
+            f" {free / 1e6:,.0f} MB free; {_more_space()}"
         )
 
 
@@ -286,13 +294,20 @@ def _more_space() -> str:
 
 def _can_go_on(partial: str, delivery: Delivery) -> bool:
     """Whether something came, and the next pull can append to it."""
-    return os.path.isfile(partial) and os.path.getsize(partial) > 0 and delivery.is_resumable()
+    return _has_come(partial) and delivery.is_resumable()
 
 
-def _what_is_kept(folder: str, delivery: Delivery) -> str:
-    have = max((os.stat(entry.path).st_size for entry in os.scandir(folder)), default=0)
-    of = f" of {delivery.nbytes / 1e6:,.0f}" if delivery.nbytes else ""
-    return f"the {have / 1e6:,.1f}{of} MB that came are kept: pull again to go on behind them"
+def _has_come(partial: str) -> bool:
+    return os.path.isfile(partial) and os.path.getsize(partial) > 0
+
+
+def _what_is_kept(partial: str, delivery: Delivery) -> str:
+    have = os.path.getsize(partial)
+    of = f" of {delivery.nbytes / 1e6:,.0f} MB" if delivery.nbytes else ""
+    came = f"the {have / 1e6:,.1f} MB" if have >= 100_000 else f"the {have:,} bytes"
+    if not delivery.is_resumable():
+        return f"{came}{of} that came are not kept: the server does not say which version they are"
+    return f"{came}{of} that came are kept: pull again to go on behind them"
 
 
 def _wait_for(lock: int, on_wait: Callable[[], None] | None) -> bool:

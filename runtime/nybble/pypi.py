@@ -210,11 +210,14 @@ def _log_end(path: str) -> str:
     no such package; the reason stands in the warnings before."""
     with open(path, encoding="utf-8", errors="replace") as log:
         lines = [line.strip() for line in log.read()[-50_000:].splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("ERROR")] or lines
-    said = " ".join(errors[-_LOG_LINES:]) or "it said nothing"
     broken = re.findall(r"connection broken by '(.*)'", "\n".join(lines))
     if not broken:
-        return said
+        # What comes after pip's first error says the same in other words.
+        errors = [line for line in lines if line.startswith("ERROR")][:1]
+        return " ".join(errors or lines[-_LOG_LINES:]) or "it said nothing"
     # urllib3's words: the object that failed, then why
     reason = re.sub(r".*<[^>]*>[:,] *", "", broken[-1]).strip("'()\" ")
-    return f"no connection to the package index ({reason}); {said}"
+    return (
+        f"no connection to the package index ({reason}); check the connection (a proxy is taken"
+        " from https_proxy, or from pip's own configuration)"
+    )

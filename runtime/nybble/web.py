@@ -35,6 +35,8 @@ _MAX_ANSWER = 32 << 20  # bytes of an answer that is not a file
 _MAY_PASS = (408, 429, 500, 502, 503, 504)  # statuses of a server that may answer the next time
 _MAGIC = b"GGUF"
 _STATE = "state.json"
+_OWN_CERTIFICATE = "if your network has a certificate of its own, name its file in SSL_CERT_FILE"
+_CHECK = "check the connection (a proxy is taken from https_proxy or http_proxy)"
 
 
 class Source:
@@ -63,6 +65,10 @@ class Source:
         self.sha256 = sha256
         self.explain = explain or (lambda refused: DownloadError(str(refused)))
 
+    def gave_up(self, broken: _BrokenOff) -> DownloadError:
+        """The error for a connection that is not tried again."""
+        return DownloadError(f"{self.url}: {broken}; {broken.way_out}")
+
 
 class Refused(Exception):
     """A server answered with a status that will not change by asking again.
@@ -77,10 +83,18 @@ class Refused(Exception):
 
 
 class _BrokenOff(Exception):
-    """Bytes stopped coming, or none came, for a reason that may pass."""
+    """Bytes stopped coming, or none came, for a reason that may pass; `way_out` is what to do."""
 
-    def __init__(self, text: str, *, may_pass: bool = True, retry_after_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        text: str,
+        *,
+        may_pass: bool = True,
+        retry_after_s: float = 0.0,
+        way_out: str = _CHECK,
+    ) -> None:
         super().__init__(text)
+        self.way_out = way_out
         self.may_pass = may_pass
         self.retry_after_s = retry_after_s
 
@@ -142,7 +156,7 @@ class Download:
                 tries = 0 if file.size > most else tries + 1
                 most = max(most, file.size)
                 if tries == TRIES or (most == started and not broken.may_pass):
-                    raise DownloadError(f"{self.source.url}: {broken}") from None
+                    raise self.source.gave_up(broken) from None
                 time.sleep(max(broken.retry_after_s, RETRY_S * 2**tries))
 
     def _ask_for_rest(
@@ -159,7 +173,9 @@ class Download:
             if refused.status != 416 or not file.size:
                 raise
             file.restart()  # nothing lies behind what is there: it was no beginning of this file
-            raise _BrokenOff("the file on the server has become shorter") from None
+            raise _BrokenOff(
+                "the file on the server has become shorter", way_out="try again later"
+            ) from None
         with answer:
             if answer.headers.get("Content-Encoding", "identity") != "identity":
                 raise DownloadError(f"{self.source.url}: the server sends it encoded")
@@ -169,6 +185,7 @@ class Download:
             elif begin != file.size:
                 raise DownloadError(f"{self.source.url}: the server sends another part than asked")
             self._learn(answer.headers, sha256, begin, folder)
+            file.make_room(file.size)
             self._append_all(answer, file, progress)
 
     def _learn(self, headers: Message, sha256: str | None, begin: int, folder: str) -> None:
@@ -232,7 +249,7 @@ def get_json(url: str, token: str | None = None) -> tuple[Any, str | None]:
         except _BrokenOff as broken:
             tries += 1
             if tries == TRIES or not broken.may_pass:
-                raise DownloadError(f"{source.url}: {broken}") from None
+                raise source.gave_up(broken) from None
             time.sleep(max(broken.retry_after_s, RETRY_S * 2**tries))
         except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
             raise DownloadError(f"{source.url}: an answer that makes no sense ({error})") from None
@@ -295,11 +312,18 @@ def _open(source: Source, headers: dict[str, str]) -> tuple[http.client.HTTPResp
             raise _BrokenOff(
                 f"the server answers {error.code} {error.reason}".rstrip(),
                 retry_after_s=min(after, _LONGEST_S),
+                way_out="try again later",
+            ) from None
+        if str(error.reason).startswith(redirects.inf_msg):
+            raise DownloadError(
+                f"{source.url}: the server leads in a circle, from one address to the next; ask"
+                " whoever runs it"
             ) from None
         code = error.headers.get("X-Error-Code", "")
         raise Refused(source.url, error.code, str(error.reason), code) from None
     except (OSError, http.client.HTTPException, ValueError) as error:  # URLError is an OSError
-        raise _BrokenOff(_reason(error), may_pass=False) from None
+        way_out = _OWN_CERTIFICATE if _is_distrust(error) else _CHECK
+        raise _BrokenOff(_reason(error), may_pass=False, way_out=way_out) from None
     return answer, redirects.sha256 or _linked_sum(answer.headers)
 
 
@@ -367,14 +391,15 @@ def _write_state(folder: str, state: dict[str, Any]) -> None:
     os.replace(f"{path}.new", path)
 
 
+def _is_distrust(error: Exception) -> bool:
+    return isinstance(getattr(error, "reason", error), ssl.SSLCertVerificationError)
+
+
 def _reason(error: Exception) -> str:
     """Why there is no connection, in words."""
     inner = getattr(error, "reason", error)
     if isinstance(inner, ssl.SSLCertVerificationError):
-        return (
-            f"its certificate is not trusted ({inner.verify_message}); if your network has a"
-            " certificate of its own, name its file in SSL_CERT_FILE"
-        )
+        return f"its certificate is not trusted ({inner.verify_message})"
     if isinstance(inner, TimeoutError):
         return f"no answer for {_TIMEOUT_S:.0f} seconds"
     if isinstance(inner, OSError) and inner.strerror:

@@ -55,7 +55,7 @@ class Model:
 
     def ask(self, messages, **options):
         calls.append(("ask", messages, options))
-        return Reply(speak(messages[-1]["content"]))
+        return Reply(speak(messages if isinstance(messages, str) else messages[-1]["content"]))
 
     def complete(self, text, **options):
         calls.append(("complete", text, options))

@@ -186,6 +186,31 @@ fake_model.Chat.ask = ask"""
     assert terminal.end() == 0
 
 
+UNTHINKING = """fake_model.install()
+from nybble.errors import UsageError
+real = fake_model.Model.ask
+def ask(self, messages, **options):
+    if options.get('think'):
+        raise UsageError('think=True: this model does not think')
+    return real(self, messages, **options)
+fake_model.Model.ask = ask"""
+
+
+def test_thinking_that_cannot_be_had_is_told_at_once(calls, open_terminal):
+    terminal = open_terminal("run", setup=UNTHINKING)
+    told = "nybble: /think on: this model does not think; /think auto leaves that to the model"
+    for command, answer in (("/think on", told), ("/think", "/think is auto"), ("hi", "<hi>")):
+        terminal.until_prompt()
+        terminal.type(f"{command}\n")
+        terminal.until(answer)
+    terminal.until_prompt()
+    terminal.type("\x04")
+    assert terminal.end() == 0
+    terminal = open_terminal("run", "--think", setup=UNTHINKING)
+    assert terminal.end() == 2
+    assert terminal.seen == "nybble: --think: this model does not think\r\n"
+
+
 def test_a_path_is_a_message_and_a_mistyped_command_is_not(calls, open_terminal):
     terminal = open_terminal("run")
     for command, answer in (

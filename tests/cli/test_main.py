@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
@@ -54,10 +55,55 @@ def test_interrupt_is_130_and_closes_the_reply(calls, capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
+SLOW = """import time
+fake_model.install()
+def speak(text):
+    yield 'begun'
+    time.sleep(60)
+fake_model.speak = speak"""
+
+
+def test_an_interrupt_ends_the_line_and_the_process(calls, open_terminal):
+    terminal = open_terminal("run", "hello", setup=SLOW)
+    terminal.until("begun")
+    terminal.type("\x03")
+    assert terminal.end() == -signal.SIGINT
+    assert terminal.seen.endswith("\n")
+    assert "Traceback" not in terminal.seen
+
+
+def test_an_interrupt_stops_a_loop_of_the_shell(calls, open_terminal, tmp_path):
+    script = tmp_path / "command.py"
+    script.write_text(f"import fake_model\n{SLOW}\nfrom nybble.cli import main\nmain()\n")
+    take = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
+    loop = f"for i in 1 2; do echo round $i; {sys.executable} {script} run hello; done"
+    command = [sys.executable, "-c", f"{take}; os.execlp('bash', 'bash', '-c', {loop!r})"]
+    terminal = open_terminal(command=command)
+    terminal.until("round 1")
+    terminal.until("begun")
+    terminal.type("\x03")
+    assert terminal.end() == -signal.SIGINT
+    assert "round 2" not in terminal.seen
+
+
+def test_an_interrupt_ends_the_line_of_bench(open_terminal):
+    setup = "from nybble.cli import bench\n"
+    setup += "def load(*_, **__):\n    print('loading', end='', flush=True)\n    time.sleep(60)\n"
+    terminal = open_terminal("bench", "m", setup=f"import time\n{setup}bench.load = load")
+    terminal.until("loading")
+    terminal.type("\x03")
+    assert terminal.end() == -signal.SIGINT
+    assert terminal.seen.endswith("\n")
+
+
 @pytest.mark.parametrize(
     ("argv", "text"),
     [
-        ([], "the following arguments are required: VERB; see nybble --help"),
+        (
+            ["--jsno"],
+            "unrecognized arguments: --jsno; the flags of a verb come after it; see nybble",
+        ),
+        (["--versoin"], "--versoin; did you mean --version?"),
         (["sing"], "there is no verb 'sing'; the verbs are run, pull, "),
         (["chat"], "there is no verb 'chat'; did you mean nybble run?"),
         (["List"], "there is no verb 'List'; did you mean nybble ls?"),
@@ -67,7 +113,10 @@ def test_interrupt_is_130_and_closes_the_reply(calls, capsys, monkeypatch):
         (["run", "Qwen3-0.6b"], "did you mean nybble run qwen3-0.6b?"),
         (["run", "a", "b", "c"], "unrecognized arguments: c; see nybble run --help"),
         (["run", "--seed", "x"], "argument --seed: invalid int value: 'x'; see nybble run --help"),
-        (["run", "--see", "3"], "unrecognized arguments: --see"),
+        (["run", "--see", "3"], "arguments: --see; did you mean --seed? see nybble run --help"),
+        (["run", "--max-token=3", "a"], "--max-token=3; did you mean --max-tokens?"),
+        (["ls", "--jsno"], "did you mean --json?"),
+        (["run", "a", "b", "--", "--see"], "arguments: --see; see nybble run --help"),
         (["pull"], "required: NAME; see nybble pull --help"),
         (["show", "no.gguf"], "there is no model 'no.gguf'"),
         (["run", "smollm.gguf"], "there is no model 'smollm.gguf'"),
@@ -131,9 +180,19 @@ def test_run_help_names_the_default_context(capsys, monkeypatch):
     )
 
 
-def test_version_is_printed(capsys):
+def test_nothing_asked_for_is_help_and_2(capsys):
     with pytest.raises(SystemExit) as exit_:
-        main(["--version"])
+        main([])
+    assert exit_.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == helped(capsys, ["--help"])
+
+
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_version_is_printed(capsys, flag):
+    with pytest.raises(SystemExit) as exit_:
+        main([flag])
     assert exit_.value.code == 0
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert capsys.readouterr().out == f"nybble {project['version']}\n"

@@ -7,6 +7,7 @@ returns the exit code. stdout carries results only; questions, progress and erro
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from typing import NoReturn
 from nybble.cli import bench, completion, doctor, ls, pull, rm, run, show
 from nybble.cli.parser import Parser, unknown_verb
 from nybble.cli.terminal import printable
-from nybble.errors import NybbleError
+from nybble.errors import NybbleError, UsageError
 
 INTERRUPTED = 130
 
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 stream.reconfigure(errors="replace")
         return _run(sys.argv[1:] if argv is None else argv)
     except KeyboardInterrupt:
+        if argv is None:
+            _die_of_interrupt()
         return INTERRUPTED
     except BrokenPipeError:
         _abandon_stdout()
@@ -72,7 +75,7 @@ class _Version(argparse.Action):
 def parser() -> Parser:
     """The parser of all verbs."""
     top = Parser(prog="nybble", description=_DESCRIPTION, epilog=_EXAMPLES)
-    top.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    top.add_argument("-V", "--version", action=_Version, nargs=0, help="print the version and exit")
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True, dest="verb")
     for verb in (run, pull, show, ls, rm, bench, doctor, completion):
         verb.add_parser(verbs)
@@ -104,13 +107,18 @@ def _run(argv: Sequence[str]) -> int:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     top = parser()
     verbs = verbs_of(top)
-    if argv and argv[0] == "help":  # as in `git help VERB`
+    if not argv:  # nothing was asked for, which is no result: not on stdout
+        top.print_help(sys.stderr)
+        raise SystemExit(UsageError.exit_code)
+    if argv[0] == "help":  # as in `git help VERB`
         if len(argv) > 1 and argv[1] not in verbs:
             raise unknown_verb(argv[1], list(verbs))
-        return top.parse_words([*argv[1:2], "--help"])
-    if argv and not argv[0].startswith("-") and argv[0] not in verbs:
+        return top.parse_words([*argv[1:2], "--help"], verbs)
+    if not argv[0].startswith("-") and argv[0] not in verbs:
         raise unknown_verb(argv[0], list(verbs))
-    return top.parse_words(argv)
+    if argv[0].startswith("-") and argv[0] not in top.flags():
+        raise top.unknown(argv[:1], "the flags of a verb come after it; see nybble --help")
+    return top.parse_words(argv, verbs)
 
 
 def _open_what_is_closed() -> None:
@@ -118,6 +126,17 @@ def _open_what_is_closed() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))
+
+
+def _die_of_interrupt() -> None:
+    """End as a process that Ctrl-C ends: a shell goes on with the next round of its loop after one
+    that exits, be it with 130, and stops after one that the signal ended."""
+    import signal
+
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+        sys.stdout.flush()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def _fail(text: str, code: int) -> int:

@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from itertools import pairwise
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nybble.cli.terminal import counted, load, megabytes, say
+from nybble.cli.terminal import counted, ended_line, load, megabytes, say
 from nybble.options import Options
+
+if TYPE_CHECKING:
+    from nybble.model import Model
 
 _EXAMPLES = """\
 examples:
@@ -68,16 +71,8 @@ def run(args: argparse.Namespace) -> int:
     depths = args.depth or [args.prompt]
     if min(depths) < 0:
         raise UsageError("--depth must be 0 or more")
-    longest = max(args.prompt, *depths)
-    model = load(args.model, threads=args.threads, context=longest + args.gen + 1)
-    ids = model.tokenize(_TEXT)
-    ids = (ids * (longest // len(ids) + 1))[:longest]
-    runs = []
-    model.complete("a", max_tokens=2, ignore_eos=True).text  # noqa: B018 - threads and memory come
-    for i in range(args.runs):
-        if not args.json:
-            say(f"run {i + 1} of {args.runs}")
-        runs.append(_once(model, ids, args.prompt, args.gen, depths))
+    with ended_line():
+        model, runs = _measure(args, depths)
     program = model.weights.program
     weights_gb = model.weights.arena.nbytes / 1e9
     read_gb_s = weights_gb / median(s for run in runs for s in run["read_s"])
@@ -117,6 +112,21 @@ def run(args: argparse.Namespace) -> int:
         for line in _as_text(result):
             print(line)
     return 0
+
+
+def _measure(args: argparse.Namespace, depths: list[int]) -> tuple[Model, list[dict[str, Any]]]:
+    """The model, loaded, and the figures of each run."""
+    longest = max(args.prompt, *depths)
+    model = load(args.model, threads=args.threads, context=longest + args.gen + 1)
+    ids = model.tokenize(_TEXT)
+    ids = (ids * (longest // len(ids) + 1))[:longest]
+    runs = []
+    model.complete("a", max_tokens=2, ignore_eos=True).text  # noqa: B018 - threads and memory come
+    for i in range(args.runs):
+        if not args.json:
+            say(f"run {i + 1} of {args.runs}")
+        runs.append(_once(model, ids, args.prompt, args.gen, depths))
+    return model, runs
 
 
 def _as_text(result: dict[str, Any]) -> Iterator[str]:

@@ -38,6 +38,8 @@ def chat(model: Model, system: str | None, ask_options: dict[str, Any], verbose:
             "this model has no chat template: it continues text and does not chat; give it a"
             f" prompt, or chat with another: nybble run {DEFAULT}"
         )
+    if ask_options:  # whether they make sense is told now, not after the first message
+        model.ask("Hello", **ask_options).close()
     history = _History()
     session = _Session(model, system, ask_options, verbose)
     say("Type /help for help, /exit to leave.")
@@ -103,9 +105,15 @@ class _Session:
             now = {value: word for word, value in _THINK.items()}[self._options.get("think")]
             say(f"/think is {now}; on, off and auto change it")
             return
-        self._options.pop("think", None)
+        options = {key: value for key, value in self._options.items() if key != "think"}
         if _THINK[rest] is not None:
-            self._options["think"] = _THINK[rest]
+            options["think"] = _THINK[rest]
+        try:
+            self._model.ask("Hello", **options).close()
+        except UsageError as error:
+            say(f"nybble: {printable(_as_commands(str(error)))}")
+            return
+        self._options = options
 
     def _show_stats(self, rest: str) -> None:
         say("no reply yet" if self._last is None else figures(self._last))
@@ -141,12 +149,18 @@ class _Session:
             say(f"nybble: {printable(str(error))}; /new begins a new chat")
             return
         except NybbleError as error:
-            say(f"nybble: {printable(str(error))}")
+            say(f"nybble: {printable(_as_commands(str(error)))}")
             return
         if note := cut_short(reply):
             say(note)
         if self._verbose:
             say(figures(reply))
+
+
+def _as_commands(text: str) -> str:
+    """An error about the keyword `think`, for someone who chats."""
+    said = text.replace("think=True", "/think on").replace("think=False", "/think off")
+    return said if said == text else f"{said}; /think auto leaves that to the model"
 
 
 class _History:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from nybble.errors import UsageError
 
 _BELOW = " " * 6  # before a purpose that goes below its command
+_TEXT = "\0"  # marks a word that is no flag, however it looks; no real argument can contain it
 _WIDEST = 98  # columns of help, however wide the terminal is
 # What people type who come from elsewhere.
 _OTHER_WORDS = {
@@ -74,26 +75,36 @@ class Parser(argparse.ArgumentParser):
         finally:
             self._is_mixing = False
 
-    def parse_words(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Parse a command line; what follows `--` is never a flag.
+    def flags(self) -> list[str]:
+        """Its own flags, as they are typed."""
+        return list(self._option_string_actions)
 
-        argparse forgets `--` when flags may stand anywhere, so the words after it carry a NUL,
-        which no real argument can contain, until it is done.
+    def unknown(self, words: Sequence[str], way_out: str) -> UsageError:
+        """The error for words that mean nothing here: which, what was most likely meant, and the
+        way out."""
+        said = f"unrecognized arguments: {' '.join(word.removeprefix(_TEXT) for word in words)}"
+        likely = [near for word in words if (near := _near(word, self.flags()))]
+        hint = f"did you mean {' '.join(likely)}? " if likely else ""
+        return UsageError(f"{said}; {hint}{way_out}")
+
+    def parse_words(self, argv: Sequence[str], verbs: Mapping[str, Parser]) -> argparse.Namespace:
+        """Parse a command line, whose verb is among `verbs`; what follows `--` is never a flag.
+
+        argparse forgets `--` when flags may stand anywhere, so the words after it carry a mark
+        until it is done.
         """
         words = list(argv)
         if "--" in words:
             end = words.index("--")
-            words[end:] = [f"\0{word}" for word in words[end + 1 :]]
+            words[end:] = [f"{_TEXT}{word}" for word in words[end + 1 :]]
         parsed: tuple[argparse.Namespace, list[str]] = self.parse_known_args(words)
         args, unknown = parsed
         if unknown:
-            unknown = [word.removeprefix("\0") for word in unknown]
-            raise UsageError(
-                f"unrecognized arguments: {' '.join(unknown)}; see {self.prog} {args.verb} --help"
-            )
+            verb = verbs[args.verb]
+            raise verb.unknown(unknown, f"see {verb.prog} --help")
         for name, value in vars(args).items():
             if isinstance(value, str):
-                setattr(args, name, value.removeprefix("\0"))
+                setattr(args, name, value.removeprefix(_TEXT))
             elif isinstance(value, list):
                 setattr(args, name, [_without_mark(item) for item in value])
         return args
@@ -115,6 +126,16 @@ def unknown_verb(word: str, verbs: Sequence[str]) -> UsageError:
     )
     hint = f"did you mean nybble {likely}?" if likely else f"the verbs are {', '.join(verbs)}"
     return UsageError(f"there is no verb {word!r}; {hint}")
+
+
+def _near(word: str, flags: Sequence[str]) -> str | None:
+    """The flag that an unknown one most resembles."""
+    import difflib  # slow to load, and few words are mistyped
+
+    flag = word.partition("=")[0]
+    begun = [one for one in flags if len(flag) > 3 and one.startswith(flag)]
+    close = difflib.get_close_matches(flag, flags, n=1) if flag.startswith("-") else []
+    return next(iter(begun + close), None)
 
 
 def _example(line: str, width: int) -> list[str]:
@@ -139,4 +160,4 @@ def _split(line: str) -> tuple[str, str, str]:
 
 
 def _without_mark(item: Any) -> Any:
-    return item.removeprefix("\0") if isinstance(item, str) else item
+    return item.removeprefix(_TEXT) if isinstance(item, str) else item

@@ -17,6 +17,7 @@ from nybble.cli.terminal import (
     LONG_S,
     counted,
     cut_short,
+    ended_line,
     figures,
     load,
     megabytes,
@@ -56,7 +57,7 @@ _ASK_OPTIONS: dict[str, tuple[type, str]] = {
     "top_p": (float, "draw among the likeliest tokens that add up to this probability"),
     "min_p": (float, "leave out tokens less likely than this times the likeliest"),
     "repeat_penalty": (float, "above 1, make the last 64 tokens less likely"),
-    "seed": (int, "the same seed draws the same tokens"),
+    "seed": (int, "of what is drawn (0); --seed $RANDOM draws anew each time"),
     "timeout_s": (float, "end the reply after this many seconds"),
 }
 _LOAD_OPTIONS = ("threads", "context")
@@ -119,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
     _advise_threads(args.threads)
     try:
         load_options = _given({key: getattr(args, key) for key in _LOAD_OPTIONS})
-        with load(name, **load_options) as model:
+        with ended_line(), load(name, **load_options) as model:
             if prompt is None:
                 system = None if args.system is None else valid(args.system)
                 chat(model, system, _ask_options(args), args.verbose)
@@ -251,6 +252,7 @@ def _flag(name: str) -> str:
 
 def _with_flags(text: str) -> str:
     """An error about a keyword, for someone who gave a flag: `--top-k must be ...`."""
+    text = text.replace("think=True", "--think").replace("think=False", "--no-think")
     return re.sub(
         rf"^({'|'.join(_ALL_OPTIONS)})(?= )|\b({'|'.join(n for n in _ALL_OPTIONS if '_' in n)})\b",
         lambda found: _flag(found[0]),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -58,6 +59,18 @@ def valid(argument: str) -> str:
 def say(text: str) -> None:
     """Print a line beside the results, on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def ended_line() -> Iterator[None]:
+    """Whatever Ctrl-C breaks off in here, its line on the terminal is ended, so that the shell's
+    prompt begins on its own."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if sys.stderr.isatty():
+            say("")
+        raise
 
 
 def columns(stream: TextIO) -> int | None:
