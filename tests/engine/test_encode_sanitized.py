@@ -1,16 +1,14 @@
-"""Vocabularies and the encoder under AddressSanitizer and UBSan, with no Python in the process."""
+"""Vocabularies and the encoder under sanitizers."""
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
 import struct
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import sanitized
 
 sys.path.append(str(Path(__file__).parents[1] / "tokenizer"))
 
@@ -18,11 +16,7 @@ import vocabulary
 
 from nybble import tokenizer
 
-ROOT = Path(__file__).parents[2]
-CC = os.environ.get("CC", "gcc")
-pytestmark = pytest.mark.skipif(
-    shutil.which(CC) is None, reason=f"no C compiler {CC!r}: install gcc, or set CC"
-)
+pytestmark = sanitized.needs_compiler
 SOURCES = [
     *("nyb_vocab", "nyb_vocab_build", "nyb_vocab_roles", "nyb_encode", "nyb_merge", "nyb_special"),
     *("nyb_pretokenize", "nyb_unicode", "nyb_unicode_data"),
@@ -37,25 +31,10 @@ TEXT = (
 
 @pytest.fixture(scope="module")
 def encode(tmp_path_factory):
-    """Runs encode, built with sanitizers that abort; returns its lines of output."""
-    program = tmp_path_factory.mktemp("encode") / "encode"
-    engine = ROOT / "runtime/engine"
-    subprocess.run(
-        [CC, "-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror"]
-        + ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
-        + ["-I", engine, "-o", program, ROOT / "tests/engine/encode.c"]
-        + [engine / f"{name}.c" for name in SOURCES],
-        check=True,
-    )
-
-    def encode(*arguments):
-        done = subprocess.run(
-            [program, *map(str, arguments)], capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.splitlines()
-
-    return encode
+    """Runs encode; returns its lines of output."""
+    sources = [f"runtime/engine/{name}.c" for name in SOURCES]
+    program = sanitized.build(tmp_path_factory.mktemp("encode"), "encode", sources)
+    return lambda *arguments: sanitized.run(program, *arguments).splitlines()
 
 
 def sample(arguments, text=TEXT):

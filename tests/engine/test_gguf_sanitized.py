@@ -1,44 +1,26 @@
-"""The GGUF scanner under AddressSanitizer and UBSan, with no Python in the process."""
+"""The GGUF scanner under sanitizers."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import sanitized
 
 sys.path.append(str(Path(__file__).parents[1] / "formats"))
 
 import gguf_bytes as gb
 
-ROOT = Path(__file__).parents[2]
-CC = os.environ.get("CC", "gcc")
-pytestmark = pytest.mark.skipif(
-    shutil.which(CC) is None, reason=f"no C compiler {CC!r}: install gcc, or set CC"
-)
+pytestmark = sanitized.needs_compiler
 
 
 @pytest.fixture(scope="module")
 def scan(tmp_path_factory):
-    """Runs scan_gguf, built with sanitizers that abort; returns its lines of output."""
-    program = tmp_path_factory.mktemp("scan_gguf") / "scan_gguf"
-    subprocess.run(
-        [CC, "-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror"]
-        + ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
-        + ["-I", ROOT / "runtime/engine", "-o", program]
-        + [ROOT / "tests/engine/scan_gguf.c", ROOT / "runtime/engine/nyb_gguf.c"],
-        check=True,
-    )
-
-    def scan(*arguments):
-        done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.splitlines()
-
-    return scan
+    """Runs scan_gguf; returns its lines of output."""
+    folder = tmp_path_factory.mktemp("scan_gguf")
+    program = sanitized.build(folder, "scan_gguf", ["runtime/engine/nyb_gguf.c"])
+    return lambda *arguments: sanitized.run(program, *arguments).splitlines()
 
 
 def test_sound_files_are_read_to_the_last_byte(scan, tmp_path):
