@@ -56,6 +56,19 @@ class Terminal:
             assert self.read(30), f"waited for a prompt, saw {self.seen!r}"
         self.seen = self.seen[found.end() :]
 
+    def say(self, line, answer="", enter="\n"):
+        """Type a line at the chat's prompt, and read until `answer` was printed; return what came
+        before that."""
+        self.until_prompt()
+        self.type(line + enter)
+        return self.until(answer)
+
+    def leave(self, typed="\x04"):
+        """Leave the chat at its prompt, by Ctrl-D unless told otherwise; return the exit code."""
+        self.until_prompt()
+        self.type(typed)
+        return self.end()
+
     def read(self, timeout_s):
         """Read what is there, waiting for it if need be; whether there was anything."""
         ready, _, _ = select.select([self.controller], [], [], timeout_s)

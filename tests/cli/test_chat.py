@@ -17,40 +17,21 @@ fake_model.install()"""
 
 def test_chat_answers_until_exit(calls, open_terminal):
     terminal = open_terminal("run", "--system", "Be brief.")
-    terminal.until_prompt()
-    terminal.type("/stats\n")
-    terminal.until("no reply yet")
-    terminal.until_prompt()
-    terminal.type("hello there\n")
-    terminal.until("You said <hello there> in message 2")
-    terminal.until_prompt()
-    terminal.type("/stats\n")
-    terminal.until("reply 3 tokens at 25.0 tokens/s")
-    terminal.until_prompt()
-    terminal.type("/help\n")
-    terminal.until("/exit         leave")
-    terminal.until_prompt()
-    terminal.type("/new\n")
-    terminal.until_prompt()
-    terminal.type("who are you\n")
-    terminal.until("You said <who are you> in message 2")
-    terminal.until_prompt()
-    terminal.type("/what\n")
-    terminal.until("there is no command /what")
-    terminal.until_prompt()
-    terminal.type("/exit\n")
-    assert terminal.end() == 0
+    terminal.say("/stats", "no reply yet")
+    terminal.say("hello there", "You said <hello there> in message 2")
+    terminal.say("/stats", "reply 3 tokens at 25.0 tokens/s")
+    terminal.say("/help", "/exit         leave")
+    terminal.say("/new")
+    terminal.say("who are you", "You said <who are you> in message 2")
+    terminal.say("/what", "there is no command /what")
+    assert terminal.leave("/exit\n") == 0
 
 
 def test_a_reply_that_the_context_cut_is_told(calls, open_terminal):
     cut = "fake_model.Stats.stop_reason = 'context'"
     terminal = open_terminal("run", setup=f"fake_model.install()\n{cut}")
-    terminal.until_prompt()
-    terminal.type("hello\n")
-    terminal.until("the context is full with 8 tokens")
-    terminal.until_prompt()
-    terminal.type("/exit\n")
-    assert terminal.end() == 0
+    terminal.say("hello", "the context is full with 8 tokens")
+    assert terminal.leave("/exit\n") == 0
 
 
 def test_chat_escapes_what_could_drive_the_terminal(calls, open_terminal):
@@ -58,12 +39,9 @@ def test_chat_escapes_what_could_drive_the_terminal(calls, open_terminal):
         r"fake_model.speak = lambda text: ['\x1b]0;title\x07', '\U0001f469\u200d\U0001f680 end']"
     )
     terminal = open_terminal("run", setup=f"fake_model.install()\n{setup}")
-    terminal.until_prompt()
-    terminal.type("hello\n")
-    assert r"\x1b]0;title\x07" in terminal.until("\U0001f469\u200d\U0001f680 end")
-    terminal.until_prompt()
-    terminal.type("\x04")
-    assert terminal.end() == 0
+    shown = terminal.say("hello", "\U0001f469\u200d\U0001f680 end")
+    assert r"\x1b]0;title\x07" in shown
+    assert terminal.leave() == 0
 
 
 def test_chat_goes_on_after_an_interrupt_and_an_error(calls, open_terminal):
@@ -74,14 +52,10 @@ def test_chat_goes_on_after_an_interrupt_and_an_error(calls, open_terminal):
     )
     terminal = open_terminal("run", setup=f"fake_model.install()\n{setup}")
     for answer in ("(stopped)", "nybble: too long", "fine"):
-        terminal.until_prompt()
-        terminal.type("hello\n")
-        terminal.until(answer)
+        terminal.say("hello", answer)
     terminal.until_prompt()
     terminal.interrupt_until("/exit or Ctrl-D leaves")
-    terminal.until_prompt()
-    terminal.type("\x04")
-    assert terminal.end() == 0
+    assert terminal.leave() == 0
 
 
 def test_a_message_of_several_lines(calls, open_terminal):
@@ -100,9 +74,7 @@ def test_a_message_of_several_lines(calls, open_terminal):
     terminal.until_prompt()
     terminal.type('"""on one line"""\n')
     terminal.until("<on one line> in message 2")
-    terminal.until_prompt()
-    terminal.type("\x04")
-    assert terminal.end() == 0
+    assert terminal.leave() == 0
 
 
 def test_what_was_said_can_be_saved(calls, open_terminal, tmp_path):
@@ -118,12 +90,8 @@ def test_what_was_said_can_be_saved(calls, open_terminal, tmp_path):
     ):
         if "other" in command:
             (tmp_path / "other.txt").write_text("mine")
-        terminal.until_prompt()
-        terminal.type(f"{command}\n")
-        terminal.until(answer)
-    terminal.until_prompt()
-    terminal.type("\x04")
-    assert terminal.end() == 0
+        terminal.say(command, answer)
+    assert terminal.leave() == 0
     said = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]
     assert json.loads((tmp_path / "talk.json").read_text()) == said
     assert (tmp_path / "talk.txt").read_text() == "system: Be brief.\n\nuser: hello\n"
@@ -153,12 +121,8 @@ def test_a_system_message_begins_anew(calls, open_terminal):
         ("/new", ""),
         ("hello", "in message 2"),  # the system message stays
     ):
-        terminal.until_prompt()
-        terminal.type(f"{command}\n")
-        terminal.until(answer)
-    terminal.until_prompt()
-    terminal.type("/exit\n")
-    assert terminal.end() == 0
+        terminal.say(command, answer)
+    assert terminal.leave("/exit\n") == 0
 
 
 def test_thinking_is_turned_on_and_off(calls, open_terminal):
@@ -178,12 +142,8 @@ fake_model.Chat.ask = ask"""
         ("hello", "options {}"),
         ("/think maybe", "/think is auto"),
     ):
-        terminal.until_prompt()
-        terminal.type(f"{command}\n")
-        terminal.until(answer)
-    terminal.until_prompt()
-    terminal.type("\x04")
-    assert terminal.end() == 0
+        terminal.say(command, answer)
+    assert terminal.leave() == 0
 
 
 UNTHINKING = """fake_model.install()
@@ -200,12 +160,8 @@ def test_thinking_that_cannot_be_had_is_told_at_once(calls, open_terminal):
     terminal = open_terminal("run", setup=UNTHINKING)
     told = "nybble: /think on: this model does not think; /think auto leaves that to the model"
     for command, answer in (("/think on", told), ("/think", "/think is auto"), ("hi", "<hi>")):
-        terminal.until_prompt()
-        terminal.type(f"{command}\n")
-        terminal.until(answer)
-    terminal.until_prompt()
-    terminal.type("\x04")
-    assert terminal.end() == 0
+        terminal.say(command, answer)
+    assert terminal.leave() == 0
     terminal = open_terminal("run", "--think", setup=UNTHINKING)
     assert terminal.end() == 2
     assert terminal.seen == "nybble: --think: this model does not think\r\n"
@@ -219,20 +175,14 @@ def test_a_path_is_a_message_and_a_mistyped_command_is_not(calls, open_terminal)
         ("/", "there is no command /"),
         ("   ", ""),
     ):
-        terminal.until_prompt()
-        terminal.type(f"{command}\n")
-        terminal.until(answer)
-    terminal.until_prompt()
-    terminal.type("\x04")
-    assert terminal.end() == 0
+        terminal.say(command, answer)
+    assert terminal.leave() == 0
 
 
 def test_what_was_typed_comes_back(calls, home, open_terminal):
     pytest.importorskip("readline")
     first = open_terminal("run", setup=EDITING)
-    first.until_prompt()
-    first.type("a long question\r")
-    first.until("<a long question>")
+    first.say("a long question", "<a long question>", enter="\r")
     first.until_prompt()
     first.process.kill()  # nothing is lost by that
     first.process.wait()
@@ -243,9 +193,7 @@ def test_what_was_typed_comes_back(calls, home, open_terminal):
     second.until_prompt()
     second.type("\x1b[A\x01very \r")  # up; to the line's begin, and there another word
     second.until("<very a long question>")
-    second.until_prompt()
-    second.type("\x04")
-    assert second.end() == 0
+    assert second.leave() == 0
 
 
 def test_a_history_of_others_is_made_private(calls, home, open_terminal):
@@ -263,12 +211,8 @@ def test_a_history_of_others_is_made_private(calls, home, open_terminal):
 def test_a_chat_works_without_a_history(calls, home, open_terminal):
     (home / HOME).mkdir()  # a file of that name cannot be had
     terminal = open_terminal("run", setup=EDITING)
-    terminal.until_prompt()
-    terminal.type("hello\r")
-    terminal.until("You said <hello>")
-    terminal.until_prompt()
-    terminal.type("\x04")
-    assert terminal.end() == 0
+    terminal.say("hello", "You said <hello>", enter="\r")
+    assert terminal.leave() == 0
 
 
 def test_ctrl_c_stops_a_reply_that_is_being_made(calls, open_terminal):
@@ -281,14 +225,8 @@ def speak(text):
 fake_model.speak = speak
 fake_model.Chat.ask = lambda self, text, **options: fake_model.Reply(speak(text))"""
     terminal = open_terminal("run", setup=setup)
-    terminal.until_prompt()
-    terminal.type("long\n")
-    terminal.until("begun")
+    terminal.say("long", "begun")
     terminal.type("\x03")
     terminal.until("(stopped)")
-    terminal.until_prompt()
-    terminal.type("short\n")
-    terminal.until("begun done")
-    terminal.until_prompt()
-    terminal.type("\x04")
-    assert terminal.end() == 0
+    terminal.say("short", "begun done")
+    assert terminal.leave() == 0
