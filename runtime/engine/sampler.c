@@ -205,11 +205,11 @@ static int32_t draw_off(candidate *heap, uint32_t n, const float *p, double rand
  * how many. */
 static uint32_t take_kept(candidate *heap, uint32_t n, const float *p, const nyb_sampling *sampling,
                           candidate *kept) {
-    const double enough = (double)sampling->top_p * sum_of(p, n);
-    const int is_all = sampling->top_p >= 1;
+    const double top_p = (double)sampling->top_p;
+    const double enough = top_p < 1 ? top_p * sum_of(p, n) : __builtin_inf();
     double sum = 0;
     uint32_t k = 0;
-    for (; k < n && (k == 0 || is_all || sum < enough); k++) {
+    for (; k < n && (k == 0 || sum < enough); k++) {
         if (k && p[heap[0].id] < sampling->min_p) /* the best one's is 1 */
             break;
         kept[k] = take(heap, n - k, 1);
