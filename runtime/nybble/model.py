@@ -145,8 +145,9 @@ class Model:
         ContextError if the prompt does not fit, TemplateError if the model has no template,
         UsageError for options that make no sense, or if the model cannot do as `think` says.
         """
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        return self._ask(messages, None, options)
+        if isinstance(prompt, str):
+            prompt = [{"role": "user", "content": prompt}]
+        return self._ask(prompt, None, options)
 
     def chat(self, system: str | None = None) -> Chat:
         """A conversation, with `system` as its first message if given."""
@@ -361,12 +362,15 @@ def _check_characters(of: str, text: str) -> None:
 
 def _check_messages(messages: object) -> None:
     """Refuses what no template can be trusted to: the rest is the template's to check."""
-    if isinstance(messages, list | tuple):
-        for message in messages:
-            if isinstance(message, Mapping):
-                for value in message.values():
-                    if isinstance(value, str):
-                        _check_characters("ask", value)
+    if not isinstance(messages, list | tuple):
+        raise UsageError(f"ask() takes a str or a list of messages, not {type(messages).__name__}")
+    if not messages:
+        raise UsageError("ask() takes a str or a list of messages, and this list is empty")
+    for message in messages:
+        if isinstance(message, Mapping):
+            for value in message.values():
+                if isinstance(value, str):
+                    _check_characters("ask", value)
 
 
 def _floats(shape: tuple[int, ...]) -> memoryview[float]:

@@ -16,7 +16,7 @@ fake_model.install()"""
 
 
 def test_chat_answers_until_exit(calls, open_terminal):
-    terminal = open_terminal("run", "--system", "Be brief.")
+    terminal = open_terminal("run", "--system", "Be brief.", columns=200)
     terminal.say("/stats", "no reply yet")
     terminal.say("hello there", "You said <hello there> in message 2")
     terminal.say("/stats", "reply 3 tokens at 25.0 tokens/s")
@@ -25,6 +25,17 @@ def test_chat_answers_until_exit(calls, open_terminal):
     terminal.say("who are you", "You said <who are you> in message 2")
     terminal.say("/what", "there is no command /what")
     assert terminal.leave("/exit\n") == 0
+
+
+def test_what_a_chat_says_fits_a_narrow_terminal(calls, open_terminal):
+    terminal = open_terminal("run", "--verbose", columns=40)
+    seen = ""
+    for command, answer in (("/help", "and ends it"), ("hi", "ended by end"), ("/stats", "by end")):
+        seen += terminal.say(command, answer) + answer + "\n"
+    assert terminal.leave() == 0
+    assert "/think on     let a model that can think\r\n              do so first" in seen
+    assert "seed 0," in seen
+    assert max(map(len, seen.splitlines())) <= 40
 
 
 def test_a_reply_that_the_context_cut_is_told(calls, open_terminal):

@@ -44,3 +44,11 @@ def test_doctor_fits_a_terminal(capsys, monkeypatch, width):
     kernels = [line for line in lines if line.startswith(" " * 10) and "_q4_1" in line]
     assert kernels
     assert all(len(line) <= int(width) for line in kernels)
+
+
+def test_all_of_doctor_fits_a_narrow_terminal(open_terminal):
+    terminal = open_terminal("doctor", columns=40)
+    assert terminal.end() == 0
+    lines = terminal.seen.splitlines()
+    assert lines[0].startswith("nybble    ")
+    assert max(map(len, lines)) <= 40

@@ -161,6 +161,21 @@ def test_a_file_that_is_no_model(tmp_path, verb, content):
     check(errors.FormatError, nybble(verb, path, *(["hi"] if verb == "run" else [])), str(path))
 
 
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"hello there", 'this is not a GGUF file: it does not begin with "GGUF"; give a model in'),
+        (b"<html>log in</html>", "is a web page, not a model: download the file itself, not"),
+    ],
+)
+def test_a_file_of_another_kind_is_told_in_words(tmp_path, content, text):
+    path = tmp_path / "two\nlines.gguf"
+    path.write_bytes(content)
+    got = nybble("show", path)
+    check(errors.FormatError, got, text, "two\\nlines.gguf")
+    assert "(byte" not in got[2]
+
+
 def test_a_file_that_is_cut_short(tiny, tmp_path):
     path = tmp_path / "cut.gguf"
     path.write_bytes(tiny.read_bytes()[:-1000])

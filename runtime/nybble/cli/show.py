@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from nybble import hub
-from nybble.cli.terminal import megabytes, printable
+from nybble.cli.terminal import fitted, megabytes, printable
 
 if TYPE_CHECKING:
     from nybble.formats.gguf import GgufFile, GgufTensor
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
             print(json.dumps(_as_json(file), allow_nan=False))
         else:
             for line in _as_text(file):
-                print(line)
+                print("\n".join(fitted(line, sys.stdout)))
     return 0
 
 

@@ -84,6 +84,18 @@ def columns(stream: TextIO) -> int | None:
     return max(own or 80, 20)
 
 
+def fitted(line: str, stream: TextIO, indent: int = 4) -> list[str]:
+    """A line as it is, or on a terminal too narrow for it wrapped: what follows is indented. Words
+    stay whole, for a path may be among them."""
+    width = columns(stream)
+    if width is None or len(line) <= width:
+        return [line]
+    below = " " * indent
+    return textwrap.wrap(
+        line, width, subsequent_indent=below, break_on_hyphens=False, break_long_words=False
+    )
+
+
 def table(rows: Sequence[tuple[str, str, str]]) -> Iterable[str]:
     """Lines for rows of (name, size, more). On a terminal too narrow for all of a row, what is more
     goes below it, wrapped; a pipe gets a row a line."""
@@ -161,13 +173,14 @@ class _Thoughts:
 
 
 def figures(reply: Reply) -> str:
-    """The figures of a finished reply on one line; "-" for what there was nothing to measure of."""
+    """The figures of a finished reply, on one line where stderr has room; "-" for what there was
+    nothing to measure of."""
     stats = reply.stats
 
     def shown(value: float | None, digits: int) -> str:
         return "-" if value is None else f"{value:.{digits}f}"
 
-    return (
+    line = (
         f"prompt {counted(stats.prompt_tokens, 'token')} ({stats.cached_tokens} cached)"
         f" at {shown(stats.prefill_tok_s, 1)} tokens/s,"
         f" first token after {shown(stats.first_token_s, 2)} s;"
@@ -175,6 +188,7 @@ def figures(reply: Reply) -> str:
         f" {shown(stats.total_s, 2)} s, peak {megabytes(stats.peak_bytes or 0)},"
         f" seed {stats.seed}, ended by {stats.stop_reason}"
     )
+    return "\n".join(fitted(line, sys.stderr, 2))
 
 
 def cut_short(reply: Reply) -> str | None:

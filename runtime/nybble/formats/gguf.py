@@ -172,4 +172,4 @@ def _map(path: str) -> mmap.mmap:
 def _refuse_mistaken(path: str, data: mmap.mmap) -> None:
     for start, what, remedy in MISTAKEN:
         if data[: len(start)] == start:
-            raise FormatError(f"{path} is {what} (byte 0, value {start!r}): {remedy}")
+            raise FormatError(f"{path} is {what}: {remedy}")
