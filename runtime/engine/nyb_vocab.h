@@ -107,6 +107,12 @@ int nyb_vocab_measure(const nyb_vocab_file *file, uint64_t *bytes, nyb_error *er
  * hash. */
 int nyb_vocab_build(const nyb_vocab_file *file, void *memory, nyb_vocab *vocab, nyb_error *error);
 
+/* Opens tables of `nbytes` bytes at `memory` (aligned to 8) that were built for this vocabulary
+ * before. Nothing in them is trusted; of `file` only the merges, scores and types are not looked
+ * at. One pass, without writing. -1 with what does not hold. */
+int nyb_vocab_open(const nyb_vocab_file *file, const void *memory, uint64_t nbytes,
+                   nyb_vocab *vocab, nyb_error *error);
+
 /* The id of the token spelled so in the file, or NYB_VOCAB_NONE. */
 uint32_t nyb_vocab_find(const nyb_vocab *vocab, const uint8_t *spelling, size_t n);
 

@@ -55,8 +55,8 @@ static uint32_t rank_of_score(float score) {
     return bits & 0x80000000u ? bits : ~(bits | 0x80000000u);
 }
 
-/* Lays the sections out for these counts. */
-static void lay_out(nyb_vocab_tables *t, const nyb_vocab_file *file, const uint64_t n_specials[2]) {
+void nyb_vocab_lay_out(nyb_vocab_tables *t, const nyb_vocab_file *file,
+                       const uint64_t n_specials[2]) {
     const uint64_t n_tokens = file->n_tokens, n_merges = file->n_merges;
     uint64_t at = (sizeof *t + 7) & ~(uint64_t)7;
     t->n_tokens = (uint32_t)n_tokens;
@@ -169,7 +169,7 @@ int nyb_vocab_measure(const nyb_vocab_file *file, uint64_t *bytes, nyb_error *er
     if (check_tokens(file, n_specials, error) != 0) {
         return -1;
     }
-    lay_out(&t, file, n_specials);
+    nyb_vocab_lay_out(&t, file, n_specials);
     *bytes = t.bytes;
     return 0;
 }
@@ -179,9 +179,7 @@ typedef int (*before)(const nyb_vocab *vocab, const uint32_t *ids, uint32_t a, u
 
 static int spelled_before(const nyb_vocab *vocab, const uint32_t *ids, uint32_t a, uint32_t b) {
     (void)ids; /* `a` and `b` are some themselves */
-    const nyb_string s = nyb_vocab_text(vocab, a), t = nyb_vocab_text(vocab, b);
-    const int order = memcmp(s.at, t.at, s.n < t.n ? s.n : t.n);
-    return order != 0 ? order < 0 : s.n < t.n;
+    return nyb_compare(nyb_vocab_text(vocab, a), nyb_vocab_text(vocab, b)) < 0;
 }
 
 /* `a` and `b` number specials in order of spelling; equal lengths go by id. */
@@ -219,8 +217,7 @@ static void sort(const nyb_vocab *vocab, const uint32_t *ids, uint32_t *items, u
 }
 
 /* Finds who begins with whom. In order of spelling, whatever a spelling begins with is the one
- * before it or an ancestor of that one. Jumps are those of Myers' skew-binary stacks (Information
- * Processing Letters 17, 1983): two of equal length in a row become one. */
+ * before it or an ancestor of that one. */
 static void link_specials(const nyb_vocab *vocab, const nyb_specials *s) {
     for (uint32_t i = 0; i < s->n; i++) {
         const nyb_string whole = nyb_vocab_text(vocab, s->id[i]);
@@ -231,20 +228,8 @@ static void link_specials(const nyb_vocab *vocab, const nyb_specials *s) {
                 break;
             }
         }
-        s->parent[i] = s->jump[i] = up;
-        s->depth[i] = 1;
-        if (up == NYB_VOCAB_NONE) {
-            continue;
-        }
-        s->depth[i] = s->depth[up] + 1;
-        const uint32_t over = s->jump[up];
-        if (over != NYB_VOCAB_NONE) {
-            const uint32_t beyond = s->jump[over];
-            const uint32_t depth = beyond == NYB_VOCAB_NONE ? 0 : s->depth[beyond];
-            if (s->depth[up] - s->depth[over] == s->depth[over] - depth) {
-                s->jump[i] = beyond;
-            }
-        }
+        s->parent[i] = up;
+        s->jump[i] = nyb_specials_jump(s, up, &s->depth[i]);
     }
 }
 
@@ -438,7 +423,7 @@ int nyb_vocab_build(const nyb_vocab_file *file, void *memory, nyb_vocab *vocab, 
     if (check_tokens(file, n_specials, error) != 0) {
         return -1;
     }
-    lay_out(&layout, file, n_specials);
+    nyb_vocab_lay_out(&layout, file, n_specials);
     memset(memory, 0, (size_t)layout.bytes);
     *t = layout;
     t->kind = file->kind;

@@ -4,6 +4,8 @@
 #ifndef NYB_VOCAB_TABLES_H
 #define NYB_VOCAB_TABLES_H
 
+#include <string.h>
+
 #include "nyb_vocab.h"
 
 typedef struct nyb_merge {
@@ -71,6 +73,23 @@ static inline nyb_specials nyb_vocab_specials(const nyb_vocab_tables *tables, in
     return specials;
 }
 
+/* Where special token i's jump leads, whose parent is `up`, and how deep it is. Jumps are those of
+ * Myers' skew-binary stacks (Information Processing Letters 17, 1983): two of equal length in a row
+ * become one. */
+static inline uint32_t nyb_specials_jump(const nyb_specials *s, uint32_t up, uint32_t *depth) {
+    *depth = up == NYB_VOCAB_NONE ? 1 : s->depth[up] + 1;
+    if (up == NYB_VOCAB_NONE || s->jump[up] == NYB_VOCAB_NONE) {
+        return up;
+    }
+    const uint32_t over = s->jump[up], beyond = s->jump[over];
+    const uint32_t depth_beyond = beyond == NYB_VOCAB_NONE ? 0 : s->depth[beyond];
+    return s->depth[up] - s->depth[over] == s->depth[over] - depth_beyond ? beyond : up;
+}
+
+/* Sets where the sections lie for these counts, and the counts. */
+void nyb_vocab_lay_out(nyb_vocab_tables *t, const nyb_vocab_file *file,
+                       const uint64_t n_specials[2]);
+
 static inline uint64_t nyb_vocab_number(const uint8_t *at, size_t n) { /* little-endian */
     uint64_t value = 0;
     for (size_t i = n; i > 0; i--) {
@@ -84,6 +103,12 @@ static inline nyb_string nyb_vocab_text(const nyb_vocab *vocab, uint32_t id) {
     const uint32_t *text_at = nyb_vocab_section(vocab->tables, text_at_at) + id;
     const nyb_string s = {vocab->tokens + text_at[0] + 8, text_at[1] - text_at[0] - 8};
     return s;
+}
+
+/* Strings in order of their bytes: less than 0 if s comes first, 0 if they are equal. */
+static inline int nyb_compare(nyb_string s, nyb_string t) {
+    const int order = memcmp(s.at, t.at, s.n < t.n ? s.n : t.n);
+    return order != 0 ? order : (s.n > t.n) - (s.n < t.n);
 }
 
 static inline int nyb_is_space_mark(const uint8_t *text, size_t at, size_t end) {

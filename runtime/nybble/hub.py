@@ -7,13 +7,16 @@ else `~/.local/share/nybble`. Its name says where it came from, and its place fo
     hf:OWNER/REPO/FILE.gguf      hf/OWNER/REPO/FILE.gguf: from the hub of Hugging Face
     https://HOST/PATH.gguf       https/HOST/PATH.gguf: from a web server (or http://)
 
-FILE and PATH may have folders in them. Beside a file whose sum nybble did not know beforehand lies
-`FILE.gguf.sha256`, the sum that it had when it came, as `sha256sum -c` reads it.
+FILE and PATH may have folders in them. A model that is kept packed only lies at the same place,
+with .nyb for .gguf; the packed copies of others are in the cache. Beside a file whose sum nybble
+did not know beforehand lies `FILE.gguf.sha256`, the sum that it had when it came, as `sha256sum -c`
+reads it.
 """
 
 from __future__ import annotations
 
 import os
+from binascii import crc32
 from collections.abc import Callable, Iterator
 
 from nybble.errors import ModelNotFoundError, UsageError
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from nybble.pulling import Pulled
 
 SUFFIX = ".gguf"
+PACKED = ".nyb"
 HF = "hf:"
 PULL_PREFIX = ".pull-"  # of the folders in which pulls work
 SCHEMES = ("https", "http")
@@ -46,6 +50,19 @@ def home() -> str:
     return os.path.join(data, "nybble")
 
 
+def cache_folder() -> str:
+    """The folder for what can be made again, where deleting is safe: `$NYBBLE_HOME/cache`, else
+    `$XDG_CACHE_HOME/nybble`, else `~/.cache/nybble`; it may not exist yet. UsageError as `home`."""
+    if os.environ.get("NYBBLE_HOME", ""):
+        return os.path.join(home(), "cache")
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(cache):
+        cache = os.path.expanduser("~/.cache")
+    if not os.path.isabs(cache):
+        raise UsageError("this user has no home folder; set NYBBLE_HOME to a folder for models")
+    return os.path.join(cache, "nybble")
+
+
 def models_folder() -> str:
     """The folder that holds the models, `<home>/models`; it may not exist yet."""
     return os.path.join(home(), "models")
@@ -54,7 +71,7 @@ def models_folder() -> str:
 def is_name(text: str) -> bool:
     """Whether `text` is a known name, one that says where a model comes from, or the name of a
     file in the models folder."""
-    return text in KNOWN or is_remote(text) or (_is_plain(text) and os.path.isfile(path_of(text)))
+    return text in KNOWN or is_remote(text) or (_is_plain(text) and file_of(text) is not None)
 
 
 def is_remote(text: str) -> bool:
@@ -71,11 +88,12 @@ def resolve(name_or_path: str | os.PathLike[str]) -> str:
     """
     text = os.fspath(name_or_path)
     if is_remote(text):
-        if (name := local_name(text)) is not None:
-            return path_of(name)
+        name = local_name(text)
+        if name is not None and (path := file_of(name)) is not None:
+            return path
         raise ModelNotFoundError(f"{text} is not on this machine; get it: nybble pull {text}")
-    if _is_plain(text) and os.path.isfile(path_of(text)):
-        return path_of(text)
+    if _is_plain(text) and (path := file_of(text)) is not None:
+        return path
     if text in KNOWN:
         raise ModelNotFoundError(f"{text} is not on this machine; get it: nybble pull {text}")
     if os.path.isfile(text):
@@ -86,24 +104,25 @@ def resolve(name_or_path: str | os.PathLike[str]) -> str:
 
 
 def installed() -> Iterator[tuple[str, str, int]]:
-    """Yield (name, path, bytes) for each model in the models folder, sorted by name."""
+    """Yield (name, path, bytes) for each model in the models folder, sorted by name. The bytes are
+    of its file; `copy_nbytes(path)` are those of its packed copy."""
     folder = models_folder()
     found = [
-        (entry.name.removesuffix(SUFFIX), entry.path)
+        (_stem(entry.name), entry.path)
         for entry in _entries(folder)
-        if entry.name.endswith(SUFFIX) and entry.is_file()
+        if entry.name.endswith((SUFFIX, PACKED)) and entry.is_file()
     ]
     for origin in ("hf", *SCHEMES):
         for parent, folders, files in os.walk(os.path.join(folder, origin)):
             folders[:] = [name for name in folders if not name.startswith(".")]
-            paths = [os.path.join(parent, name) for name in files if name.endswith(SUFFIX)]
+            paths = [os.path.join(parent, n) for n in files if n.endswith((SUFFIX, PACKED))]
             found += [
                 (_name_at(os.path.relpath(path, folder)), path)
                 for path in paths
                 if os.path.isfile(path)  # and no link to what is no more
             ]
     for name, path in sorted(found):
-        if is_remote(name) or _is_plain(name):
+        if (is_remote(name) or _is_plain(name)) and file_of(name) == path:
             yield name, path, os.stat(path).st_size
 
 
@@ -115,10 +134,10 @@ def local_name(text: str) -> str | None:
     """
     name = canonical(text)
     if not name.startswith(HF):
-        return name if os.path.isfile(path_of(name)) else None
+        return name if file_of(name) is not None else None
     owner, repo, file, tag = split_hf(name)
     if file:
-        return name if os.path.isfile(path_of(name)) else None
+        return name if file_of(name) is not None else None
     prefix = f"{HF}{owner}/{repo}/"
     here = [other for other, _, _ in installed() if other.startswith(prefix)]
     matching = [other for other in here if has_format(other, tag)]
@@ -186,10 +205,10 @@ def has_format(file: str, tag: str) -> bool:
 def is_pulled(name: str) -> bool:
     """Whether the known model `name` is there, with the size it must have (a cheap check)."""
     model = known(name)
-    try:
-        nbytes = os.stat(path_of(name)).st_size
-    except OSError:
-        return False
+    path = file_of(name)
+    if path is None or path.endswith(PACKED):
+        return path is not None
+    nbytes = os.stat(path).st_size
     return model.sha256 is None or nbytes == model.nbytes
 
 
@@ -225,6 +244,35 @@ def path_of(name: str) -> str:
     return os.path.join(models_folder(), name + SUFFIX)
 
 
+def file_of(name: str) -> str | None:
+    """The model of that name as it is here: its file, or the packed one that is all there is of it;
+    None if there is neither."""
+    path = path_of(name)
+    return next(filter(os.path.isfile, (path, packed_path(path))), None)
+
+
+def packed_path(path: str) -> str:
+    """Where the model whose file is or would be at `path` is if it is kept packed only."""
+    return path.removesuffix(SUFFIX) + PACKED
+
+
+def copy_path(path: str) -> str:
+    """Where the packed copy of the file at `path` is in the cache, if there is one."""
+    whole = os.path.realpath(path)
+    stem = os.path.basename(whole).removesuffix(SUFFIX)
+    return os.path.join(
+        cache_folder(), "packed", f"{stem[:100]}-{crc32(os.fsencode(whole)):08x}{PACKED}"
+    )
+
+
+def copy_nbytes(path: str) -> int:
+    """Bytes of the packed copy of the file at `path`; 0 if it has none."""
+    try:
+        return os.stat(copy_path(path)).st_size
+    except OSError:
+        return 0
+
+
 def known(name: str) -> KnownModel:
     """The row of a known name; ModelNotFoundError if there is none."""
     if name not in KNOWN:
@@ -258,7 +306,13 @@ def way_out(text: str) -> str:
 def _name_at(path: str) -> str:
     """The name of the file at `path` below the models folder; the inverse of path_of."""
     origin, _, rest = path.partition(os.sep)
+    rest = _stem(rest) + SUFFIX
     return f"{HF}{rest}" if origin == "hf" else f"{origin}://{rest}"
+
+
+def _stem(file: str) -> str:
+    """A file's name without what says that it is a model, packed or not."""
+    return file.removesuffix(PACKED if file.endswith(PACKED) else SUFFIX)
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

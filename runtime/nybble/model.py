@@ -8,18 +8,14 @@ from collections.abc import Callable, Iterable, Mapping
 from math import sqrt
 
 from nybble import hub, machine
-from nybble._core.program import Program, Weights
 from nybble._core.sequence import Engine, Sequence
 from nybble.chat import Chat
-from nybble.errors import ContextError, FormatError, TemplateError, UsageError
-from nybble.formats.gguf import GgufFile
+from nybble.errors import ContextError, TemplateError, UsageError
 from nybble.known import DEFAULT
 from nybble.options import Options, checked, recommended, whole
 from nybble.reply import Reply
 from nybble.sequences import Sequences
 from nybble.thinking import Splitter, Switch, is_open
-from nybble.tokenizer import Tokenizer
-from nybble.tokenizer import load as load_tokenizer
 
 TYPE_CHECKING = False  # typing's own costs its import
 if TYPE_CHECKING:
@@ -41,7 +37,10 @@ def load(
     sequences: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Model:
-    """Loads a model: a known name that has been pulled, or the path of a .gguf file.
+    """Loads a model: a known name that has been pulled, or the path of a .gguf or .nyb file.
+
+    The first load of a GGUF file packs it into the cache (`nybble pack` says more); from then on
+    its weights are mapped.
 
     threads     : threads of the engine; by default the CPUs of the strongest cluster, within the
                   process's affinity and quota. The tokens do not depend on it
@@ -76,6 +75,7 @@ class Model:
     context      : positions in a sequence, prompt and reply together
     threads      : threads of the engine
     vocab, dim   : number of logits of a token, and of elements of a hidden state
+    notice       : what a user should know of how the model was loaded; "" for nothing
     weights      : the packed weights and their program, for tools
     engine       : the program bound to this machine, for tools
     """
@@ -89,24 +89,21 @@ class Model:
         sequences: int = 1,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        from nybble import archs
-        from nybble.lowering import lower
+        from nybble import packing
 
         self.path = path
         self.threads = _threads(threads)
         n_sequences = whole("sequences", sequences, 1, MAX_SEQUENCES)
-        with GgufFile(path) as file:
-            try:
-                tree = archs.describe(file.metadata, file.tensors, file.data)
-                self.context = _context(context, tree.context)
-                program = Program(lower(tree, _formats(tree.tensors(), file)))
-                self._tokenizer: Tokenizer = load_tokenizer(file.metadata)
-                self._compiled: tuple[ChatTemplate, Switch] | None = None
-                self._template_source = file.metadata.get("tokenizer.chat_template")
-                self._recommended = recommended(file.metadata)
-                self.weights = Weights(program, file.data, on_progress)
-            except FormatError as error:
-                raise FormatError(f"{path}: {error}") from None
+        reading = packing.read(path)
+        tree = reading.tree
+        self.context = _context(context, tree.context)
+        self.weights = reading.weights(on_progress)
+        self.notice = reading.notice
+        metadata = reading.file.metadata
+        self._tokenizer = reading.tokenizer
+        self._compiled: tuple[ChatTemplate, Switch] | None = None
+        self._template_source = metadata.get("tokenizer.chat_template")
+        self._recommended = recommended(metadata)
         self.engine = Engine(
             self.weights, context=self.context, threads=self.threads, sequences=n_sequences
         )
@@ -393,21 +390,3 @@ def _context(context: int | None, trained: int) -> int:
     if context > trained:
         raise ContextError(f"context {context:,} is beyond the model's {trained:,}")
     return context
-
-
-def _formats(expected: Iterable[tuple[str, tuple[int, ...]]], file: GgufFile) -> dict[str, str]:
-    """The format of every tensor the model needs, after checking that the file has just those,
-    in just those shapes."""
-    arch = file.metadata["general.architecture"]
-    formats = {}
-    for name, shape in expected:
-        tensor = file.tensors.get(name)
-        if tensor is None:
-            raise FormatError(f"{name} is missing; {arch} needs it")
-        if tuple(tensor.shape) != shape:
-            raise FormatError(f"{name} is {tuple(tensor.shape)}, {arch} wants {shape}")
-        formats[name] = tensor.format
-    for name in file.tensors:
-        if name not in formats:
-            raise FormatError(f"{name} is there, and {arch} has no use for it")
-    return formats

@@ -24,6 +24,7 @@ from typing import IO, Protocol
 from urllib.parse import quote
 
 from nybble import hub
+from nybble.disk import free_bytes, sync_folder
 from nybble.errors import DownloadError, UsageError
 from nybble.known import KNOWN
 
@@ -167,15 +168,24 @@ def remove(name: str, on_wait: Callable[[], None] | None = None) -> int:
         _wait_for(lock, on_wait)
         nbytes = sum(size for other, _, size in hub.unfinished() if other == name)
         shutil.rmtree(_folder_of(name), ignore_errors=True)
-        if os.path.lexists(path):
-            nbytes += os.lstat(path).st_size
-            os.unlink(path)
+        for file in (path, hub.packed_path(path), hub.copy_path(path)):
+            if os.path.lexists(file):
+                nbytes += os.lstat(file).st_size
+                os.unlink(file)
         if os.path.lexists(_record_of(path)):
             os.unlink(_record_of(path))
         _remove_empty(os.path.dirname(path))
     finally:
         os.close(lock)
     return nbytes
+
+
+def discard(path: str) -> None:
+    """Removes a model's GGUF file, with its sum and its packed copy in the cache: the model is kept
+    packed beside it."""
+    for file in (path, _record_of(path), hub.copy_path(path)):
+        if os.path.lexists(file):
+            os.unlink(file)
 
 
 def sum_of(file: IO[bytes], digest: hashlib._Hash, progress: Progress) -> None:
@@ -247,7 +257,7 @@ def _fetch(name: str, delivery: Delivery, lock: int, progress: Progress, check: 
             _record(path, sha256)
         os.replace(partial, path)
         is_kept = False
-        _sync_folder(os.path.dirname(path))
+        sync_folder(os.path.dirname(path))
     except DownloadError as error:
         if not is_kept or not _has_come(partial):
             raise
@@ -270,22 +280,17 @@ def _fetch(name: str, delivery: Delivery, lock: int, progress: Progress, check: 
 def _make_room(name: str, delivery: Delivery, have: int) -> None:
     """Whether the rest fits, `have` bytes being there. What other pulls left goes first."""
     needed = delivery.needs(have) + _SLACK
-    if _free() < needed:
+    if free_bytes(hub.models_folder()) < needed:
         for other, folder, _ in list(hub.unfinished()):
             if other != name:
                 shutil.rmtree(folder, ignore_errors=True)
-    if (free := _free()) < needed:
+    if (free := free_bytes(hub.models_folder())) < needed:
         moment = f"{needed / 1e6:,.0f} MB for a moment and " if delivery.nbytes else ""
         stays = ((delivery.nbytes or needed) - have) / 1e6
         raise DownloadError(
             f"pulling {name} needs {moment}{stays:,.0f} MB to stay, {hub.models_folder()} has"
             f" {free / 1e6:,.0f} MB free; {_more_space()}"
         )
-
-
-def _free() -> int:
-    stat = os.statvfs(hub.models_folder())
-    return stat.f_bavail * stat.f_frsize
 
 
 def _more_space() -> str:
@@ -360,15 +365,6 @@ def _remove_empty(folder: str) -> None:
         except OSError:  # something is in it, or it was never made
             return
         folder = os.path.dirname(folder)
-
-
-def _sync_folder(path: str) -> None:
-    """Make a rename in the folder `path` survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _silent(done: int, total: int) -> None:

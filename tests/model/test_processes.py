@@ -420,23 +420,25 @@ def test_the_interpreter_ends(endless, how):
 
 DROPPED = """
 import sys, nybble
-def anonymous():
+def resident():
     with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) * 1024
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) * 1024
 sizes = []
 for _ in range(4):
     model = nybble.load(sys.argv[1], context=256)
     chat = model.chat()
     assert chat.ask("Hello", max_tokens=2).text
-    held = anonymous()
+    held = resident()
     del model, chat
-    sizes.append(anonymous())
+    sizes.append(resident())
 print(held, *sizes)
 """
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads /proc")
-def test_dropping_a_model_frees_its_memory(smollm2_path):
+@pytest.mark.parametrize("where", ["mapped", "in memory"])
+def test_dropping_a_model_frees_its_memory(smollm2_path, monkeypatch, where):
+    monkeypatch.setenv("NYBBLE_PACK", "auto" if where == "mapped" else "0")
     held, first, *rest = map(int, run(DROPPED, smollm2_path).split())
     assert held - first > 90e6, "the weights are there and go"
     assert max(rest) < first + 5e6, "nothing piles up"

@@ -59,7 +59,7 @@ def dump(weights: Weights, ids: list[int], rows: int, path: Path) -> None:
         file.write(header)
         for data in (
             *(sections[name] for name in SECTIONS),
-            weights.arena.view(),
+            weights.view(),
             struct.pack(f"<{len(ids)}i", *ids),
             expected.cast("B"),
         ):

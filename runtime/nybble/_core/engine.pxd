@@ -280,6 +280,8 @@ cdef extern from "nyb_vocab.h" nogil:
     int nyb_vocab_measure(const nyb_vocab_file *file, uint64_t *bytes, nyb_error *error) nogil
     int nyb_vocab_build(const nyb_vocab_file *file, void *memory, nyb_vocab *vocab,
                         nyb_error *error) nogil
+    int nyb_vocab_open(const nyb_vocab_file *file, const void *memory, uint64_t nbytes,
+                       nyb_vocab *vocab, nyb_error *error) nogil
     uint32_t nyb_vocab_find(const nyb_vocab *vocab, const uint8_t *spelling, size_t n) nogil
     size_t nyb_vocab_spelling(const nyb_vocab *vocab, uint32_t id,
                               const uint8_t **spelling) nogil

@@ -136,6 +136,17 @@ cdef class GgufIndex:
             return text(self.data + key.at, key.nbytes)
         return number(key.type, self.data + key.at)
 
+    def record(self, uint32_t i):
+        """(start, start of the value, end) of metadata key i with its value, in the file's bytes;
+        of a string the value is the text, of an array the elements."""
+        cdef const nyb_gguf_key *key = self.key_at(i)
+        return key.key_at - 8, key.at, key.at + key.nbytes
+
+    @property
+    def data_at(self):
+        """Where the tensors' data begins, or the end of a file without tensors."""
+        return min(self.file.data_at, <uint64_t>self.view.len)
+
     def tensor(self, uint32_t i):
         """(name, shape, format, offset, nbytes) of tensor i < n_tensors, in file order.
 

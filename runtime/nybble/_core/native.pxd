@@ -60,6 +60,8 @@ cdef int vocab_measure(const nyb_vocab_file *file, uint64_t *nbytes,
                        nyb_error *error) noexcept nogil
 cdef int vocab_build(const nyb_vocab_file *file, void *memory, nyb_vocab *vocab,
                      nyb_error *error) noexcept nogil
+cdef int vocab_open(const nyb_vocab_file *file, const void *memory, uint64_t nbytes,
+                    nyb_vocab *vocab, nyb_error *error) noexcept nogil
 cdef uint32_t vocab_find(const nyb_vocab *vocab, const uint8_t *spelling, size_t n) noexcept nogil
 cdef size_t vocab_spelling(const nyb_vocab *vocab, uint32_t id,
                            const uint8_t **spelling) noexcept nogil

@@ -35,6 +35,7 @@ from nybble._core.engine cimport (
     nyb_vocab_find,
     nyb_vocab_is_end,
     nyb_vocab_measure,
+    nyb_vocab_open,
     nyb_vocab_spelling,
     nyb_vocab_type,
 )
@@ -261,6 +262,11 @@ cdef int vocab_measure(const nyb_vocab_file *file, uint64_t *nbytes,
 cdef int vocab_build(const nyb_vocab_file *file, void *memory, nyb_vocab *vocab,
                      nyb_error *error) noexcept nogil:
     return nyb_vocab_build(file, memory, vocab, error)
+
+
+cdef int vocab_open(const nyb_vocab_file *file, const void *memory, uint64_t nbytes,
+                    nyb_vocab *vocab, nyb_error *error) noexcept nogil:
+    return nyb_vocab_open(file, memory, nbytes, vocab, error)
 
 
 cdef uint32_t vocab_find(const nyb_vocab *vocab, const uint8_t *spelling, size_t n) noexcept nogil:

@@ -26,7 +26,6 @@ cdef class Program:
 
 
 cdef class Weights:
-    cdef readonly Arena arena
     cdef readonly Program program
-
-    cdef _pack(self, placement, const uint8_t[::1] src)
+    cdef readonly object memory     # the Arena that they are packed in, or who holds `data`
+    cdef const uint8_t *data        # borrowed from `memory`: program.weights_bytes of them

@@ -1,6 +1,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from typing_extensions import Buffer
+
 BLOCK: int
 TILE_ROWS: int
 Q8_BYTES: int
@@ -29,11 +31,16 @@ class Program:
     def sections(self) -> dict[str, bytes]: ...
 
 class Weights:
-    arena: Arena
+    memory: Any
     program: Program
-    def __init__(
-        self,
-        program: Program,
-        data: Callable[[str], memoryview],
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> None: ...
+    nbytes: int
+    is_mapped: bool
+    def __init__(self, program: Program, memory: Arena | memoryview) -> None: ...
+    def view(self) -> memoryview: ...
+
+def pack(placement: Any, src: Buffer, out: Buffer, first: int = 0) -> None: ...
+def pack_in_memory(
+    program: Program,
+    data: Callable[[str], memoryview],
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Weights: ...

@@ -1,11 +1,13 @@
 """Programs, and weights packed for them: the memory of both.
 
 `Program(lowered)` holds the arrays that the C runner reads, made of a model's parts by
-`nybble.lowering`; `Weights` packs a file's tensors where the program reads them.
+`nybble.lowering`; `pack` brings a file's tensors into the layout that the program reads, `Weights`
+are all of them where it reads them.
 """
 from cpython.buffer cimport PyBUF_READ
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_FromMemory
+from libc.stdint cimport uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from posix.mman cimport (
@@ -55,7 +57,7 @@ from nybble._core.kernels cimport (
 )
 from nybble._core.native cimport layout_of
 
-from nybble.errors import BudgetError, FormatError
+from nybble.errors import BudgetError, FormatError, UsageError
 
 cdef enum:
     HUGE_PAGE = 2 * 1024 * 1024
@@ -248,20 +250,21 @@ cdef size_t _source_row(size_t row, size_t head_dim, size_t rope_dims) noexcept 
     return row // head_dim * head_dim + i
 
 
-cdef size_t _pack_matrix(const nyb_layout *layout, const uint8_t *src, size_t rows, size_t cols,
-                         size_t head_dim, size_t rope_dims, uint8_t *dst) noexcept nogil:
-    """0, or 1 + the row whose scale is not finite."""
+cdef size_t _pack_tiles(const nyb_layout *layout, const uint8_t *src, size_t rows, size_t cols,
+                        size_t head_dim, size_t rope_dims, size_t first, size_t n,
+                        uint8_t *dst) noexcept nogil:
+    """Packs n tile rows from the first on. 0, or 1 + the row whose scale is not finite."""
     cdef size_t blocks = cols // layout.block_cols, row_bytes = blocks * layout.block_bytes
     cdef const uint8_t *pointers[NYB_TILE_ROWS]
     cdef size_t tile, i, row, bad
-    for tile in range((rows + NYB_TILE_ROWS - 1) // NYB_TILE_ROWS):
+    for tile in range(first, first + n):
         for i in range(<size_t>NYB_TILE_ROWS):
             row = tile * NYB_TILE_ROWS + i
             if row < rows:
                 pointers[i] = src + _source_row(row, head_dim, rope_dims) * row_bytes
             else:
                 pointers[i] = NULL
-        bad = layout.pack(blocks, pointers, dst + tile * NYB_TILE_ROWS * row_bytes)
+        bad = layout.pack(blocks, pointers, dst + (tile - first) * NYB_TILE_ROWS * row_bytes)
         if bad:
             return 1 + tile * NYB_TILE_ROWS + (bad - 1) % NYB_TILE_ROWS
     return 0
@@ -282,39 +285,89 @@ cdef size_t _pack_vector(const uint8_t *src, size_t n, size_t head_dim, size_t r
     return 0
 
 
-cdef class Weights:
-    """A model's weights, packed in memory in the order in which a token reads them.
+def pack(placement, const uint8_t[::1] src not None, out not None, size_t first=0):
+    """Packs a tensor, whose bytes in the file are `src`, into the buffer `out`: all of it, or of a
+    matrix as many tile rows from `first` on as fill `out`.
 
-    program     : says what goes where
-    data        : tensor name -> its bytes in the file (a function; read once, not kept)
-    on_progress : called with (bytes packed, bytes in all) after each tensor
-    FormatError if a scale or a norm's weight is not finite.
+    FormatError if a scale, or an element of a vector, is not finite, or if src has another size
+    than the placement says.
+    """
+    cdef uint8_t[::1] dst = out
+    cdef const uint8_t *from_
+    cdef uint8_t *to
+    cdef size_t rows = placement.rows, cols = placement.cols, bad, tile_bytes, n = 0
+    cdef size_t head_dim = placement.head_dim, rope_dims = placement.rope_dims
+    cdef float scale = placement.scale
+    cdef const nyb_layout *layout = layout_of(placement.format) if rows else NULL
+    cdef size_t expected = (rows * (cols // layout.block_cols) * layout.block_bytes
+                            if layout is not NULL else cols * 4)
+    if <size_t>src.shape[0] != expected:
+        raise FormatError(f"{placement.name} has {src.shape[0]} bytes, {expected} expected")
+    if layout is NULL:
+        fits = <size_t>dst.shape[0] == expected and first == 0
+    else:
+        tile_bytes = cols // layout.block_cols * layout.block_bytes * NYB_TILE_ROWS
+        n = <size_t>dst.shape[0] // tile_bytes
+        fits = (n * tile_bytes == <size_t>dst.shape[0]
+                and n + first <= (rows + NYB_TILE_ROWS - 1) // NYB_TILE_ROWS)
+    if not fits:
+        raise UsageError(f"{placement.name}: {dst.shape[0]} bytes from {first} on are not its")
+    if dst.shape[0] == 0:
+        return
+    from_, to = &src[0], &dst[0]
+    with nogil:
+        if layout is NULL:
+            bad = _pack_vector(from_, cols, head_dim, rope_dims, scale, <float *>to)
+        else:
+            bad = _pack_tiles(layout, from_, rows, cols, head_dim, rope_dims, first, n, to)
+    if bad:
+        what = f"a number in row {bad - 1}" if layout is not NULL else f"element {bad - 1}"
+        raise FormatError(f"{placement.name}: {what} is not finite; the file is damaged, get "
+                          "it again")
+
+
+cdef class Weights:
+    """A program's packed weights, in the order in which a token reads them.
+
+    memory : what they lie in: an Arena, or a read-only view of a packed file
+    UsageError if it is not program.weights_bytes long, aligned to 64.
     """
 
-    def __cinit__(self, Program program not None, data, on_progress=None):
+    def __cinit__(self, Program program not None, memory not None):
+        cdef const uint8_t[::1] view = memory.view() if isinstance(memory, Arena) else memory
+        cdef uintptr_t at = <uintptr_t>&view[0] if view.shape[0] else 0
+        if <uint64_t>view.shape[0] != program.c.weights_bytes or at % 64 != 0:
+            raise UsageError(f"{view.shape[0]} bytes at {at:#x} are not this program's weights")
         self.program = program
-        self.arena = Arena(program.c.weights_bytes, "packed weights")
-        for placement in program.placements:
-            self._pack(placement, data(placement.name))
-            if on_progress is not None:
-                on_progress(placement.offset + placement.nbytes, program.c.weights_bytes)
+        self.memory = memory
+        self.data = &view[0]
 
-    cdef _pack(self, placement, const uint8_t[::1] src):
-        cdef size_t rows = placement.rows, cols = placement.cols, bad
-        cdef size_t head_dim = placement.head_dim, rope_dims = placement.rope_dims
-        cdef float scale = placement.scale
-        cdef uint8_t *dst = self.arena.data + <uint64_t>placement.offset
-        cdef const nyb_layout *layout = layout_of(placement.format) if rows else NULL
-        cdef size_t expected = (rows * (cols // layout.block_cols) * layout.block_bytes
-                                if layout is not NULL else cols * 4)
-        if <size_t>src.shape[0] != expected:
-            raise FormatError(f"{placement.name} has {src.shape[0]} bytes, {expected} expected")
-        with nogil:
-            if layout is NULL:
-                bad = _pack_vector(&src[0], cols, head_dim, rope_dims, scale, <float *>dst)
-            else:
-                bad = _pack_matrix(layout, &src[0], rows, cols, head_dim, rope_dims, dst)
-        if bad:
-            what = f"a number in row {bad - 1}" if layout is not NULL else f"element {bad - 1}"
-            raise FormatError(f"{placement.name}: {what} is not finite; the file is damaged, get "
-                              "it again")
+    @property
+    def nbytes(self):
+        """Bytes of packed weights."""
+        return self.program.c.weights_bytes
+
+    @property
+    def is_mapped(self):
+        """Whether they are pages of a file, not memory of this process's own."""
+        return not isinstance(self.memory, Arena)
+
+    def view(self):
+        """The packed bytes as a read-only memoryview, to be used while the weights are alive."""
+        return PyMemoryView_FromMemory(<char *>self.data, self.nbytes, PyBUF_READ)
+
+
+def pack_in_memory(Program program not None, data, on_progress=None):
+    """Packs all tensors of a program in an arena; returns the Weights.
+
+    data        : tensor name -> its bytes in the file, a function
+    on_progress : called with (bytes packed, bytes in all) after each tensor
+    """
+    cdef Arena arena = Arena(program.c.weights_bytes, "packed weights")
+    cdef uint8_t[::1] bytes = <uint8_t[:arena.nbytes]>arena.data
+    for placement in program.placements:
+        end = placement.offset + placement.nbytes
+        pack(placement, data(placement.name), bytes[placement.offset:end])
+        if on_progress is not None:
+            on_progress(end, program.c.weights_bytes)
+    return Weights(program, arena)

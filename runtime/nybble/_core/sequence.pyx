@@ -85,7 +85,7 @@ cdef class Engine:
         self.sampling = Arena(sample_scratch(weights.program.c.vocab), "the sampler")
         self.context, self.chunk, self.threads = context, chunk, threads
         self.sequences, self.max_logits = sequences, limits.max_logits
-        if bind(&self.bound, &weights.program.c, &limits, bits, weights.arena.data, self.kv.data,
+        if bind(&self.bound, &weights.program.c, &limits, bits, weights.data, self.kv.data,
                 self.work.data, &error):
             raise UsageError(f"this model cannot be run so: {said(&error)}")
 
@@ -95,7 +95,7 @@ cdef class Engine:
         with engine_lock:
             start = perf_counter()
             with nogil:
-                read(self.weights.arena.data, self.weights.arena.nbytes, streams, self.threads)
+                read(self.weights.data, self.weights.program.c.weights_bytes, streams, self.threads)
             return perf_counter() - start
 
     def barrier_seconds(self):

@@ -24,6 +24,7 @@ class Vocabulary:
     n_specials: int
     nbytes: int
     in_order: bool
+    tables: bytes
     def __init__(
         self,
         kind: int,
@@ -40,6 +41,7 @@ class Vocabulary:
         unknown: int | None = None,
         whole_words: bool = False,
         space_prefix: bool = False,
+        built: Buffer | None = None,
     ) -> None: ...
     def encode(
         self, text: Buffer, special: bool = False, breaks: Sequence[int] = ()

@@ -1,5 +1,6 @@
 """Vocabularies of GGUF files: owns their tables, checks what Python hands in."""
 
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
@@ -34,6 +35,7 @@ from nybble._core.native cimport (
     vocab_find,
     vocab_is_end,
     vocab_measure,
+    vocab_open,
     vocab_spelling,
     vocab_type,
 )
@@ -90,6 +92,8 @@ cdef class Vocabulary:
     whole_words  : of BYTES, a word that is a token is that token, whatever the merges say
     unknown      : of the others, the id for what has no token and no tokens of its bytes
     space_prefix : of the others, a space is put before text and after special tokens
+    built        : the tables of such a vocabulary, as `tables` gave them: they are checked, held
+                   and read in place, instead of being built from merges, scores and types
 
     FormatError if any of it is damaged: what, at which token or merge.
     """
@@ -99,11 +103,9 @@ cdef class Vocabulary:
                   uint64_t n_merges=0, const unsigned char[::1] scores not None=b"",
                   uint64_t n_scores=0, const unsigned char[::1] types not None=b"",
                   uint64_t n_types=0, uint32_t pre=NYB_PRE_DEFAULT, unknown=None,
-                  bint whole_words=False, bint space_prefix=False):
+                  bint whole_words=False, bint space_prefix=False,
+                  const unsigned char[::1] built=None):
         cdef nyb_vocab_file file
-        cdef nyb_error error
-        cdef uint64_t nbytes = 0
-        cdef int failed
         check_region("types", n_types, types)
         check_region("scores", n_scores, scores)
         file.tokens = start_of(tokens)
@@ -121,25 +123,53 @@ cdef class Vocabulary:
         file.unknown = NYB_VOCAB_NONE if unknown is None else unknown
         file.whole_words = whole_words
         file.space_prefix = space_prefix
+        if built is None:
+            self.build(&file)
+        else:
+            self.open(&file, built)
+        self.tokens = tokens
+        self.n_tokens = self.vocab.tables.n_tokens
+        self.n_specials = self.vocab.tables.n_specials
+        self.in_order = self.vocab.tables.in_order
+
+    cdef int build(self, const nyb_vocab_file *file) except -1:
+        cdef nyb_error error
+        cdef uint64_t nbytes = 0
+        cdef int failed
         with nogil:
-            failed = vocab_measure(&file, &nbytes, &error)
+            failed = vocab_measure(file, &nbytes, &error)
         if failed:
             raise format_error(&error)
         self.memory = malloc(nbytes)
         if self.memory == NULL:
             raise MemoryError(f"the tokenizer's tables take {nbytes} bytes")
         with nogil:
-            failed = vocab_build(&file, self.memory, &self.vocab, &error)
+            failed = vocab_build(file, self.memory, &self.vocab, &error)
         if failed:
             raise format_error(&error)
-        self.tokens = tokens
         self.nbytes = nbytes
-        self.n_tokens = self.vocab.tables.n_tokens
-        self.n_specials = self.vocab.tables.n_specials
-        self.in_order = self.vocab.tables.in_order
+        return 0
+
+    cdef int open(self, const nyb_vocab_file *file, const unsigned char[::1] built) except -1:
+        cdef nyb_error error
+        cdef int failed
+        cdef uint64_t nbytes = built.shape[0]
+        cdef const uint8_t *tables = start_of(built)
+        with nogil:
+            failed = vocab_open(file, tables, nbytes, &self.vocab, &error)
+        if failed:
+            raise format_error(&error)
+        self.built = built
+        self.nbytes = nbytes
+        return 0
 
     def __dealloc__(self):
-        free(self.memory)  # NULL after a failed __cinit__; cannot raise
+        free(self.memory)  # NULL after a failed __cinit__, and where tables are held; cannot raise
+
+    @property
+    def tables(self):
+        """The tables as bytes, for a file; the same on every little-endian machine."""
+        return PyBytes_FromStringAndSize(<const char *>self.vocab.tables, self.nbytes)
 
     cdef int check_id(self, object id) except -1:
         if not isinstance(id, int) or not 0 <= id < self.n_tokens:

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     with ended_line():
         model, runs = _measure(args, depths)
     program = model.weights.program
-    weights_gb = model.weights.arena.nbytes / 1e9
+    weights_gb = model.weights.nbytes / 1e9
     read_gb_s = weights_gb / median(s for run in runs for s in run["read_s"])
     barriers = [run["barrier_s"] for run in runs if run["barrier_s"]]
     decode = []

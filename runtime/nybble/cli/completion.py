@@ -25,7 +25,8 @@ examples:
 
 Names are those of models here and, for pull, the known ones.
 """
-_KINDS = {"run": "all", "bench": "here", "show": "here", "rm": "here", "pull": "known"}  # of names
+# Which names a verb takes.
+_KINDS = {**dict.fromkeys(("bench", "show", "pack", "rm"), "here"), "run": "all", "pull": "known"}
 _SHELLS = ("bash", "zsh", "fish")
 _SAFE = re.compile(r"[\w.:/@+~-]+", re.ASCII)
 

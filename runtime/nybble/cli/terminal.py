@@ -120,9 +120,12 @@ def load(name: str, **options: Any) -> Model:
 
     bar = ProgressBar(f"loading {printable(name)}", after_s=LONG_S, is_passing=True)
     try:
-        return nybble.load(name, on_progress=bar, **options)
+        model = nybble.load(name, on_progress=bar, **options)
     finally:
         bar.close()
+    if model.notice:
+        say(f"nybble: {printable(model.notice)}")
+    return model
 
 
 def print_words(reply: Reply) -> None:

@@ -96,6 +96,7 @@ class GgufFile:
         data = _map(self.path)
         _refuse_mistaken(self.path, data)
         index = GgufIndex(data, self.path)
+        self._map: mmap.mmap | None = data
         self.nbytes = len(data)
         self.version = index.version
         self.alignment = index.alignment
@@ -124,9 +125,46 @@ class GgufFile:
         tensor = self.tensors[name]
         return self._opened().whole[tensor.offset : tensor.offset + tensor.nbytes]
 
+    def forget(self, name: str) -> None:
+        """Gives the memory of a tensor's pages back: they are read from the file again if they are
+        looked at again."""
+        tensor = self.tensors[name]
+        self.let_go(tensor.offset, tensor.offset + tensor.nbytes)
+
+    def let_go(self, start: int, end: int) -> None:
+        """Gives the memory of the whole pages from byte `start` to `end` back."""
+        page = mmap.PAGESIZE
+        first, last = -(-start // page) * page, end // page * page
+        if self._map is not None and last > first and hasattr(self._map, "madvise"):
+            self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+    @property
+    def head(self) -> memoryview:
+        """What comes before the tensors' data."""
+        return self._opened().whole[: self._opened().data_at]
+
+    @property
+    def whole(self) -> memoryview:
+        """All of the file's bytes."""
+        return self._opened().whole
+
+    def record(self, key: str) -> memoryview:
+        """A metadata key with its value, as the file has them."""
+        index = self._opened()
+        at, _, end = index.record(self._keys()[key])
+        return index.whole[at:end]
+
+    def place_of(self, key: str) -> int:
+        """Where in the file the value of a metadata key begins: a string's text."""
+        return self._opened().record(self._keys()[key])[1]
+
     def close(self) -> None:
         """Lets go of the mapping."""
-        self._index = self._metadata = self._tensors = None
+        self._index = self._metadata = self._tensors = self._map = None
+
+    def _keys(self) -> dict[str, int]:
+        index = self._opened()
+        return {index.key(i): i for i in range(index.n_keys)}
 
     def _opened(self) -> GgufIndex:
         if self._index is None:

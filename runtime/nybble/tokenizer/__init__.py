@@ -235,21 +235,23 @@ def to_bytes(text: str | bytes) -> bytes:
         return "".join(kept).encode("utf-8", "surrogateescape")
 
 
-def load(metadata: Mapping[str, object]) -> Tokenizer:
+def load(metadata: Mapping[str, object], tables: memoryview | None = None) -> Tokenizer:
     """The tokenizer of a GGUF file, from its metadata.
 
-    The strings of the vocabulary are read in place, so they hold the file's memory. FormatError if
-    the tokenizer is of a kind that is not known here, or damaged.
+    The strings of the vocabulary are read in place, so they hold the file's memory. `tables` are
+    what `Vocabulary.tables` was when this metadata was loaded before: then they are checked and
+    read in place too, and nothing is built. FormatError if the tokenizer is of a kind that is not
+    known here, or damaged.
     """
     model = metadata.get("tokenizer.ggml.model")
     if not isinstance(model, str) or model not in _KINDS:
         raise FormatError(
             f"the file's tokenizer is of kind {model!r:.60}; known here: {', '.join(_KINDS)}"
         )
-    return _KINDS[model](metadata)
+    return _KINDS[model](metadata, tables)
 
 
-def _load_bytes(metadata: Mapping[str, object]) -> Tokenizer:
+def _load_bytes(metadata: Mapping[str, object], tables: memoryview | None) -> Tokenizer:
     """GPT-2's kind: merges over bytes, inside of words."""
     pre = metadata.get("tokenizer.ggml.pre", "default")
     if not isinstance(pre, str) or pre not in PRE_TOKENIZERS:
@@ -264,22 +266,24 @@ def _load_bytes(metadata: Mapping[str, object]) -> Tokenizer:
         **_arrays(metadata, merges="string"),
         pre=how.number,
         whole_words=how.whole_words,
+        built=tables,
     )
     return _tokenizer(metadata, vocabulary, add_bos=how.add_bos)
 
 
-def _load_chars(metadata: Mapping[str, object]) -> Tokenizer:
+def _load_chars(metadata: Mapping[str, object], tables: memoryview | None) -> Tokenizer:
     """Gemma 4's kind: merges over characters. (Its scores are all the same and mean nothing.)"""
     vocabulary = core.Vocabulary(
         core.CHARS,
         *_array(metadata, "tokens", "string"),
         **_arrays(metadata, merges="string"),
         unknown=_token_id(metadata, "unknown"),
+        built=tables,
     )
     return _tokenizer(metadata, vocabulary)
 
 
-def _load_pieces(metadata: Mapping[str, object]) -> Tokenizer:
+def _load_pieces(metadata: Mapping[str, object], tables: memoryview | None) -> Tokenizer:
     """SentencePiece's kind, called "llama": Llama 2, Mistral, Gemma to 3. Some old files leave out
     the ids of Llama's special tokens. `remove_extra_whitespaces` is for T5's kind: in this one
     llama.cpp keeps every space, whatever the file says."""
@@ -290,6 +294,7 @@ def _load_pieces(metadata: Mapping[str, object]) -> Tokenizer:
         **_arrays(metadata, scores="float32"),
         unknown=_token_id(metadata, "unknown", 0),
         space_prefix=space_prefix,
+        built=tables,
     )
     return _tokenizer(metadata, vocabulary, bos=1, eos=2, add_bos=True, space_prefix=space_prefix)
 

@@ -1,0 +1,188 @@
+"""From a model's file to what the engine is given, and the packed copies that make it quick.
+
+A GGUF file is packed once: the copy goes into the cache, and later loads map that. `read(path)`
+finds out which file is to be read and opens it, with its tree, program and tokenizer;
+`Reading.weights()` makes the copy if there is none.
+
+`$NYBBLE_PACK` says where copies are made: `auto` (the default) for models whose weights take 16 MiB
+or more, `0` never: then weights are packed in memory each time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator
+
+from nybble import archs, hub
+from nybble._core.program import Program, Weights, pack_in_memory
+from nybble.errors import FormatError, UsageError
+from nybble.formats import packed
+from nybble.formats.gguf import GgufFile
+from nybble.formats.packed import PackedFile
+from nybble.lowering import lower
+from nybble.tokenizer import Tokenizer
+from nybble.tokenizer import load as load_tokenizer
+
+Progress = Callable[[int, int], None]
+WORTH_A_COPY = 16 << 20  # bytes of weights; fewer are packed within a tenth of a second on a Pi 4
+_SLACK = 64 << 20  # bytes of the disk that a copy leaves free: it is a comfort, no necessity
+
+
+class Reading:
+    """A model's file, opened, and what is made of it before its weights are wanted.
+
+    file      : the GGUF file or the packed one
+    tree      : nybble.archs.Decoder
+    program   : nybble._core.program.Program
+    tokenizer : nybble.tokenizer.Tokenizer
+    notice    : what a user should know of how the weights were read; "" for nothing
+    """
+
+    def __init__(self, file: GgufFile | PackedFile):
+        self.notice = ""
+        self.file = file
+        tables = file.tables if isinstance(file, PackedFile) else None
+        try:
+            self.tree = archs.describe(file.metadata, file.tensors, file.data)
+            self.program = Program(lower(self.tree, formats(self.tree, file)))
+            self.tokenizer: Tokenizer = load_tokenizer(file.metadata, tables)
+        except FormatError as error:
+            raise FormatError(f"{file.path}: {error}") from None
+
+    def weights(self, on_progress: Progress | None = None) -> Weights:
+        """The packed weights: where they lie in a packed file. Those of a GGUF file are packed into
+        the cache and mapped, if they are worth it, and that is the reading's file then; else, and
+        where the disk does not take them, they are packed in memory.
+
+        on_progress : called with (bytes of weights packed, bytes in all) if any are
+        """
+        if isinstance(self.file, PackedFile):
+            return self.file.weights(self.program)
+        if is_wanted() and self.program.weights_bytes >= WORTH_A_COPY:
+            try:
+                copy = Reading(PackedFile(make_copy(self.file, self, on_progress)))
+            except OSError as error:
+                self.notice = self._why_in_memory(error)
+            else:
+                self.file.close()
+                self.file, self.program, self.tokenizer = copy.file, copy.program, copy.tokenizer
+                return copy.weights()
+        return self._in_memory(self.file, on_progress)
+
+    def _in_memory(self, file: GgufFile, on_progress: Progress | None) -> Weights:
+        def let_go(done: int, total: int) -> None:
+            file.let_go(0, file.nbytes)  # what has been packed need not be in memory twice
+            if on_progress is not None:
+                on_progress(done, total)
+
+        try:
+            return pack_in_memory(self.program, file.data, let_go)
+        except FormatError as error:
+            raise FormatError(f"{file.path}: {error}") from None
+
+    def _why_in_memory(self, error: OSError) -> str:
+        why = "the disk is too full" if error.errno == errno.ENOSPC else error.strerror or error
+        return (
+            f"{os.path.basename(self.file.path)} runs from memory "
+            f"({self.program.weights_bytes / 1e6:,.0f} MB) and is packed at each start: no copy "
+            f"can be kept in {hub.cache_folder()} ({why})"
+        )
+
+
+def read(path: str) -> Reading:
+    """Opens a model: a packed file, or a GGUF file, or its packed copy if there is one."""
+    if is_wanted() and (copy := copy_of(path)) is not None:
+        with contextlib.suppress(FormatError):  # damaged, or another version's: made anew later
+            reading = Reading(PackedFile(copy))
+            reading.weights()
+            return reading
+    return Reading(open_file(path))
+
+
+def open_file(path: str) -> GgufFile | PackedFile:
+    """A model's file, of whichever kind it is."""
+    file = GgufFile(path)
+    if not packed.is_packed(file):
+        return file
+    file.close()
+    return PackedFile(path)
+
+
+def formats(tree: archs.Decoder, file: GgufFile | PackedFile) -> dict[str, str]:
+    """The format of every tensor the model needs, after checking that the file has just those,
+    in just those shapes."""
+    arch = file.metadata["general.architecture"]
+    found = {}
+    for name, shape in tree.tensors():
+        tensor = file.tensors.get(name)
+        if tensor is None:
+            raise FormatError(f"{name} is missing; {arch} needs it")
+        if tuple(tensor.shape) != shape:
+            raise FormatError(f"{name} is {tuple(tensor.shape)}, {arch} wants {shape}")
+        found[name] = tensor.format
+    for name in file.tensors:
+        if name not in found:
+            raise FormatError(f"{name} is there, and {arch} has no use for it")
+    return found
+
+
+# -- copies in the cache
+
+
+def is_wanted() -> bool:
+    """Whether copies are to be made and used, by $NYBBLE_PACK."""
+    wish = os.environ.get("NYBBLE_PACK", "") or "auto"
+    if wish not in ("auto", "0"):
+        raise UsageError(f"NYBBLE_PACK is {wish!r:.40}; it may be auto or 0")
+    return wish == "auto"
+
+
+def copy_of(path: str) -> str | None:
+    """The packed copy of the GGUF file at `path`; None if there is none of the file as it is."""
+    place = hub.copy_path(path)
+    if not os.path.isfile(place):
+        return None
+    try:
+        with PackedFile(place) as copy:
+            is_its = copy.source.path == os.path.realpath(path) and copy.source.is_as_it_was()
+    except FormatError:
+        return None
+    return place if is_its else None
+
+
+def make_copy(file: GgufFile, reading: Reading, on_progress: Progress | None = None) -> str:
+    """Packs a GGUF file, of which there is a reading, into the cache; returns the copy's path.
+    Copies of files that are no more are removed. OSError if there is no room for it, or it cannot
+    be written."""
+    place = hub.copy_path(file.path)
+    os.makedirs(os.path.dirname(place), exist_ok=True)
+    for orphan in orphans():
+        os.unlink(orphan)
+    packed.write(
+        place,
+        file,
+        reading.program,
+        reading.tokenizer,
+        on_progress,
+        spare=_SLACK,
+        is_there=lambda: copy_of(file.path) is not None,
+    )
+    return place
+
+
+def orphans() -> Iterator[str]:
+    """Copies of files that are gone, or have changed; and those that no nybble reads any more."""
+    with contextlib.suppress(FileNotFoundError):
+        folder = os.path.join(hub.cache_folder(), "packed")
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            if not entry.name.endswith(hub.PACKED):
+                continue
+            try:
+                with PackedFile(entry.path) as copy:
+                    is_orphan = not copy.source.is_as_it_was()
+            except FormatError:
+                is_orphan = True
+            if is_orphan:
+                yield entry.path
