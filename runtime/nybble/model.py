@@ -104,9 +104,11 @@ class Model:
                 self._compiled: tuple[ChatTemplate, Switch] | None = None
                 self._template_source = file.metadata.get("tokenizer.chat_template")
                 self._recommended = recommended(file.metadata)
-                self.weights = Weights(program, file.data, on_progress)
+                self.weights = Weights(program, file.read, on_progress)
             except FormatError as error:
+                file.check_unchanged()  # else it is told of a file that never was
                 raise FormatError(f"{path}: {error}") from None
+            file.check_unchanged()
         self.engine = Engine(
             self.weights, context=self.context, threads=self.threads, sequences=n_sequences
         )

@@ -195,7 +195,7 @@ def weights_of(path, **attention):
         blocks = [b._replace(attention=b.attention._replace(**attention)) for b in tree.blocks]
         tree = tree._replace(blocks=tuple(blocks))
         lowered = lower(tree, {name: tensor.format for name, tensor in file.tensors.items()})
-        return Weights(Program(lowered), file.data)
+        return Weights(Program(lowered), file.read)
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3"])

@@ -29,4 +29,5 @@ cdef class Weights:
     cdef readonly Arena arena
     cdef readonly Program program
 
-    cdef _pack(self, placement, const uint8_t[::1] src)
+    cdef _pack_rows(self, placement, read)
+    cdef _pack_floats(self, placement, read)

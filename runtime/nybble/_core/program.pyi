@@ -34,6 +34,6 @@ class Weights:
     def __init__(
         self,
         program: Program,
-        data: Callable[[str], memoryview],
+        read: Callable[[str, int, memoryview], None],
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None: ...

@@ -59,6 +59,7 @@ from nybble.errors import BudgetError, FormatError
 
 cdef enum:
     HUGE_PAGE = 2 * 1024 * 1024
+    PIECE = 1024 * 1024         # bytes of a file that are packed at once
 
 cdef float TINY = 2.0 ** -40        # docs/arithmetic.md, "Flush"
 
@@ -250,7 +251,7 @@ cdef size_t _source_row(size_t row, size_t head_dim, size_t rope_dims) noexcept 
 
 cdef size_t _pack_matrix(const nyb_layout *layout, const uint8_t *src, size_t rows, size_t cols,
                          size_t head_dim, size_t rope_dims, uint8_t *dst) noexcept nogil:
-    """0, or 1 + the row whose scale is not finite."""
+    """0, or 1 + blocks of a row * the row + the block whose scale is not finite."""
     cdef size_t blocks = cols // layout.block_cols, row_bytes = blocks * layout.block_bytes
     cdef const uint8_t *pointers[NYB_TILE_ROWS]
     cdef size_t tile, i, row, bad
@@ -263,7 +264,8 @@ cdef size_t _pack_matrix(const nyb_layout *layout, const uint8_t *src, size_t ro
                 pointers[i] = NULL
         bad = layout.pack(blocks, pointers, dst + tile * NYB_TILE_ROWS * row_bytes)
         if bad:
-            return 1 + tile * NYB_TILE_ROWS + (bad - 1) % NYB_TILE_ROWS
+            row = _source_row(tile * NYB_TILE_ROWS + (bad - 1) % NYB_TILE_ROWS, head_dim, rope_dims)
+            return 1 + blocks * row + (bad - 1) // NYB_TILE_ROWS
     return 0
 
 
@@ -286,35 +288,60 @@ cdef class Weights:
     """A model's weights, packed in memory in the order in which a token reads them.
 
     program     : says what goes where
-    data        : tensor name -> its bytes in the file (a function; read once, not kept)
+    read        : called with a tensor's name, a number of bytes and a writable memoryview, which it
+                  fills with the tensor's bytes from there on; once for each byte, in order
     on_progress : called with (bytes packed, bytes in all) after each tensor
-    FormatError if a scale or a norm's weight is not finite.
+    FormatError if a scale or a norm's weight is not finite: in which row and block.
     """
 
-    def __cinit__(self, Program program not None, data, on_progress=None):
+    def __cinit__(self, Program program not None, read, on_progress=None):
         self.program = program
         self.arena = Arena(program.c.weights_bytes, "packed weights")
         for placement in program.placements:
-            self._pack(placement, data(placement.name))
+            if placement.rows:
+                self._pack_rows(placement, read)
+            else:
+                self._pack_floats(placement, read)
             if on_progress is not None:
                 on_progress(placement.offset + placement.nbytes, program.c.weights_bytes)
 
-    cdef _pack(self, placement, const uint8_t[::1] src):
-        cdef size_t rows = placement.rows, cols = placement.cols, bad
+    cdef _pack_rows(self, placement, read):
+        """A matrix, a piece of whole tiles and heads at a time."""
+        cdef size_t rows = placement.rows, cols = placement.cols, done = 0, n, bad
+        cdef size_t head_dim = placement.head_dim, rope_dims = placement.rope_dims
+        cdef const nyb_layout *layout = layout_of(placement.format)
+        cdef size_t blocks = cols // layout.block_cols, row_bytes = blocks * layout.block_bytes
+        cdef uint8_t *dst = self.arena.data + <uint64_t>placement.offset
+        cdef size_t unit = head_dim if rope_dims else <size_t>NYB_TILE_ROWS
+        cdef size_t most = max(<size_t>PIECE // (unit * row_bytes), <size_t>1) * unit
+        cdef uint8_t[::1] piece = bytearray(min(most, rows) * row_bytes)
+        cdef const uint8_t *src = &piece[0]
+        whole = memoryview(piece)
+        while done < rows:
+            n = min(most, rows - done)
+            read(placement.name, done * row_bytes, whole[:n * row_bytes])
+            with nogil:
+                bad = _pack_matrix(layout, src, n, cols, head_dim, rope_dims,
+                                   dst + done * row_bytes)
+            if bad:
+                raise _damaged(f"{placement.name}: a number in row {done + (bad - 1) // blocks}, "
+                               f"block {(bad - 1) % blocks},")
+            done += n
+
+    cdef _pack_floats(self, placement, read):
+        """A vector."""
+        cdef size_t n = placement.cols, bad
         cdef size_t head_dim = placement.head_dim, rope_dims = placement.rope_dims
         cdef float scale = placement.scale
-        cdef uint8_t *dst = self.arena.data + <uint64_t>placement.offset
-        cdef const nyb_layout *layout = layout_of(placement.format) if rows else NULL
-        cdef size_t expected = (rows * (cols // layout.block_cols) * layout.block_bytes
-                                if layout is not NULL else cols * 4)
-        if <size_t>src.shape[0] != expected:
-            raise FormatError(f"{placement.name} has {src.shape[0]} bytes, {expected} expected")
+        cdef float *dst = <float *>(self.arena.data + <uint64_t>placement.offset)
+        cdef uint8_t[::1] piece = bytearray(4 * n)
+        cdef const uint8_t *src = &piece[0]
+        read(placement.name, 0, memoryview(piece))
         with nogil:
-            if layout is NULL:
-                bad = _pack_vector(&src[0], cols, head_dim, rope_dims, scale, <float *>dst)
-            else:
-                bad = _pack_matrix(layout, &src[0], rows, cols, head_dim, rope_dims, dst)
+            bad = _pack_vector(src, n, head_dim, rope_dims, scale, dst)
         if bad:
-            what = f"a number in row {bad - 1}" if layout is not NULL else f"element {bad - 1}"
-            raise FormatError(f"{placement.name}: {what} is not finite; the file is damaged, get "
-                              "it again")
+            raise _damaged(f"{placement.name}: element {bad - 1}")
+
+
+def _damaged(what):
+    return FormatError(f"{what} is not finite; the file is damaged, get it again")

@@ -2,9 +2,8 @@ from nybble._core.engine cimport nyb_vocab
 
 
 cdef class Vocabulary:
-    cdef nyb_vocab vocab            # its pointers are into `tokens` and `memory`
-    cdef void *memory               # owned: the tables
-    cdef const unsigned char[::1] tokens    # holds the vocabulary's strings where they are
+    cdef nyb_vocab vocab            # its pointers are into `memory`
+    cdef void *memory               # owned: the tables, then the tokens' strings
     cdef readonly unsigned int n_tokens
     cdef readonly size_t nbytes     # of the tables
     cdef readonly bint in_order

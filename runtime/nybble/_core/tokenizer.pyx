@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
 
 from nybble._core.engine cimport (
     NYB_PRE_DEEPSEEK_CODER,
@@ -83,8 +84,7 @@ cdef class Vocabulary:
 
     `kind` is BYTES, CHARS or PIECES (nyb_vocab.h says what they are). `tokens`, `merges` (n_*
     strings each), `scores` (n_scores float32, of PIECES) and `types` (n_types int32) are the bytes
-    of the arrays in a GGUF file; `tokens` is held and read in place for as long as this object
-    lives, the others are done with when it is made.
+    of the arrays in a GGUF file, which are done with when it is made: the tokens' are copied.
 
     pre          : of BYTES, one of the PRE_* numbers
     whole_words  : of BYTES, a word that is a token is that token, whatever the merges say
@@ -103,6 +103,7 @@ cdef class Vocabulary:
         cdef nyb_vocab_file file
         cdef nyb_error error
         cdef uint64_t nbytes = 0
+        cdef uint8_t *copied
         cdef int failed
         check_region("types", n_types, types)
         check_region("scores", n_scores, scores)
@@ -125,14 +126,16 @@ cdef class Vocabulary:
             failed = vocab_measure(&file, &nbytes, &error)
         if failed:
             raise format_error(&error)
-        self.memory = malloc(nbytes)
+        self.memory = malloc(nbytes + file.tokens_bytes)
         if self.memory == NULL:
-            raise MemoryError(f"the tokenizer's tables take {nbytes} bytes")
+            raise MemoryError(f"the tokenizer's tables take {nbytes + file.tokens_bytes} bytes")
+        copied = <uint8_t *>self.memory + nbytes
+        memcpy(copied, file.tokens, file.tokens_bytes)
+        file.tokens = copied
         with nogil:
             failed = vocab_build(&file, self.memory, &self.vocab, &error)
         if failed:
             raise format_error(&error)
-        self.tokens = tokens
         self.nbytes = nbytes
         self.n_tokens = self.vocab.tables.n_tokens
         self.n_specials = self.vocab.tables.n_specials

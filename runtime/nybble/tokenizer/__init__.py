@@ -238,8 +238,8 @@ def to_bytes(text: str | bytes) -> bytes:
 def load(metadata: Mapping[str, object]) -> Tokenizer:
     """The tokenizer of a GGUF file, from its metadata.
 
-    The strings of the vocabulary are read in place, so they hold the file's memory. FormatError if
-    the tokenizer is of a kind that is not known here, or damaged.
+    Nothing of the file is held on to. FormatError if the tokenizer is of a kind that is not known
+    here, or damaged.
     """
     model = metadata.get("tokenizer.ggml.model")
     if not isinstance(model, str) or model not in _KINDS:
