@@ -359,10 +359,9 @@ static int read_header(scan *s, nyb_gguf_file *file) {
         return nyb_fail(s->error, "the file is too short for so many tensors", 8, n_tensors);
     }
     if (n_keys > NYB_GGUF_MAX_KEYS || n_tensors > NYB_GGUF_MAX_TENSORS) {
-        return nyb_fail(s->error,
-                        "no model has so many metadata keys or tensors; 65,535 of each are read",
-                        n_keys > NYB_GGUF_MAX_KEYS ? 16 : 8,
-                        n_keys > NYB_GGUF_MAX_KEYS ? n_keys : n_tensors);
+        return nyb_fail(
+            s->error, "no model has so many metadata keys or tensors; 65,535 of each are read",
+            n_keys > NYB_GGUF_MAX_KEYS ? 16 : 8, n_keys > NYB_GGUF_MAX_KEYS ? n_keys : n_tensors);
     }
     file->n_keys = (uint32_t)n_keys;
     file->n_tensors = (uint32_t)n_tensors;

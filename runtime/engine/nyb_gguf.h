@@ -28,7 +28,8 @@
 
 enum {
     NYB_GGUF_MAX_DIMS = 4,
-    NYB_GGUF_MAX_KEYS = 65535, /* an index of more would take memory in proportion to nothing real */
+    NYB_GGUF_MAX_KEYS =
+        65535, /* an index of more would take memory in proportion to nothing real */
     NYB_GGUF_MAX_TENSORS = 65535
 };
 
