@@ -145,7 +145,8 @@ class Model:
         stop = min(stop, rows)
         _, block, block_bytes = FORMATS[info.format]
         row = columns // block * block_bytes
-        data = self.file.data(name)[start * row : stop * row]
+        data = memoryview(bytearray((stop - start) * row))
+        self.file.read(name, start * row, data)
         return self._decode(data, info.format, (stop - start, columns))
 
     @property

@@ -2,8 +2,9 @@
  * The GGUF scanner; nyb_gguf.h has the format and what is promised.
  *
  * One walk serves both passes: without an index it only checks, with one it also writes. Every
- * read goes through room(), so `at <= length` holds between any two lines, and nothing is ever
- * computed as at + n before n is known to fit.
+ * step goes through room(), so `at <= length` holds between any two lines, and nothing is ever
+ * computed as at + n before n is known to fit. Every look at the bytes goes through reach() first:
+ * steps over them do not, so that text is not asked for before it is needed.
  */
 #include "nyb_gguf.h"
 
@@ -64,17 +65,31 @@ const nyb_gguf_format *nyb_gguf_format_of(uint32_t format) {
 
 typedef struct scan {
     const uint8_t *data;
-    uint64_t length;
-    uint64_t at; /* next byte to read, at most `length` */
+    uint64_t have;   /* bytes at `data` */
+    uint64_t length; /* of the file, at least `have` */
+    uint64_t at;     /* next byte to read, at most `length` */
+    uint64_t wanted; /* how many bytes `data` has to have to go on; 0 unless it has less */
     nyb_error *error;
 } scan;
 
 static uint64_t room(const scan *s) { return s->length - s->at; }
 
+/* Whether the bytes up to `end`, which is within the file, are at hand; 0, or -1. */
+static int reach(scan *s, uint64_t end) {
+    if (end <= s->have) {
+        return 0;
+    }
+    s->wanted = end;
+    return nyb_fail(s->error, "more of the file has to be read", s->have, end);
+}
+
 /* The next `nbytes` (4 or 8) as a number; `what` is the complaint if the file ends before them. */
 static int read_number(scan *s, unsigned nbytes, const char *what, uint64_t *value) {
     if (room(s) < nbytes) {
         return nyb_fail(s->error, what, s->at, s->length);
+    }
+    if (reach(s, s->at + nbytes)) {
+        return -1;
     }
     *value = nyb_gguf_number(s->data + s->at, nbytes);
     s->at += nbytes;
@@ -102,6 +117,9 @@ static int read_string(scan *s, uint64_t least, uint64_t most, const char *what,
 }
 
 static int check_bools(scan *s, uint64_t count) {
+    if (reach(s, s->at + count)) {
+        return -1;
+    }
     for (uint64_t i = 0; i < count; i++) {
         if (s->data[s->at + i] > 1) {
             return nyb_fail(s->error, "a bool is neither 0 nor 1", s->at + i, s->data[s->at + i]);
@@ -201,6 +219,9 @@ static int read_key(scan *s, nyb_gguf_file *file, nyb_gguf_key *key) {
                     &key->key_at, &key_length)) {
         return -1;
     }
+    if (reach(s, s->at)) {
+        return -1;
+    }
     key->key_length = (uint32_t)key_length;
     for (uint64_t i = key->key_at; i < s->at; i++) {
         if (s->data[i] < 0x20 || s->data[i] > 0x7E) {
@@ -214,6 +235,9 @@ static int read_key(scan *s, nyb_gguf_file *file, nyb_gguf_key *key) {
         if (key->type != NYB_GGUF_UINT32) {
             return nyb_fail(s->error, "general.alignment is not of type uint32", key->at,
                             key->type);
+        }
+        if (reach(s, s->at)) {
+            return -1;
         }
         const uint32_t alignment = (uint32_t)nyb_gguf_number(s->data + key->at, 4);
         if (alignment < 8 || (alignment & (alignment - 1)) != 0) {
@@ -299,6 +323,9 @@ static int read_tensor(scan *s, const nyb_gguf_file *file, nyb_gguf_tensor *tens
 static int read_header(scan *s, nyb_gguf_file *file) {
     static const char ends[] = "the file ends inside its header";
     uint64_t version, n_tensors, n_keys;
+    if (reach(s, s->length < 4 ? s->length : 4)) {
+        return -1;
+    }
     if (s->length < 4 || memcmp(s->data, "GGUF", 4) != 0) {
         return nyb_fail(s->error, "this is not a GGUF file: it does not begin with \"GGUF\"", 0,
                         nyb_gguf_number(s->data, s->length < 4 ? (unsigned)s->length : 4));
@@ -331,6 +358,11 @@ static int read_header(scan *s, nyb_gguf_file *file) {
     if (n_tensors > UINT32_MAX || n_tensors > room(s) / TENSOR_LEAST) {
         return nyb_fail(s->error, "the file is too short for so many tensors", 8, n_tensors);
     }
+    if (n_keys > NYB_GGUF_MAX_KEYS || n_tensors > NYB_GGUF_MAX_TENSORS) {
+        return nyb_fail(
+            s->error, "no model has so many metadata keys or tensors; 65,535 of each are read",
+            n_keys > NYB_GGUF_MAX_KEYS ? 16 : 8, n_keys > NYB_GGUF_MAX_KEYS ? n_keys : n_tensors);
+    }
     file->n_keys = (uint32_t)n_keys;
     file->n_tensors = (uint32_t)n_tensors;
     return 0;
@@ -358,6 +390,10 @@ static int walk(scan *s, nyb_gguf_file *file, nyb_gguf_key *keys, nyb_gguf_tenso
             last_at = listed_at;
         }
     }
+    if (reach(s, s->at)) { /* names of tensors have been stepped over */
+        return -1;
+    }
+    file->head = s->at;
     file->data_at = (s->at + file->alignment - 1) / file->alignment * file->alignment;
     if (file->n_tensors > 0 && file->data_at + end > s->length) {
         file->needed = file->data_at + end;
@@ -370,16 +406,16 @@ static int walk(scan *s, nyb_gguf_file *file, nyb_gguf_key *keys, nyb_gguf_tenso
     return 0;
 }
 
-int nyb_gguf_scan(const uint8_t *data, uint64_t length, nyb_gguf_file *file, nyb_error *error) {
-    scan s = {data, length, 0, error};
+int nyb_gguf_scan(const uint8_t *data, uint64_t have, uint64_t length, nyb_gguf_file *file,
+                  nyb_error *error) {
+    scan s = {.data = data, .have = have, .length = length, .error = error};
     *file = (nyb_gguf_file){0};
     if (length > SIZE_LIMIT) {
         return nyb_fail(error, "the file is too large", 0, length);
     }
-    if (read_header(&s, file)) {
-        return -1;
-    }
-    return walk(&s, file, NULL, NULL);
+    const int failed = read_header(&s, file) || walk(&s, file, NULL, NULL);
+    file->wanted = s.wanted;
+    return failed ? -1 : 0;
 }
 
 /* What is sorted: numbers of keys or tensors, by something that the index says about them. */
@@ -490,7 +526,8 @@ uint64_t nyb_gguf_scratch_bytes(const nyb_gguf_file *file) {
 int nyb_gguf_index(const uint8_t *data, uint64_t length, nyb_gguf_file *file, nyb_gguf_key *keys,
                    nyb_gguf_tensor *tensors, uint32_t *scratch, nyb_error *error) {
     enum { HEADER_BYTES = 24 };
-    scan s = {data, length, HEADER_BYTES, error};
+    scan s = {
+        .data = data, .have = file->head, .length = length, .at = HEADER_BYTES, .error = error};
     if (walk(&s, file, keys, tensors)) {
         return -1;
     }

@@ -8,11 +8,12 @@
  *   tensors string name, u32 n_dims, u64 dims[n_dims], u32 format, u64 offset
  *   padding up to general.alignment (32 if absent), then the tensors' data
  *
- * The file is taken to be hostile. nyb_gguf_scan() walks all of it and checks every count,
- * length, number and offset against the file's length; nyb_gguf_index() walks it once more,
- * with the same checks, and writes the index into memory that the caller sized by the first
- * walk. Nothing is allocated or copied, and no byte outside data[0, length) is read, even if
- * the bytes change between the two walks.
+ * The file is taken to be hostile. nyb_gguf_scan() walks all of it up to the tensors' data and
+ * checks every count, length, number and offset against the file's length; nyb_gguf_index() walks
+ * it once more, with the same checks, and writes the index into memory that the caller sized by
+ * the first walk. Nothing is allocated or copied, and no byte outside what is handed in is read,
+ * even if the bytes change between the two walks. Of the data nothing is read: the beginning of
+ * the file is enough, and where it ends is found by trying (`wanted`).
  *
  * Where the format leaves a choice: arrays of arrays are refused (ggml refuses them too, and no
  * model holds one); keys are printable ASCII, at most 65,535 bytes; tensor names are at most 64
@@ -25,7 +26,12 @@
 
 #include "nyb_error.h"
 
-enum { NYB_GGUF_MAX_DIMS = 4 };
+enum {
+    NYB_GGUF_MAX_DIMS = 4,
+    NYB_GGUF_MAX_KEYS =
+        65535, /* an index of more would take memory in proportion to nothing real */
+    NYB_GGUF_MAX_TENSORS = 65535
+};
 
 /* Types of metadata values, as numbered in the file. */
 enum nyb_gguf_type {
@@ -59,7 +65,10 @@ typedef struct nyb_gguf_file {
     uint32_t n_keys;
     uint32_t n_tensors;
     uint64_t data_at; /* where tensor data starts; may lie past the end if there are no tensors */
+    uint64_t head;    /* bytes up to the end of the list of tensors: what an index is made of */
     uint64_t needed;  /* bytes the whole file has, if a scan failed because data is cut off; or 0 */
+    uint64_t wanted;  /* bytes from the start that are needed to go on, if a scan failed because
+                         they were not at hand; or 0 */
 } nyb_gguf_file;
 
 /* One metadata key. All offsets are from the start of the file. */
@@ -84,15 +93,19 @@ typedef struct nyb_gguf_tensor {
     uint32_t format; /* ggml's number; nyb_gguf_format_of() knows it */
 } nyb_gguf_tensor;
 
-/* Checks everything but duplicates and overlaps, and fills in `file`. 0, or -1 with `error`:
- * `at` is the byte offset of the offending field, `value` what it holds. */
-int nyb_gguf_scan(const uint8_t *data, uint64_t length, nyb_gguf_file *file, nyb_error *error);
+/* Checks everything but duplicates and overlaps, and fills in `file`. `data` has the first `have`
+ * bytes of a file of `length`. 0, or -1 with `error`: `at` is the byte offset of the offending
+ * field, `value` what it holds; with file->wanted > have nothing is wrong yet, and the caller scans
+ * again with that many bytes or more. */
+int nyb_gguf_scan(const uint8_t *data, uint64_t have, uint64_t length, nyb_gguf_file *file,
+                  nyb_error *error);
 
 /* Bytes of `scratch` that nyb_gguf_index() needs for a scanned file. */
 uint64_t nyb_gguf_scratch_bytes(const nyb_gguf_file *file);
 
-/* Writes file->n_keys keys and file->n_tensors tensors in file order, and refuses duplicate keys
- * and names and overlapping tensors. O(n log n) whatever the file says. 0, or -1 with `error`. */
+/* Writes file->n_keys keys and file->n_tensors tensors in file order, from the first file->head
+ * bytes of a file of `length`, and refuses duplicate keys and names and overlapping tensors.
+ * O(n log n) whatever the file says. 0, or -1 with `error`. */
 int nyb_gguf_index(const uint8_t *data, uint64_t length, nyb_gguf_file *file, nyb_gguf_key *keys,
                    nyb_gguf_tensor *tensors, uint32_t *scratch, nyb_error *error);
 

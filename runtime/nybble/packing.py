@@ -44,12 +44,10 @@ class Reading:
         self.notice = ""
         self.file = file
         tables = file.tables if isinstance(file, PackedFile) else None
-        try:
+        with _blaming(file):
             self.tree = archs.describe(file.metadata, file.tensors, file.data)
             self.program = Program(lower(self.tree, formats(self.tree, file)))
             self.tokenizer: Tokenizer = load_tokenizer(file.metadata, tables)
-        except FormatError as error:
-            raise FormatError(f"{file.path}: {error}") from None
 
     def weights(self, on_progress: Progress | None = None) -> Weights:
         """The packed weights: where they lie in a packed file. Those of a GGUF file are packed into
@@ -72,15 +70,8 @@ class Reading:
         return self._in_memory(self.file, on_progress)
 
     def _in_memory(self, file: GgufFile, on_progress: Progress | None) -> Weights:
-        def let_go(done: int, total: int) -> None:
-            file.let_go(0, file.nbytes)  # what has been packed need not be in memory twice
-            if on_progress is not None:
-                on_progress(done, total)
-
-        try:
-            return pack_in_memory(self.program, file.data, let_go)
-        except FormatError as error:
-            raise FormatError(f"{file.path}: {error}") from None
+        with _blaming(file):
+            return pack_in_memory(self.program, file.read, on_progress)
 
     def _why_in_memory(self, error: OSError) -> str:
         why = "the disk is too full" if error.errno == errno.ENOSPC else error.strerror or error
@@ -99,6 +90,20 @@ def read(path: str) -> Reading:
             reading.weights()
             return reading
     return Reading(open_file(path))
+
+
+@contextlib.contextmanager
+def _blaming(file: GgufFile | PackedFile) -> Iterator[None]:
+    """A FormatError in here names the file; and one that was written to while it was read is told
+    of as that, whatever came of it."""
+    try:
+        yield
+    except FormatError as error:
+        if isinstance(file, GgufFile):
+            file.check_unchanged()
+        raise FormatError(f"{file.path}: {error}") from None
+    if isinstance(file, GgufFile):
+        file.check_unchanged()
 
 
 def open_file(path: str) -> GgufFile | PackedFile:

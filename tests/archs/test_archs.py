@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nybble import archs
-from nybble._core.program import Program, Weights
+from nybble._core.program import Program, pack_in_memory
 from nybble._core.sequence import Engine, Sequence
 from nybble.archs import Rope
 from nybble.errors import FormatError
@@ -195,7 +195,7 @@ def weights_of(path, **attention):
         blocks = [b._replace(attention=b.attention._replace(**attention)) for b in tree.blocks]
         tree = tree._replace(blocks=tuple(blocks))
         lowered = lower(tree, {name: tensor.format for name, tensor in file.tensors.items()})
-        return Weights(Program(lowered), file.data)
+        return pack_in_memory(Program(lowered), file.read)
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3"])

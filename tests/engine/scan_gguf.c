@@ -58,22 +58,55 @@ static uint32_t read_all(const uint8_t *data, const nyb_gguf_file *file, const n
     return sum;
 }
 
-/* Scans a copy of exactly `length` bytes. */
+static uint8_t *copy_of(const uint8_t *bytes, uint64_t n) {
+    uint8_t *data = allocate(n);
+    if (n > 0) {
+        memcpy(data, bytes, n);
+    }
+    return data;
+}
+
+/* Scans what is at hand of a file of `length`, more and more of it, from no byte on. */
+static int scan_pieces(const uint8_t *bytes, uint64_t length, nyb_gguf_file *file,
+                       nyb_error *error) {
+    int failed;
+    uint64_t have = 0;
+    do {
+        uint8_t *data = copy_of(bytes, have);
+        failed = nyb_gguf_scan(data, have, length, file, error);
+        free(data);
+        if (file->wanted != 0 && (!failed || file->wanted <= have || file->wanted > length)) {
+            fprintf(stderr, "has %" PRIu64 ", wants %" PRIu64 "\n", have, file->wanted);
+            exit(2);
+        }
+        have = file->wanted;
+    } while (have != 0);
+    return failed;
+}
+
+/* Scans copies of exactly as many bytes as are said to be there. */
 static int scan(const uint8_t *bytes, uint64_t length, nyb_gguf_file *file, uint32_t *sum,
                 nyb_error *error) {
-    uint8_t *data = allocate(length);
-    if (length > 0) {
-        memcpy(data, bytes, length);
+    nyb_gguf_file by_pieces;
+    nyb_error complaint;
+    const int pieces_failed = scan_pieces(bytes, length, &by_pieces, &complaint);
+    uint8_t *data = copy_of(bytes, length);
+    int failed = nyb_gguf_scan(data, length, length, file, error);
+    if (failed != pieces_failed || file->head != by_pieces.head ||
+        (failed && (error->what != complaint.what || error->at != complaint.at))) {
+        fprintf(stderr, "the whole and its pieces are not told alike\n");
+        exit(2);
     }
-    int failed = nyb_gguf_scan(data, length, file, error);
     if (!failed) {
+        uint8_t *head = copy_of(bytes, file->head);
         nyb_gguf_key *keys = allocate(file->n_keys * sizeof *keys);
         nyb_gguf_tensor *tensors = allocate(file->n_tensors * sizeof *tensors);
         uint32_t *scratch = allocate(nyb_gguf_scratch_bytes(file));
-        failed = nyb_gguf_index(data, length, file, keys, tensors, scratch, error);
+        failed = nyb_gguf_index(head, length, file, keys, tensors, scratch, error);
         if (!failed) {
             *sum = read_all(data, file, keys, tensors);
         }
+        free(head);
         free(scratch);
         free(tensors);
         free(keys);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import os
@@ -12,9 +13,9 @@ import tracemalloc
 import gguf_bytes as gb
 import pytest
 
-from nybble._core.gguf import GgufArray, GgufIndex
+from nybble._core.gguf import GgufArray, GgufIndex, wanted
 from nybble.errors import FormatError, ModelNotFoundError, NybbleError, UsageError
-from nybble.formats.gguf import GgufFile
+from nybble.formats.gguf import READ, GgufFile
 
 HOSTILE = gb.hostile()
 
@@ -408,41 +409,110 @@ def test_what_was_handed_out_outlives_close(write):
             use()
 
 
-def test_mapping_goes_with_its_last_user(write):
+def test_a_file_is_let_go_of(write):
     path = write(gb.small())
 
-    def is_mapped():
+    def is_open():
         with open("/proc/self/maps") as maps:
-            return str(path) in maps.read()
+            assert str(path) not in maps.read()
+        targets = []
+        for fd in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(FileNotFoundError):  # the listing's own is closed by now
+                targets.append(os.readlink(f"/proc/self/fd/{fd}"))
+        return str(path) in targets
 
     file = GgufFile(path)
-    data = file.data("token_embd.weight")
-    assert is_mapped()
+    assert is_open()
     file.close()
-    assert is_mapped()
-    del data
-    gc.collect()
-    assert not is_mapped()
+    assert not is_open()
+    kept = GgufFile(path).metadata["tokenizer.ggml.tokens"]
+    assert not is_open()
+    assert list(kept) == ["a", "", "Ġb", "日本"]
+    path.write_bytes(gb.gguf(version=9))
+    with pytest.raises(FormatError):
+        GgufFile(path)
+    assert not is_open()
 
 
-def test_file_that_changes_while_open_cannot_lead_outside(write):
+def test_a_buffer_that_changes_cannot_lead_outside():
+    raw = bytearray(gb.small())
+    index = GgufIndex(raw, "a.gguf")
+    keys = [index.key(i) for i in range(index.n_keys)]
+    tokens = index.value(keys.index("tokenizer.ggml.tokens"))
+    at = raw.index(gb.string("a"))
+    for lie in (2**20, 2**63, 2**64 - 8):
+        raw[at : at + 8] = struct.pack("<Q", lie)
+        with pytest.raises(FormatError, match="was changed while it was open"):
+            list(tokens)
+        with pytest.raises(FormatError, match="was changed while it was open"):
+            tokens[1]
+
+
+def test_the_head_is_enough_and_is_found_by_trying():
+    raw = gb.gguf(
+        [gb.array("words", gb.STRING, ["word"] * 1000), gb.key("last", gb.UINT8, 7)],
+        [gb.tensor("a", [8])],
+        bytes(10**6),
+    )
+    have = wanted(b"", len(raw))
+    seen = [have]
+    while more := wanted(raw[:have], len(raw)):
+        assert more > have
+        have = more
+        seen.append(have)
+    assert 1000 < len(seen) < 1100  # string by string, if nobody reads ahead
+    assert have < len(raw) - 10**6
+    index = GgufIndex(raw[:have], "a.gguf", len(raw))
+    assert (index.key(1), index.value(1)) == ("last", 7)
+    assert index.tensor(0)[4] == 32
+    with pytest.raises(FormatError, match="more of the file has to be read"):
+        GgufIndex(raw[: have - 1], "a.gguf", len(raw))
+    with pytest.raises(ValueError, match="of a file of 5"):
+        GgufIndex(raw, "a.gguf", 5)
+
+
+@pytest.mark.parametrize("n", [1, 20_000, 500_000])
+def test_a_head_of_any_length_is_read_whole(write, n):
+    """Below a piece, more than one, and more than the first scans ask for."""
+    words = [str(i) for i in range(n)]
+    raw = gb.gguf(
+        [gb.array("words", gb.STRING, words), gb.key("last", gb.UINT8, 7)],
+        [gb.tensor("a", [2**20])],
+        bytes(4 * 2**20 - 1) + b"z",
+    )
+    with GgufFile(write(raw)) as file:
+        assert file.metadata["words"][n - 1] == str(n - 1)
+        assert file.metadata["last"] == 7
+        assert file.data("a")[-1] == ord("z")
+        assert file.nbytes == len(raw)
+        out = memoryview(bytearray(2))
+        file.read("a", 4 * 2**20 - 2, out)
+        assert bytes(out) == b"\0z"
+        with pytest.raises(FormatError, match="a has 4194304 bytes, 4194305 expected"):
+            file.read("a", 4 * 2**20 - 1, out)
+
+
+def test_a_file_that_shrinks_or_changes_is_told(write):
     raw = gb.small()
     path = write(raw)
+    for change in (lambda: os.truncate(path, 100), lambda: path.write_bytes(raw + b"more")):
+        path.write_bytes(raw)
+        with GgufFile(path) as file:
+            file.check_unchanged()
+            change()
+            with pytest.raises(FormatError, match="was changed while it was being read"):
+                file.check_unchanged()
+    path.write_bytes(raw)
     with GgufFile(path) as file:
-        tokens = file.metadata["tokenizer.ggml.tokens"]
-        at = raw.index(gb.string("a"))
-        for lie in (200, 2**63, 2**64 - 8):
-            with open(path, "r+b") as other:
-                other.seek(at)
-                other.write(struct.pack("<Q", lie))
-            with pytest.raises(FormatError, match="was changed while it was open"):
-                list(tokens)
-            with pytest.raises(FormatError, match="was changed while it was open"):
-                tokens[1]
+        os.truncate(path, 100)
+        with pytest.raises(FormatError, match="was changed while it was being read"):
+            file.data("token_embd.weight")
+        assert list(file.metadata["tokenizer.ggml.tokens"]) == ["a", "", "Ġb", "日本"]
 
 
 def test_opening_decodes_no_vocabulary(write):
-    path = write(gb.gguf([gb.array("words", gb.STRING, [f"word{i}" for i in range(50_000)])]))
+    raw = gb.gguf([gb.array("words", gb.STRING, [f"word{i}" for i in range(50_000)])])
+    path = write(raw)
     tracemalloc.start()
     try:
         with GgufFile(path) as file:
@@ -451,7 +521,7 @@ def test_opening_decodes_no_vocabulary(write):
             _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 50_000
+    assert peak < len(raw) + READ + 50_000  # the file as it is, and a piece of it
 
 
 def test_array_made_by_hand_is_empty():

@@ -313,9 +313,9 @@ def test_scales_that_are_not_finite(refused, bits):
     second_block = 17 * 5 * 20 + 20  # of row 17; Q4_1, 5 blocks a row of 20 bytes
     for at in (second_block, second_block + 2):  # the scale and the minimum
         edit = with_bytes("blk.1.ffn_down.weight", at, half)
-        refused("blk.1.ffn_down.weight: a number in row 17 is not finite; .* again", None, edit)
+        refused("ffn_down.weight: a number in row 17, block 1, is not finite; .* again", None, edit)
     edit = with_bytes("token_embd.weight", 322 * 3 * 34, half)  # Q8_0, 3 blocks a row of 34 bytes
-    refused("token_embd.weight: a number in row 322 is not finite", None, edit)
+    refused("token_embd.weight: a number in row 322, block 0, is not finite", None, edit)
 
 
 @pytest.mark.parametrize("bad", [NAN, INF, -INF])

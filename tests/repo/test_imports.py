@@ -35,7 +35,6 @@ ALLOWED = {
     "itertools",
     "keyword",
     "math",
-    "mmap",
     "operator",
     "_operator",
     "reprlib",

@@ -188,7 +188,9 @@ cdef extern from "nyb_gguf.h" nogil:
         uint32_t n_keys
         uint32_t n_tensors
         uint64_t data_at
+        uint64_t head
         uint64_t needed
+        uint64_t wanted
     ctypedef struct nyb_gguf_key:
         uint64_t key_at
         uint64_t at
@@ -205,7 +207,7 @@ cdef extern from "nyb_gguf.h" nogil:
         uint32_t name_length
         uint32_t n_dims
         uint32_t format
-    int nyb_gguf_scan(const uint8_t *data, uint64_t length, nyb_gguf_file *file,
+    int nyb_gguf_scan(const uint8_t *data, uint64_t have, uint64_t length, nyb_gguf_file *file,
                       nyb_error *error) noexcept
     uint64_t nyb_gguf_scratch_bytes(const nyb_gguf_file *file) noexcept
     int nyb_gguf_index(const uint8_t *data, uint64_t length, nyb_gguf_file *file,

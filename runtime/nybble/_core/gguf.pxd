@@ -4,10 +4,11 @@ from nybble._core.engine cimport nyb_gguf_file, nyb_gguf_key, nyb_gguf_tensor
 
 
 cdef class GgufIndex:
-    cdef readonly object whole          # read-only memoryview of the file's bytes
+    cdef readonly object whole          # read-only memoryview of the file's first bytes
     cdef Py_buffer view                 # of `whole`, from __cinit__ to __dealloc__
     cdef bint held                      # whether `view` has to be released
     cdef const uint8_t *data            # borrowed from `view`
+    cdef uint64_t length                # of the file
     cdef nyb_gguf_file file
     cdef nyb_gguf_key *keys             # owned, file.n_keys of them
     cdef nyb_gguf_tensor *tensors       # owned, file.n_tensors of them
@@ -17,7 +18,7 @@ cdef class GgufIndex:
 
 
 cdef class GgufArray:
-    cdef GgufIndex index                # keeps `elements` mapped; None if made by hand
+    cdef GgufIndex index                # keeps `elements` in memory; None if made by hand
     cdef const uint8_t *elements        # borrowed from index.data
     cdef uint64_t nbytes
     cdef uint64_t count

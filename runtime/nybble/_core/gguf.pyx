@@ -1,4 +1,7 @@
-"""The index of a GGUF file: what the C scanner found, owned, and decoded only when asked for."""
+"""The index of a GGUF file: what the C scanner found, owned, and decoded only when asked for.
+
+It is made of the file's head, all that is before the tensors' data; `wanted` says how long that is.
+"""
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -54,23 +57,40 @@ cdef object number(uint32_t type, const uint8_t *at):
     return bits
 
 
+def wanted(object buffer not None, uint64_t length):
+    """How many bytes of a file of `length` its head takes at least, if `buffer` has fewer of them;
+    0 if it has enough for a GgufIndex, or for one that is refused."""
+    cdef const uint8_t[::1] have = memoryview(buffer).cast("B")
+    cdef const uint8_t *data = &have[0] if have.shape[0] else NULL
+    cdef uint64_t n = have.shape[0]
+    cdef nyb_gguf_file file
+    cdef nyb_error error
+    with nogil:
+        gguf_scan(data, n, length, &file, &error)
+    return file.wanted
+
+
 @cython.final
 cdef class GgufIndex:
-    """Where everything is in the GGUF file whose bytes `buffer` holds.
+    """Where everything is in the GGUF file whose bytes, the first of them at least, `buffer` holds.
 
-    buffer : bytes, mmap or any other contiguous buffer. It is kept exported (an mmap stays
-             mapped) until the index and all arrays made from it are gone.
+    buffer : bytes or any other contiguous buffer. It is kept exported until the index and all
+             arrays made from it are gone.
     label  : the file's name, for error texts.
+    length : of the file in bytes, where the buffer has not all of it.
 
     Raises FormatError, with a byte offset, the value there and what to do, unless every count,
     length and offset in the file is within it. Strings in arrays are walked, not decoded.
     """
 
-    def __cinit__(self, object buffer not None, str label not None):
+    def __cinit__(self, object buffer not None, str label not None, length=None):
         self.whole = memoryview(buffer).cast("B").toreadonly()
         PyObject_GetBuffer(self.whole, &self.view, PyBUF_SIMPLE)
         self.held = True
         self.data = <const uint8_t *>self.view.buf
+        self.length = self.view.len if length is None else length
+        if self.length < <uint64_t>self.view.len:
+            raise ValueError(f"{self.view.len} bytes of a file of {length}")
         self.scan(label)
 
     def __dealloc__(self):
@@ -80,11 +100,11 @@ cdef class GgufIndex:
             PyBuffer_Release(&self.view)  # after this nothing points into the file
 
     cdef int scan(self, str label) except -1:
-        cdef uint64_t length = <uint64_t>self.view.len
+        cdef uint64_t have = <uint64_t>self.view.len, length = self.length
         cdef nyb_error error
         cdef int failed
-        with nogil:                      # page faults: a cold vocabulary is megabytes
-            failed = gguf_scan(self.data, length, &self.file, &error)
+        with nogil:                      # a vocabulary is megabytes
+            failed = gguf_scan(self.data, have, length, &self.file, &error)
         if failed:
             raise complaint(self, label, &error)
 
@@ -168,7 +188,7 @@ cdef class GgufIndex:
 
 cdef object complaint(GgufIndex index, str label, const nyb_error *error):
     """The FormatError for what a scan found: what, where, the value, and what to do."""
-    cdef uint64_t length = <uint64_t>index.view.len
+    cdef uint64_t length = index.length
     if index.file.version == 0 and error.at == 0:  # no GGUF at all: where tells nobody more
         return FormatError(f"{label}: {error.what.decode()}; give a model in GGUF")
     said = f"{label}: {error.what.decode()} (byte {error.at}, value {error.value})."
@@ -196,8 +216,8 @@ cdef class GgufArray:
     """An array in a GGUF file's metadata: a sequence whose elements are decoded when asked for.
 
     Elements are int, float, bool or str, and slices are lists of them. Indexing takes constant
-    time; for strings this costs 8 bytes of memory per 64 of them, on first use. Keeps the file
-    mapped. Comes from GgufIndex.value(); one made by hand is empty.
+    time; for strings this costs 8 bytes of memory per 64 of them, on first use. Keeps the file's
+    head in memory. Comes from GgufIndex.value(); one made by hand is empty.
     """
 
     def __dealloc__(self):
@@ -263,8 +283,8 @@ cdef class GgufArray:
     cdef uint64_t after(self, uint64_t at) except 0:
         """Where the string behind the one at element byte `at` starts.
 
-        The scan has seen all lengths, but a mapped file can change afterwards, and whatever it
-        says then must not lead out of it.
+        The scan has seen all lengths, but a buffer can change afterwards, and whatever it says
+        then must not lead out of it.
         """
         cdef uint64_t room = self.nbytes - at
         cdef uint64_t length = nyb_gguf_number(self.elements + at, 8) if room >= 8 else 0

@@ -46,7 +46,7 @@ cdef int sample(const nyb_rows *rows, const float *logits, uint32_t vocab,
                 uint64_t n_tokens, void *scratch, int32_t *token, nyb_error *error) noexcept nogil
 
 # -- GGUF files
-cdef int gguf_scan(const uint8_t *data, uint64_t length, nyb_gguf_file *file,
+cdef int gguf_scan(const uint8_t *data, uint64_t have, uint64_t length, nyb_gguf_file *file,
                    nyb_error *error) noexcept nogil
 cdef uint64_t gguf_scratch_bytes(const nyb_gguf_file *file) noexcept nogil
 cdef int gguf_index(const uint8_t *data, uint64_t length, nyb_gguf_file *file, nyb_gguf_key *keys,

@@ -227,9 +227,9 @@ cdef int sample(const nyb_rows *rows, const float *logits, uint32_t vocab,
 
 # -- GGUF files ---------------------------------------------------------------------------------
 
-cdef int gguf_scan(const uint8_t *data, uint64_t length, nyb_gguf_file *file,
+cdef int gguf_scan(const uint8_t *data, uint64_t have, uint64_t length, nyb_gguf_file *file,
                    nyb_error *error) noexcept nogil:
-    return nyb_gguf_scan(data, length, file, error)
+    return nyb_gguf_scan(data, have, length, file, error)
 
 
 cdef uint64_t gguf_scratch_bytes(const nyb_gguf_file *file) noexcept nogil:

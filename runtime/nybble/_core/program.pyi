@@ -1,7 +1,5 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
-
-from typing_extensions import Buffer
 
 BLOCK: int
 TILE_ROWS: int
@@ -38,9 +36,9 @@ class Weights:
     def __init__(self, program: Program, memory: Arena | memoryview) -> None: ...
     def view(self) -> memoryview: ...
 
-def pack(placement: Any, src: Buffer, out: Buffer, first: int = 0) -> None: ...
+Read = Callable[[str, int, memoryview], None]
+
+def packed(placement: Any, read: Read, out: memoryview | None = None) -> Iterator[memoryview]: ...
 def pack_in_memory(
-    program: Program,
-    data: Callable[[str], memoryview],
-    on_progress: Callable[[int, int], None] | None = None,
+    program: Program, read: Read, on_progress: Callable[[int, int], None] | None = None
 ) -> Weights: ...

@@ -1,8 +1,8 @@
 """Programs, and weights packed for them: the memory of both.
 
 `Program(lowered)` holds the arrays that the C runner reads, made of a model's parts by
-`nybble.lowering`; `pack` brings a file's tensors into the layout that the program reads, `Weights`
-are all of them where it reads them.
+`nybble.lowering`; `packed` brings a file's tensors into the layout that the program reads,
+`Weights` are all of them where it reads them.
 """
 from cpython.buffer cimport PyBUF_READ
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -61,6 +61,7 @@ from nybble.errors import BudgetError, FormatError, UsageError
 
 cdef enum:
     HUGE_PAGE = 2 * 1024 * 1024
+    PIECE = 1024 * 1024         # bytes of a file that are packed at once
 
 cdef float TINY = 2.0 ** -40        # docs/arithmetic.md, "Flush"
 
@@ -250,23 +251,23 @@ cdef size_t _source_row(size_t row, size_t head_dim, size_t rope_dims) noexcept 
     return row // head_dim * head_dim + i
 
 
-cdef size_t _pack_tiles(const nyb_layout *layout, const uint8_t *src, size_t rows, size_t cols,
-                        size_t head_dim, size_t rope_dims, size_t first, size_t n,
-                        uint8_t *dst) noexcept nogil:
-    """Packs n tile rows from the first on. 0, or 1 + the row whose scale is not finite."""
+cdef size_t _pack_matrix(const nyb_layout *layout, const uint8_t *src, size_t rows, size_t cols,
+                         size_t head_dim, size_t rope_dims, uint8_t *dst) noexcept nogil:
+    """0, or 1 + blocks of a row * the row + the block whose scale is not finite."""
     cdef size_t blocks = cols // layout.block_cols, row_bytes = blocks * layout.block_bytes
     cdef const uint8_t *pointers[NYB_TILE_ROWS]
     cdef size_t tile, i, row, bad
-    for tile in range(first, first + n):
+    for tile in range((rows + NYB_TILE_ROWS - 1) // NYB_TILE_ROWS):
         for i in range(<size_t>NYB_TILE_ROWS):
             row = tile * NYB_TILE_ROWS + i
             if row < rows:
                 pointers[i] = src + _source_row(row, head_dim, rope_dims) * row_bytes
             else:
                 pointers[i] = NULL
-        bad = layout.pack(blocks, pointers, dst + (tile - first) * NYB_TILE_ROWS * row_bytes)
+        bad = layout.pack(blocks, pointers, dst + tile * NYB_TILE_ROWS * row_bytes)
         if bad:
-            return 1 + tile * NYB_TILE_ROWS + (bad - 1) % NYB_TILE_ROWS
+            row = _source_row(tile * NYB_TILE_ROWS + (bad - 1) % NYB_TILE_ROWS, head_dim, rope_dims)
+            return 1 + blocks * row + (bad - 1) // NYB_TILE_ROWS
     return 0
 
 
@@ -285,45 +286,71 @@ cdef size_t _pack_vector(const uint8_t *src, size_t n, size_t head_dim, size_t r
     return 0
 
 
-def pack(placement, const uint8_t[::1] src not None, out not None, size_t first=0):
-    """Packs a tensor, whose bytes in the file are `src`, into the buffer `out`: all of it, or of a
-    matrix as many tile rows from `first` on as fill `out`.
+def packed(placement, read, out=None):
+    """Packs a tensor a piece after another: yields the packed bytes of each, in order.
 
-    FormatError if a scale, or an element of a vector, is not finite, or if src has another size
-    than the placement says.
+    read : called with the tensor's name, a number of bytes and a writable memoryview, which it
+           fills with the tensor's bytes from there on; once for each byte, in order
+    out  : a memoryview for all of them, placement.nbytes long; else each piece is in the same
+           memory as the one before
+    FormatError if a scale or a vector's element is not finite: in which row and block.
     """
-    cdef uint8_t[::1] dst = out
-    cdef const uint8_t *from_
-    cdef uint8_t *to
-    cdef size_t rows = placement.rows, cols = placement.cols, bad, tile_bytes, n = 0
+    if placement.rows == 0:
+        whole = memoryview(bytearray(placement.nbytes)) if out is None else out
+        _pack_floats(placement, read, whole)
+        yield whole
+        return
+    cdef const nyb_layout *layout = layout_of(placement.format)
+    cdef size_t rows = placement.rows, tile_rows = NYB_TILE_ROWS, done = 0, n
+    cdef size_t row_bytes = placement.cols // layout.block_cols * layout.block_bytes
+    # A piece is of whole tiles, and of whole heads where their rows change places.
+    cdef size_t unit = placement.head_dim if placement.rope_dims else tile_rows
+    cdef size_t most = min(max(<size_t>PIECE // (unit * row_bytes), <size_t>1) * unit, rows)
+    source = memoryview(bytearray(most * row_bytes))
+    if out is None:
+        scratch = memoryview(bytearray((most + tile_rows - 1) // tile_rows * tile_rows * row_bytes))
+    while done < rows:
+        n = min(most, rows - done)
+        nbytes = (n + tile_rows - 1) // tile_rows * tile_rows * row_bytes
+        piece = scratch[:nbytes] if out is None else out[done * row_bytes:done * row_bytes + nbytes]
+        read(placement.name, done * row_bytes, source[:n * row_bytes])
+        _pack_rows(placement, done, n, source, piece)
+        yield piece
+        done += n
+
+
+cdef _pack_rows(placement, size_t first, size_t n, const uint8_t[::1] source, uint8_t[::1] out):
+    """n rows of a matrix from `first` on, which `source` holds."""
+    cdef size_t cols = placement.cols, bad
+    cdef size_t head_dim = placement.head_dim, rope_dims = placement.rope_dims
+    cdef const nyb_layout *layout = layout_of(placement.format)
+    cdef size_t blocks = cols // layout.block_cols
+    cdef const uint8_t *src = &source[0]
+    cdef uint8_t *dst = &out[0]
+    with nogil:
+        bad = _pack_matrix(layout, src, n, cols, head_dim, rope_dims, dst)
+    if bad:
+        raise _damaged(f"{placement.name}: a number in row {first + (bad - 1) // blocks}, "
+                       f"block {(bad - 1) % blocks},")
+
+
+cdef _pack_floats(placement, read, uint8_t[::1] out):
+    """A vector."""
+    cdef size_t n = placement.cols, bad
     cdef size_t head_dim = placement.head_dim, rope_dims = placement.rope_dims
     cdef float scale = placement.scale
-    cdef const nyb_layout *layout = layout_of(placement.format) if rows else NULL
-    cdef size_t expected = (rows * (cols // layout.block_cols) * layout.block_bytes
-                            if layout is not NULL else cols * 4)
-    if <size_t>src.shape[0] != expected:
-        raise FormatError(f"{placement.name} has {src.shape[0]} bytes, {expected} expected")
-    if layout is NULL:
-        fits = <size_t>dst.shape[0] == expected and first == 0
-    else:
-        tile_bytes = cols // layout.block_cols * layout.block_bytes * NYB_TILE_ROWS
-        n = <size_t>dst.shape[0] // tile_bytes
-        fits = (n * tile_bytes == <size_t>dst.shape[0]
-                and n + first <= (rows + NYB_TILE_ROWS - 1) // NYB_TILE_ROWS)
-    if not fits:
-        raise UsageError(f"{placement.name}: {dst.shape[0]} bytes from {first} on are not its")
-    if dst.shape[0] == 0:
-        return
-    from_, to = &src[0], &dst[0]
+    cdef uint8_t[::1] source = bytearray(4 * n)
+    cdef const uint8_t *src = &source[0]
+    cdef float *dst = <float *>&out[0]
+    read(placement.name, 0, memoryview(source))
     with nogil:
-        if layout is NULL:
-            bad = _pack_vector(from_, cols, head_dim, rope_dims, scale, <float *>to)
-        else:
-            bad = _pack_tiles(layout, from_, rows, cols, head_dim, rope_dims, first, n, to)
+        bad = _pack_vector(src, n, head_dim, rope_dims, scale, dst)
     if bad:
-        what = f"a number in row {bad - 1}" if layout is not NULL else f"element {bad - 1}"
-        raise FormatError(f"{placement.name}: {what} is not finite; the file is damaged, get "
-                          "it again")
+        raise _damaged(f"{placement.name}: element {bad - 1}")
+
+
+def _damaged(what):
+    return FormatError(f"{what} is not finite; the file is damaged, get it again")
 
 
 cdef class Weights:
@@ -357,17 +384,18 @@ cdef class Weights:
         return PyMemoryView_FromMemory(<char *>self.data, self.nbytes, PyBUF_READ)
 
 
-def pack_in_memory(Program program not None, data, on_progress=None):
+def pack_in_memory(Program program not None, read, on_progress=None):
     """Packs all tensors of a program in an arena; returns the Weights.
 
-    data        : tensor name -> its bytes in the file, a function
+    read        : as for `packed`
     on_progress : called with (bytes packed, bytes in all) after each tensor
     """
     cdef Arena arena = Arena(program.c.weights_bytes, "packed weights")
-    cdef uint8_t[::1] bytes = <uint8_t[:arena.nbytes]>arena.data
+    room = memoryview(<uint8_t[:arena.nbytes]>arena.data)
     for placement in program.placements:
         end = placement.offset + placement.nbytes
-        pack(placement, data(placement.name), bytes[placement.offset:end])
+        for _ in packed(placement, read, room[placement.offset:end]):
+            pass
         if on_progress is not None:
             on_progress(end, program.c.weights_bytes)
     return Weights(program, arena)

@@ -3,6 +3,7 @@
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
 
 from nybble._core.engine cimport (
     NYB_PRE_DEEPSEEK_CODER,
@@ -85,8 +86,7 @@ cdef class Vocabulary:
 
     `kind` is BYTES, CHARS or PIECES (nyb_vocab.h says what they are). `tokens`, `merges` (n_*
     strings each), `scores` (n_scores float32, of PIECES) and `types` (n_types int32) are the bytes
-    of the arrays in a GGUF file; `tokens` is held and read in place for as long as this object
-    lives, the others are done with when it is made.
+    of the arrays in a GGUF file, which are done with when it is made: the tokens' are copied.
 
     pre          : of BYTES, one of the PRE_* numbers
     whole_words  : of BYTES, a word that is a token is that token, whatever the merges say
@@ -127,22 +127,26 @@ cdef class Vocabulary:
             self.build(&file)
         else:
             self.open(&file, built)
-        self.tokens = tokens
+            self.tokens = tokens
         self.n_tokens = self.vocab.tables.n_tokens
         self.n_specials = self.vocab.tables.n_specials
         self.in_order = self.vocab.tables.in_order
 
-    cdef int build(self, const nyb_vocab_file *file) except -1:
+    cdef int build(self, nyb_vocab_file *file) except -1:
         cdef nyb_error error
         cdef uint64_t nbytes = 0
+        cdef uint8_t *copied
         cdef int failed
         with nogil:
             failed = vocab_measure(file, &nbytes, &error)
         if failed:
             raise format_error(&error)
-        self.memory = malloc(nbytes)
+        self.memory = malloc(nbytes + file.tokens_bytes)
         if self.memory == NULL:
-            raise MemoryError(f"the tokenizer's tables take {nbytes} bytes")
+            raise MemoryError(f"the tokenizer's tables take {nbytes + file.tokens_bytes} bytes")
+        copied = <uint8_t *>self.memory + nbytes
+        memcpy(copied, file.tokens, file.tokens_bytes)
+        file.tokens = copied
         with nogil:
             failed = vocab_build(file, self.memory, &self.vocab, &error)
         if failed:

@@ -1,25 +1,33 @@
-"""GGUF files: mapped, scanned in C, and decoded only where somebody looks.
+"""GGUF files: their head scanned in C, and decoded only where somebody looks; their tensors read.
 
     with GgufFile("model.gguf") as file:
         file.metadata["general.architecture"]           # "llama"
         file.metadata["tokenizer.ggml.tokens"][5]       # a GgufArray: decodes this string only
         file.tensors["token_embd.weight"].shape         # (49152, 576)
-        file.data("token_embd.weight")                  # read-only memoryview, in place
+        file.data("token_embd.weight")                  # read-only memoryview
+
+A file is read, not mapped: one that is cut short while it is mapped ends the process with a
+signal, and one that is overwritten changes under whoever has checked it. What is read stays.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import stat
 from collections.abc import Iterator, Mapping
 
-from nybble._core.gguf import GgufArray, GgufIndex
+from nybble._core.gguf import GgufArray, GgufIndex, wanted
 from nybble.errors import FormatError, ModelNotFoundError, NybbleError, UsageError
 
-__all__ = ["GgufArray", "GgufFile", "GgufTensor"]
+TYPE_CHECKING = False  # typing's own costs its import
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = ["Gguf", "GgufArray", "GgufFile", "GgufTensor"]
+
+READ = 1 << 20  # bytes at once
 
 # What people have in a file called .gguf that is none: how it begins, what it is, what to do.
 MISTAKEN = (
@@ -76,28 +84,20 @@ class _Metadata(Mapping[str, object]):
         return len(self._places)
 
 
-class GgufFile:
-    """A GGUF file (version 2 or 3, little-endian), mapped read-only.
+class Gguf:
+    """What is common to GGUF files that are read and those that are mapped: what their head says.
 
     path    str
     nbytes  int, the file's size
     version, alignment
 
-    Opening checks every count, length and offset in the file and reads no weights. Raises
-    ModelNotFoundError if there is no such file, FormatError (what is wrong, at which byte, with
-    which value, what to do) if it is not a sound GGUF file, NybbleError if it cannot be read.
-
-    The mapping goes with its last user: arrays and memoryviews handed out stay valid after
-    close(), and closing twice is fine. Works as a context manager.
+    Arrays handed out stay valid after close(), and closing twice is fine. Works as a context
+    manager.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
-        self.path = os.fspath(path)
-        data = _map(self.path)
-        _refuse_mistaken(self.path, data)
-        index = GgufIndex(data, self.path)
-        self._map: mmap.mmap | None = data
-        self.nbytes = len(data)
+    def __init__(self, path: str, nbytes: int, index: GgufIndex):
+        self.path = path
+        self.nbytes = nbytes
         self.version = index.version
         self.alignment = index.alignment
         self._index: GgufIndex | None = index
@@ -120,58 +120,33 @@ class GgufFile:
             self._tensors = {tensor.name: tensor for tensor in listed}
         return self._tensors
 
-    def data(self, name: str) -> memoryview:
-        """The bytes of a tensor in the file, in place and read-only; KeyError if it has none."""
-        tensor = self.tensors[name]
-        return self._opened().whole[tensor.offset : tensor.offset + tensor.nbytes]
-
-    def forget(self, name: str) -> None:
-        """Gives the memory of a tensor's pages back: they are read from the file again if they are
-        looked at again."""
-        tensor = self.tensors[name]
-        self.let_go(tensor.offset, tensor.offset + tensor.nbytes)
-
-    def let_go(self, start: int, end: int) -> None:
-        """Gives the memory of the whole pages from byte `start` to `end` back."""
-        page = mmap.PAGESIZE
-        first, last = -(-start // page) * page, end // page * page
-        if self._map is not None and last > first and hasattr(self._map, "madvise"):
-            self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
-
     @property
     def head(self) -> memoryview:
-        """What comes before the tensors' data."""
-        return self._opened().whole[: self._opened().data_at]
-
-    @property
-    def whole(self) -> memoryview:
-        """All of the file's bytes."""
-        return self._opened().whole
-
-    def record(self, key: str) -> memoryview:
-        """A metadata key with its value, as the file has them."""
+        """The bytes before the tensors' data."""
         index = self._opened()
-        at, _, end = index.record(self._keys()[key])
-        return index.whole[at:end]
+        return index.whole[: index.data_at]
 
-    def place_of(self, key: str) -> int:
-        """Where in the file the value of a metadata key begins: a string's text."""
-        return self._opened().record(self._keys()[key])[1]
+    def record(self, key: str) -> tuple[int, int, int]:
+        """Where in the file a metadata key stands with its value: where its length begins, where
+        the value does (of a string the text, of an array the elements), and the end."""
+        index = self._opened()
+        places = {index.key(i): i for i in range(index.n_keys)}
+        return index.record(places[key])
+
+    def data(self, name: str) -> memoryview:
+        """The bytes of a tensor, read-only; KeyError if the file has none of that name."""
+        raise NotImplementedError
 
     def close(self) -> None:
-        """Lets go of the mapping."""
-        self._index = self._metadata = self._tensors = self._map = None
-
-    def _keys(self) -> dict[str, int]:
-        index = self._opened()
-        return {index.key(i): i for i in range(index.n_keys)}
+        """Lets go of the file."""
+        self._index = self._metadata = self._tensors = None
 
     def _opened(self) -> GgufIndex:
         if self._index is None:
             raise UsageError(f"{self.path} has been closed")
         return self._index
 
-    def __enter__(self) -> GgufFile:
+    def __enter__(self) -> Self:
         self._opened()
         return self
 
@@ -179,35 +154,128 @@ class GgufFile:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<GgufFile {self.path}>"
+        return f"<{type(self).__name__} {self.path}>"
 
 
-def _map(path: str) -> mmap.mmap:
-    """The whole of a regular file, mapped read-only."""
+class GgufFile(Gguf):
+    """A GGUF file (version 2 or 3, little-endian), open for reading.
+
+    Opening reads the file's head (metadata and the list of tensors) into memory and checks every
+    count, length and offset in it. Raises ModelNotFoundError if there is no such file, FormatError
+    (what is wrong, at which byte, with which value, what to do) if it is not a sound GGUF file,
+    NybbleError if it cannot be read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self._fd = -1
+        self.path = os.fspath(path)
+        self._fd = open_file(self.path)
+        try:
+            self._stamp = stamp(self._fd)
+            self.nbytes = os.fstat(self._fd).st_size
+            super().__init__(self.path, self.nbytes, self._read_index())
+        except BaseException:
+            self.close()
+            raise
+
+    def data(self, name: str) -> memoryview:
+        """The bytes of a tensor, read-only; KeyError if the file has none of that name."""
+        out = memoryview(bytearray(self.tensors[name].nbytes))
+        self.read(name, 0, out)
+        return out.toreadonly()
+
+    def read(self, name: str, at: int, out: memoryview) -> None:
+        """Fills `out` with the bytes of a tensor from its byte `at` on. FormatError if it has not
+        so many, or the file has been cut short."""
+        tensor = self.tensors[name]
+        if at + len(out) > tensor.nbytes:
+            raise FormatError(f"{name} has {tensor.nbytes} bytes, {at + len(out)} expected")
+        self._read_at(tensor.offset + at, out)
+
+    def check_unchanged(self) -> None:
+        """FormatError if the file has been written to since it was opened, by its length and the
+        time: what has been read may be of both. It is asked when all has been read."""
+        if stamp(self._fd) != self._stamp:
+            raise changed(self.path)
+
+    def close(self) -> None:
+        super().close()
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def _read_index(self) -> GgufIndex:
+        return GgufIndex(self._read_head(), self.path, self.nbytes)
+
+    def _read_head(self) -> bytearray:
+        """The file's head, and what comes with it when it is read in pieces; of a file that is
+        refused, as much as tells why."""
+        head = bytearray()
+        want = READ
+        while want:
+            want = min(want, self.nbytes)
+            while len(head) < want:
+                piece = bytearray(min(READ, want - len(head)))
+                self._read_at(len(head), memoryview(piece))
+                head += piece
+            if len(head) <= READ:
+                _refuse_mistaken(self.path, head)
+            want = wanted(head, self.nbytes)
+            if want:  # a third more at least, so that scanning again from the start is not felt
+                want = max(want, len(head) + len(head) // 3)
+        return head
+
+    def _read_at(self, at: int, out: memoryview) -> None:
+        done = 0
+        while done < len(out):
+            try:
+                n = os.preadv(self._fd, [out[done:]], at + done)
+            except OSError as error:
+                raise NybbleError(f"{self.path} cannot be read: {error.strerror}") from error
+            if n == 0:
+                raise changed(self.path)
+            done += n
+
+
+def open_file(path: str) -> int:
+    """A descriptor of a regular file that is not empty."""
     try:
         # Not blocking: a FIFO called model.gguf must not hang the caller. Files do not care.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            status = os.fstat(fd)
-            if stat.S_ISDIR(status.st_mode):
-                raise FormatError(f"{path} is a directory: give the GGUF file in it")
-            if not stat.S_ISREG(status.st_mode):
-                raise FormatError(f"{path} is not a regular file: a model is mapped, not streamed")
-            if status.st_size == 0:
-                raise FormatError(f"{path} is empty (0 bytes): download it again")
-            return mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
-        finally:
-            os.close(fd)
     except FileNotFoundError:
         raise ModelNotFoundError(
             f"{path}: no such file; `nybble ls` lists the models here"
         ) from None
-    except (OSError, OverflowError, ValueError) as error:  # mmap's own, or a NUL in the path
+    except (OSError, ValueError) as error:  # the second for a NUL in the path
         why = getattr(error, "strerror", None) or error
         raise NybbleError(f"{path} cannot be read: {why}") from error
+    status = os.fstat(fd)
+    if stat.S_ISREG(status.st_mode) and status.st_size > 0:
+        return fd
+    os.close(fd)
+    if stat.S_ISDIR(status.st_mode):
+        raise FormatError(f"{path} is a directory: give the GGUF file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise FormatError(f"{path} is not a regular file: a model is a file on a disk")
+    raise FormatError(f"{path} is empty (0 bytes): download it again")
 
 
-def _refuse_mistaken(path: str, data: mmap.mmap) -> None:
+def stamp(fd: int) -> tuple[int, ...]:
+    """What changes when somebody writes to an open file. (Its ctime changes too when another one
+    takes its name, and then what is read here is still whole.)"""
+    status = os.fstat(fd)
+    return status.st_size, status.st_mtime_ns
+
+
+def changed(path: str) -> FormatError:
+    return FormatError(f"{path} was changed while it was being read: load it again")
+
+
+def _refuse_mistaken(path: str, head: bytearray) -> None:
     for start, what, remedy in MISTAKEN:
-        if data[: len(start)] == start:
+        if head.startswith(start):
             raise FormatError(f"{path} is {what}: {remedy}")

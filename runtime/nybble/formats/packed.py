@@ -16,16 +16,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import mmap
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from zlib import crc32
 
+from nybble._core.gguf import GgufIndex
 from nybble._core.native import formats as packable
-from nybble._core.program import TILE_ROWS, VECTOR, Program, Weights, pack
+from nybble._core.program import Program, Weights, packed
 from nybble.disk import free_bytes, sync_folder
-from nybble.errors import FormatError
-from nybble.formats.gguf import GgufArray, GgufFile, GgufTensor
+from nybble.errors import FormatError, NybbleError
+from nybble.formats.gguf import Gguf, GgufArray, GgufFile, GgufTensor, open_file
 
 TYPE_CHECKING = False  # typing's own costs its import
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ LAYOUT = "tiles 1"  # of its matrices
 TABLES = "nybble.tokenizer"  # the tensor that holds the tokenizer's tables
 _ALIGNMENT = 64
 _PAGE = 4096  # where weights begin
-_PIECE = 4 << 20  # bytes packed at a time, or one tile row
+_PIECE = 4 << 20  # bytes summed at a time
 _REPLACED = ("general.architecture", "general.alignment")
 _U32, _U64, _STRING, _ARRAY = 4, 10, 8, 9  # GGUF's value types
 _I8, _F32 = 24, 0  # and formats
@@ -95,6 +97,41 @@ class _Metadata(Mapping[str, object]):
         return len(self._keys)
 
 
+class _Mapped(Gguf):
+    """A GGUF file, mapped read-only: its bytes stay valid, and mapped, as long as anybody has any.
+
+    bytes : all of it
+    """
+
+    def __init__(self, path: str):
+        fd = open_file(path)
+        try:
+            self._map: mmap.mmap | None = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
+        except (OSError, OverflowError) as error:
+            raise NybbleError(f"{path} cannot be mapped: {error}") from error
+        finally:
+            os.close(fd)
+        index = GgufIndex(memoryview(self._map), path)
+        super().__init__(path, len(self._map), index)
+        self.bytes = index.whole
+
+    def data(self, name: str) -> memoryview:
+        tensor = self.tensors[name]
+        return self.bytes[tensor.offset : tensor.offset + tensor.nbytes]
+
+    def let_go(self, start: int, end: int) -> None:
+        """Gives the memory of the whole pages from byte `start` to `end` back."""
+        page = mmap.PAGESIZE
+        first, last = -(-start // page) * page, end // page * page
+        if self._map is not None and last > first and hasattr(self._map, "madvise"):
+            self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+    def close(self) -> None:
+        super().close()
+        self._map = None
+        self.bytes = memoryview(b"")
+
+
 class PackedFile:
     """A packed model, mapped read-only; has the parts of a GgufFile that loading a model takes.
 
@@ -103,7 +140,7 @@ class PackedFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        self._file = GgufFile(path)
+        self._file = _Mapped(os.fspath(path))
         self.path = self._file.path
         self.nbytes = self._file.nbytes
         own = self._file.metadata
@@ -159,20 +196,20 @@ class PackedFile:
             raise self._damaged(f"it has {self.nbytes:,} of {end:,} bytes")
         if base % _ALIGNMENT:
             raise self._damaged(f"its weights begin at {base}, which is not a multiple of 64")
-        return Weights(program, self._file.whole[base:end])
+        return Weights(program, self._file.bytes[base:end])
 
     def check_sum(self, on_progress: Callable[[int, int], None] | None = None) -> None:
         """Reads all of the file; FormatError if it is not what was written, by its SHA-256."""
         import hashlib
 
         expected = self._text("sha256")
-        at = self._file.place_of("nybble.sha256")
-        digest = hashlib.sha256(self._file.whole[:at])
+        _, at, _ = self._file.record("nybble.sha256")
+        digest = hashlib.sha256(self._file.bytes[:at])
         digest.update(_NO_SUM.encode())
         done = at + len(_NO_SUM)
         while done < self.nbytes:
             end = min(done + _PIECE, self.nbytes)
-            digest.update(self._file.whole[done:end])
+            digest.update(self._file.bytes[done:end])
             self._file.let_go(done, end)
             done = end
             if on_progress is not None:
@@ -208,7 +245,7 @@ class PackedFile:
         )
 
 
-def is_packed(file: GgufFile) -> bool:
+def is_packed(file: Gguf) -> bool:
     """Whether a GGUF file is a packed model."""
     return file.metadata.get("general.architecture") == ARCHITECTURE
 
@@ -248,36 +285,35 @@ def write(
             out.write(file.data(name))
         for placement in program.placements:
             out.pad_to(header.offsets[placement.name])
-            for piece in _packed(placement, file.data(placement.name)):
+            for piece in packed(placement, file.read):
                 out.write(piece)
-            file.forget(placement.name)
             if on_progress is not None:
                 on_progress(placement.offset + placement.nbytes, program.weights_bytes)
         out.pad_to(header.nbytes)
+        file.check_unchanged()
         part.seek(header.sum_at)
         part.write(out.hexdigest().encode())
         part.flush()
         os.fsync(part.fileno())
 
 
-def differences(packed: PackedFile, file: GgufFile, program: Program) -> list[str]:
+def differences(mine: PackedFile, file: GgufFile, program: Program) -> list[str]:
     """What of a packed model is not what packing `file` gives: names of tensors and metadata keys;
     [] if it is the same model, bit for bit."""
     found = [
         key
-        for key in {**packed.metadata, **file.metadata}
+        for key in {**mine.metadata, **file.metadata}
         if key != "general.alignment"
-        and _plain(packed.metadata.get(key)) != _plain(file.metadata.get(key))
+        and _plain(mine.metadata.get(key)) != _plain(file.metadata.get(key))
     ]
-    weights = packed.weights(program).view()
+    weights = mine.weights(program).view()
     for placement in program.placements:
         at = placement.offset
-        for piece in _packed(placement, file.data(placement.name)):
+        for piece in packed(placement, file.read):
             if weights[at : at + len(piece)] != piece:
                 found.append(placement.name)
                 break
             at += len(piece)
-        file.forget(placement.name)
     return found
 
 
@@ -332,7 +368,8 @@ class _Header:
         ]
         n_tensors = 1 + len(self.plain) + len(placed)
         start = struct.pack("<4sIQQ", b"GGUF", 3, n_tensors, len(kept) + len(own))
-        return start + b"".join([*map(file.record, kept), *own])
+        records = [file.record(key) for key in kept]
+        return start + b"".join([*(file.head[at:end] for at, _, end in records), *own])
 
     def _tensors(
         self,
@@ -384,23 +421,6 @@ def _how(placement: Placement) -> str:
     if placement.scale != 1.0:
         words.append(f"times {placement.scale!r}")
     return ", ".join(words)
-
-
-def _packed(placement: Placement, src: memoryview) -> Iterator[memoryview]:
-    """A tensor's packed bytes, in pieces of a few MiB; each is gone when the next comes."""
-    if placement.format == VECTOR and placement.rows == 0:
-        whole = bytearray(placement.nbytes)
-        pack(placement, src, whole)
-        yield memoryview(whole)
-        return
-    tiles = -(-placement.rows // TILE_ROWS)
-    tile_bytes = placement.nbytes // tiles
-    step = max(_PIECE // tile_bytes, 1)
-    buffer = memoryview(bytearray(min(step, tiles) * tile_bytes))
-    for first in range(0, tiles, step):
-        piece = buffer[: min(step, tiles - first) * tile_bytes]
-        pack(placement, src, piece, first)
-        yield piece
 
 
 @contextlib.contextmanager

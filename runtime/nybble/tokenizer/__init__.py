@@ -238,10 +238,10 @@ def to_bytes(text: str | bytes) -> bytes:
 def load(metadata: Mapping[str, object], tables: memoryview | None = None) -> Tokenizer:
     """The tokenizer of a GGUF file, from its metadata.
 
-    The strings of the vocabulary are read in place, so they hold the file's memory. `tables` are
-    what `Vocabulary.tables` was when this metadata was loaded before: then they are checked and
-    read in place too, and nothing is built. FormatError if the tokenizer is of a kind that is not
-    known here, or damaged.
+    Nothing of the file is held on to. `tables` are what `Vocabulary.tables` was when this metadata
+    was loaded before: then they are checked, and they and the vocabulary's strings held and read in
+    place, and nothing is built. FormatError if the tokenizer is of a kind that is not known here,
+    or damaged.
     """
     model = metadata.get("tokenizer.ggml.model")
     if not isinstance(model, str) or model not in _KINDS:
