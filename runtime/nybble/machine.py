@@ -74,6 +74,41 @@ def memory() -> dict[str, int]:
     return found
 
 
+def free_memory() -> tuple[int, str]:
+    """How many bytes more this process may take, and who says so: the machine (what is available,
+    which counts what the kernel would give back), its control group, or its own limit (RLIMIT_AS).
+    """
+    import resource
+
+    found = memory()
+    free = [(found.get("available", 1 << 50), "what the machine has available")]
+    for folder in _cgroup_folders():
+        limit, used = _number(f"{folder}/memory.max"), _number(f"{folder}/memory.current")
+        if limit is not None and used is not None:
+            cache = _stat(f"{folder}/memory.stat", "inactive_file")
+            free.append((limit - used + cache, "its control group's memory.max"))
+    old = "/sys/fs/cgroup/memory" + _old_cgroup()
+    limit, used = _number(f"{old}/memory.limit_in_bytes"), _number(f"{old}/memory.usage_in_bytes")
+    if limit is not None and used is not None:
+        cache = _stat(f"{old}/memory.stat", "total_inactive_file")
+        free.append((limit - used + cache, "its control group's memory.limit_in_bytes"))
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if most != resource.RLIM_INFINITY:
+        pages = _words("/proc/self/statm")
+        used = int(pages[0]) * resource.getpagesize() if pages else 0
+        free.append((most - used, "its limit of address space (ulimit -v)"))
+    nbytes, who = min(free)
+    return max(nbytes, 0), who
+
+
+def held_bytes() -> int:
+    """The memory that this process holds: VmRSS, file pages included; 0 where it is not known."""
+    for line in _lines("/proc/self/status"):
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
 def peak_bytes() -> int:
     """The most memory that this process has held: the kernel's VmHWM, file pages included."""
     for line in _lines("/proc/self/status"):
@@ -92,6 +127,23 @@ def _cgroup_folders() -> Iterable[str]:
             parts = path.split("/") if path else []
             for n in range(len(parts), -1, -1):
                 yield "/".join(["/sys/fs/cgroup", *parts[:n]])
+
+
+def _old_cgroup() -> str:
+    """The path of this process's version 1 control group for memory."""
+    for line in _lines("/proc/self/cgroup"):
+        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        if "memory" in controllers.split(","):
+            return path.rstrip("/")
+    return ""
+
+
+def _stat(path: str, key: str) -> int:
+    for line in _lines(path):
+        name, _, value = line.partition(" ")
+        if name == key:
+            return int(value)
+    return 0
 
 
 def _lines(path: str) -> list[str]:

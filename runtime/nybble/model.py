@@ -35,6 +35,8 @@ def load(
     threads: int | None = None,
     context: int | None = None,
     sequences: int = 1,
+    memory: int | str | None = None,
+    on_exceed: str = "refuse",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Model:
     """Loads a model: a known name that has been pulled, or the path of a .gguf or .nyb file.
@@ -49,6 +51,11 @@ def load(
     sequences   : how many replies may be under way at once, each with memory for a context of its
                   own. With all taken, another thread or asyncio task waits for one, and the one
                   that has it gets BusyError
+    memory      : the most that the process may hold, pages of files included: bytes, or "300MiB".
+                  By default $NYBBLE_MEMORY, else what the machine can give (what is available, its
+                  control group's limit, ulimit -v) less 64 MiB. `nybble plan` shows what is needed
+    on_exceed   : what is done if that is too little: "refuse", or "adapt", which takes a smaller
+                  context and says so in `Model.plan` and `Reply.stats`. Nothing else changes tokens
     on_progress : called with (bytes of weights packed, bytes in all)
 
     ModelNotFoundError says how to get the model, FormatError what is wrong with its file,
@@ -65,6 +72,8 @@ def load(
         threads=threads,
         context=context,
         sequences=sequences,
+        memory=memory,
+        on_exceed=on_exceed,
         on_progress=on_progress,
     )
 
@@ -75,6 +84,7 @@ class Model:
     context      : positions in a sequence, prompt and reply together
     threads      : threads of the engine
     vocab, dim   : number of logits of a token, and of elements of a hidden state
+    plan         : what it takes in memory, nybble.planning.Plan
     notice       : what a user should know of how the model was loaded; "" for nothing
     weights      : the packed weights and their program, for tools
     engine       : the program bound to this machine, for tools
@@ -87,25 +97,41 @@ class Model:
         threads: int | None = None,
         context: int | None = None,
         sequences: int = 1,
+        memory: int | str | None = None,
+        on_exceed: str = "refuse",
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        from nybble import packing
+        from nybble import packing, planning
 
+        held = machine.held_bytes()
         self.path = path
-        self.threads = _threads(threads)
+        self.threads = threads_of(threads)
         n_sequences = whole("sequences", sequences, 1, MAX_SEQUENCES)
         reading = packing.read(path)
         tree = reading.tree
-        self.context = _context(context, tree.context)
+        self.plan = planning.plan(
+            reading,
+            context=context_of(context, tree.context),
+            sequences=n_sequences,
+            threads=self.threads,
+            budget=planning.budget_of(memory, held),
+            held=held,
+            on_exceed=on_exceed,
+        )
+        self.context = self.plan.context
         self.weights = reading.weights(on_progress)
-        self.notice = reading.notice
+        self.notice = " ".join(filter(None, (self.plan.notice, reading.notice)))
         metadata = reading.file.metadata
         self._tokenizer = reading.tokenizer
         self._compiled: tuple[ChatTemplate, Switch] | None = None
         self._template_source = metadata.get("tokenizer.chat_template")
         self._recommended = recommended(metadata)
         self.engine = Engine(
-            self.weights, context=self.context, threads=self.threads, sequences=n_sequences
+            self.weights,
+            context=self.context,
+            threads=self.threads,
+            sequences=n_sequences,
+            chunk=self.plan.chunk,
         )
         self._sequences = Sequences([Sequence(self.engine, slot) for slot in range(n_sequences)])
         self.vocab = tree.vocab
@@ -289,7 +315,9 @@ class Model:
         on_end: Callable[[str], None] | None = None,
     ) -> Reply:
         self._check_prompt(ids)
-        return Reply(self._sequences, self._tokenizer, ids, options, splitter, on_end)
+        reply = Reply(self._sequences, self._tokenizer, ids, options, splitter, on_end)
+        reply.stats.context = self.context
+        return reply
 
     def _check_prompt(self, ids: list[int]) -> None:
         if not ids:
@@ -377,13 +405,13 @@ def _floats(shape: tuple[int, ...]) -> memoryview[float]:
     return memoryview(bytearray(n)).cast("f", shape)
 
 
-def _threads(threads: int | None) -> int:
+def threads_of(threads: int | None) -> int:
     if threads is None:
         return machine.default_threads()
     return whole("threads", threads, 1, machine.MAX_THREADS)
 
 
-def _context(context: int | None, trained: int) -> int:
+def context_of(context: int | None, trained: int) -> int:
     if context is None:
         return min(trained, DEFAULT_CONTEXT)
     context = whole("context", context, 1, 2**31)

@@ -49,6 +49,24 @@ class Reading:
             self.program = Program(lower(self.tree, formats(self.tree, file)))
             self.tokenizer: Tokenizer = load_tokenizer(file.metadata, tables)
 
+    @property
+    def is_to_be_mapped(self) -> bool:
+        """Whether the weights are, or are to be, pages of a packed file."""
+        is_worth_it = self.program.weights_bytes >= WORTH_A_COPY
+        return isinstance(self.file, PackedFile) or (is_wanted() and is_worth_it)
+
+    @property
+    def packed_nbytes(self) -> int:
+        """Bytes of the packed file, be it there or not."""
+        if isinstance(self.file, PackedFile):
+            return self.file.nbytes
+        return packed.size(self.file, self.program, self.tokenizer)
+
+    @property
+    def head_bytes(self) -> int:
+        """Bytes of the file before its tensors."""
+        return len(self.file.head)
+
     def weights(self, on_progress: Progress | None = None) -> Weights:
         """The packed weights: where they lie in a packed file. Those of a GGUF file are packed into
         the cache and mapped, if they are worth it, and that is the reading's file then; else, and
@@ -58,7 +76,7 @@ class Reading:
         """
         if isinstance(self.file, PackedFile):
             return self.file.weights(self.program)
-        if is_wanted() and self.program.weights_bytes >= WORTH_A_COPY:
+        if self.is_to_be_mapped:
             try:
                 copy = Reading(PackedFile(make_copy(self.file, self, on_progress)))
             except OSError as error:

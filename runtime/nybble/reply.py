@@ -35,11 +35,14 @@ class Stats:
     total_s        : seconds from the first step to the last
     peak_bytes     : the most memory the process has held (VmHWM), when the reply ended
     seed           : of the random numbers
+    context        : positions there are for prompt and reply: fewer than were asked for where the
+                     model was loaded with on_exceed="adapt" into too little memory
     stop_reason    : "end", "stop", "length", "context", "timeout", "closed"; None while running
     """
 
     __slots__ = (
         "cached_tokens",
+        "context",
         "decode_tok_s",
         "first_token_s",
         "peak_bytes",
@@ -53,6 +56,7 @@ class Stats:
 
     def __init__(self, prompt_tokens: int, seed: int) -> None:
         self.prompt_tokens = prompt_tokens
+        self.context: int | None = None
         self.cached_tokens = 0
         self.tokens = 0
         self.prefill_tok_s: float | None = None

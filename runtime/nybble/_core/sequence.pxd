@@ -2,7 +2,7 @@
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from nybble._core.engine cimport nyb_bound, nyb_want
-from nybble._core.program cimport Arena, Weights
+from nybble._core.program cimport Arena, Program, Weights
 
 
 cdef class Engine:

@@ -1,12 +1,15 @@
 from _thread import LockType
 from typing import Any
 
-from nybble._core.program import Arena, Weights
+from nybble._core.program import Arena, Program, Weights
 from nybble.errors import NumericError
 
 CHUNK: int
 engine_lock: LockType
-LOGITS_ROWS: int
+
+def sizes(
+    program: Program, context: int, threads: int = 1, sequences: int = 1, chunk: int = ...
+) -> tuple[int, int]: ...
 
 class Engine:
     weights: Weights
@@ -26,6 +29,8 @@ class Engine:
         sequences: int = 1,
         chunk: int = ...,
     ) -> None: ...
+    kv_bytes: int
+    work_bytes: int
     def read_seconds(self, streams: int) -> float: ...
     def barrier_seconds(self) -> float: ...
 

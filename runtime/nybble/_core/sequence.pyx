@@ -54,7 +54,31 @@ os.register_at_fork(
 )
 
 CHUNK = 128
-LOGITS_ROWS = 16
+cdef enum:
+    LOGITS_BYTES = 4 * 1024 * 1024  # of a batch's logits, beyond its first row's
+
+
+cdef nyb_limits limits_of(Program program, uint32_t context, uint32_t threads, uint32_t sequences,
+                          uint32_t chunk):
+    cdef uint32_t pages = (context + NYB_PAGE - 1) // NYB_PAGE
+    cdef uint32_t rows = max(1, min(16, LOGITS_BYTES // (4 * program.c.vocab)))
+    return nyb_limits(threads, chunk, min(chunk, rows), pages, pages * sequences, sequences)
+
+
+cdef nyb_sizes sizes_of(Program program, const nyb_limits *limits) except *:
+    cdef nyb_sizes found
+    cdef nyb_error error
+    if measure(&program.c, limits, cpu_bits(), &found, &error):
+        raise FormatError(f"this model cannot be run so: {said(&error)}")
+    return found
+
+
+def sizes(Program program not None, uint32_t context, uint32_t threads=1, uint32_t sequences=1,
+          uint32_t chunk=CHUNK):
+    """(bytes of the KV cache, bytes of working memory) of an Engine; nothing is allocated."""
+    cdef nyb_limits limits = limits_of(program, context, threads, sequences, chunk)
+    found = sizes_of(program, &limits)
+    return found.kv_bytes, found.work_bytes + sample_scratch(program.c.vocab)
 
 
 cdef class Engine:
@@ -69,14 +93,10 @@ cdef class Engine:
 
     def __cinit__(self, Weights weights not None, uint32_t context, uint32_t threads=1,
                   uint32_t sequences=1, uint32_t chunk=CHUNK):
-        cdef uint32_t pages = (context + NYB_PAGE - 1) // NYB_PAGE
-        cdef nyb_limits limits = nyb_limits(threads, chunk, min(chunk, LOGITS_ROWS), pages,
-                                            pages * sequences, sequences)
-        cdef nyb_sizes sizes
+        cdef nyb_limits limits = limits_of(weights.program, context, threads, sequences, chunk)
+        cdef nyb_sizes sizes = sizes_of(weights.program, &limits)
         cdef nyb_error error
         cdef uint32_t bits = cpu_bits()
-        if measure(&weights.program.c, &limits, bits, &sizes, &error):
-            raise FormatError(f"this model cannot be run so: {said(&error)}")
         self.weights = weights
         times = f"{sequences:,} times " if sequences > 1 else ""
         self.kv = Arena(sizes.kv_bytes,
@@ -88,6 +108,16 @@ cdef class Engine:
         if bind(&self.bound, &weights.program.c, &limits, bits, weights.data, self.kv.data,
                 self.work.data, &error):
             raise UsageError(f"this model cannot be run so: {said(&error)}")
+
+    @property
+    def kv_bytes(self):
+        """Bytes of the KV cache."""
+        return self.kv.nbytes
+
+    @property
+    def work_bytes(self):
+        """Bytes of working memory: activations, logits, what the sampler sorts."""
+        return self.work.nbytes + self.sampling.nbytes
 
     def read_seconds(self, uint32_t streams):
         """How long the engine's threads take to read all weights once, as `streams` streams each:

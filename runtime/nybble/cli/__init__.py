@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from nybble.cli import bench, completion, doctor, ls, pack, pull, rm, run, show
+from nybble.cli import bench, completion, doctor, ls, pack, plan, pull, rm, run, show
 from nybble.cli.parser import Parser, unknown_verb
 from nybble.cli.terminal import printable
 from nybble.errors import NybbleError, UsageError
@@ -77,7 +77,7 @@ def parser() -> Parser:
     top = Parser(prog="nybble", description=_DESCRIPTION, epilog=_EXAMPLES)
     top.add_argument("-V", "--version", action=_Version, nargs=0, help="print the version and exit")
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True, dest="verb")
-    for verb in (run, pull, show, ls, rm, pack, bench, doctor, completion):
+    for verb in (run, pull, show, ls, rm, pack, plan, bench, doctor, completion):
         verb.add_parser(verbs)
     return top
 

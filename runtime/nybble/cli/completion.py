@@ -26,7 +26,8 @@ examples:
 Names are those of models here and, for pull, the known ones.
 """
 # Which names a verb takes.
-_KINDS = {**dict.fromkeys(("bench", "show", "pack", "rm"), "here"), "run": "all", "pull": "known"}
+_KINDS = dict.fromkeys(("bench", "pack", "plan", "rm", "show"), "here")
+_KINDS |= {"run": "all", "pull": "known"}
 _SHELLS = ("bash", "zsh", "fish")
 _SAFE = re.compile(r"[\w.:/@+~-]+", re.ASCII)
 

@@ -60,7 +60,7 @@ _ASK_OPTIONS: dict[str, tuple[type, str]] = {
     "seed": (int, "of what is drawn (0); --seed $RANDOM draws anew each time"),
     "timeout_s": (float, "end the reply after this many seconds"),
 }
-_LOAD_OPTIONS = ("threads", "context")
+_LOAD_OPTIONS = ("threads", "context", "memory", "on_exceed")
 _MORE_ASK_OPTIONS = ("stop", "think", "ignore_eos")
 _ALL_OPTIONS = (*_ASK_OPTIONS, *_MORE_ASK_OPTIONS, *_LOAD_OPTIONS)
 
@@ -94,6 +94,16 @@ def add_parser(verbs: Any) -> None:
         type=int,
         metavar="N",
         help="tokens the model can look back (2048, or all it has learnt if that is less)",
+    )
+    parser.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="the most that may be held, such as 300MiB (what the machine can give)",
+    )
+    parser.add_argument(
+        "--on-exceed",
+        choices=("refuse", "adapt"),
+        help="if that is too little: refuse (as it is by itself), or adapt: a smaller context",
     )
     parser.add_argument(
         "--threads",

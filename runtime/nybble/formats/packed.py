@@ -172,6 +172,11 @@ class PackedFile:
             raise self._damaged(f"it has no {TABLES}")
         return self._file.data(TABLES)
 
+    @property
+    def head(self) -> memoryview:
+        """The bytes before the tensors' data."""
+        return self._file.head
+
     def data(self, name: str) -> memoryview:
         """A tensor's bytes, in place; a matrix's are packed."""
         return self._file.data(name)
@@ -295,6 +300,11 @@ def write(
         part.write(out.hexdigest().encode())
         part.flush()
         os.fsync(part.fileno())
+
+
+def size(file: GgufFile, program: Program, tokenizer: Tokenizer) -> int:
+    """Bytes of the file that `write` makes."""
+    return _Header(file, program, tokenizer).nbytes
 
 
 def differences(mine: PackedFile, file: GgufFile, program: Program) -> list[str]:

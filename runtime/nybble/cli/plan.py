@@ -1,0 +1,120 @@
+"""nybble plan: what a model will hold in memory, before it is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from nybble import hub
+from nybble.cli.terminal import fitted, printable
+from nybble.errors import BudgetError
+
+if TYPE_CHECKING:
+    from nybble.board import Board
+    from nybble.planning import Plan
+
+_DESCRIPTION = """\
+Print what a model will hold in memory, line by line, and how fast it may decode, from its metadata
+alone. The total is the most that the process holds at once, pages of files included. Exit code 0 if
+it fits, 3 if not."""
+_EXAMPLES = """\
+examples:
+  nybble plan smollm2-135m                         on this machine
+  nybble plan smollm2-135m --memory 200MiB         within a budget
+  nybble plan gemma3-270m --board rpi-zero-2w      on a board
+  nybble plan smollm2-135m --context 8192 --sequences 2 --json
+
+Without --memory the budget is what this machine can give (available memory, the control group's
+limit, ulimit -v), less 64 MiB, or what the board has with the least memory it is sold with.
+"""
+
+
+def add_parser(verbs: Any) -> None:
+    """Describe `nybble plan` to argparse."""
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        "plan", help="show what memory a model takes", description=_DESCRIPTION, epilog=_EXAMPLES
+    )
+    parser.add_argument("model", metavar="MODEL", help="a known name, a .gguf or a .nyb file")
+    parser.add_argument("--memory", metavar="SIZE", help="the budget, such as 300MiB")
+    parser.add_argument("--context", type=int, metavar="N", help="tokens of a sequence (2048)")
+    parser.add_argument("--sequences", type=int, metavar="N", default=1, help="at once (1)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of the engine")
+    parser.add_argument("--board", metavar="BOARD", help="plan for a board, such as rpi4")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out `nybble plan`."""
+    path = hub.resolve(args.model)
+
+    from nybble import board as boards
+    from nybble import machine, model, packing, planning
+    from nybble.options import whole
+
+    board = boards.load(args.board) if args.board else None
+    if board is None:
+        held = machine.held_bytes()
+        budget = planning.budget_of(args.memory, held)
+        threads = model.threads_of(args.threads)
+    else:
+        held = planning.INTERPRETER
+        budget = planning.on_board(board, args.memory)
+        threads = model.threads_of(args.threads or board.clusters[0].cores)
+    reading = packing.read(path)
+    plan = planning.plan(
+        reading,
+        context=model.context_of(args.context, reading.tree.context),
+        sequences=whole("sequences", args.sequences, 1, model.MAX_SEQUENCES),
+        threads=threads,
+        budget=budget,
+        held=held,
+        on_exceed="tell",
+    )
+    if args.json:
+        print(json.dumps({"model": path, **plan.as_dict(), **_rate(plan, board)}))
+    else:
+        for line in _as_text(path, plan, board):
+            print("\n".join(fitted(line, sys.stdout)))
+    return 0 if plan.fits else BudgetError.exit_code
+
+
+def _rate(plan: Plan, board: Board | None) -> dict[str, Any]:
+    read = board.read_gb_s if board else None
+    return {
+        "board": board.id if board else None,
+        "read_gb_s": read,
+        "decode_tok_s": round(plan.tok_s(read), 1) if read else None,
+    }
+
+
+def _as_text(path: str, plan: Plan, board: Board | None) -> list[str]:
+    where = f" on {board.name}" if board else ""
+    lines = [f"{printable(path)}{where}", ""]
+    width = max(len(line.what) for line in plan.lines)
+    for line in plan.lines:
+        lines.append(f"{line.what:<{width}}  {_mib(line.nbytes)}")
+    lines.append(f"{'in all':<{width}}  {_mib(plan.total_bytes)}")
+    lines.append(f"{'budget':<{width}}  {_mib(plan.budget_bytes)}  ({plan.budget})")
+    lines += ["", "it fits" if plan.fits else "it does not fit"]
+    megabytes = plan.read_bytes / 1e6
+    if board is None:
+        rate = "nybble bench measures how fast this machine is"
+    elif board.read_gb_s is None:
+        rate = f"how fast {board.name} reads memory is not known"
+    else:
+        rate = (
+            f"at {board.read_gb_s:g} GB/s ({board.source}) that is at most "
+            f"{plan.tok_s(board.read_gb_s):,.0f} tokens/s: rate = GB/s read / GB a token"
+        )
+    lines.append(
+        f"a token of decode reads {megabytes:,.0f} MB with {plan.context:,} tokens in the cache; "
+        f"{rate}"
+    )
+    return lines
+
+
+def _mib(nbytes: int) -> str:
+    return f"{nbytes / (1 << 20):9,.1f} MiB"
