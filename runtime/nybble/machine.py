@@ -74,14 +74,16 @@ def memory() -> dict[str, int]:
     return found
 
 
-def free_memory() -> tuple[int, str]:
+def free_memory(headroom: int) -> tuple[int, str]:
     """How many bytes more this process may take, and who says so: the machine (what is available,
-    which counts what the kernel would give back), its control group, or its own limit (RLIMIT_AS).
+    which counts what the kernel would give back, less `headroom` for others), its control group, or
+    its own limit (RLIMIT_AS).
     """
     import resource
 
     found = memory()
-    free = [(found.get("available", 1 << 50), "what the machine has available")]
+    available = found.get("available", 1 << 50) - headroom
+    free = [(available, "what the machine has available")]
     for folder in _cgroup_folders():
         limit, used = _number(f"{folder}/memory.max"), _number(f"{folder}/memory.current")
         if limit is not None and used is not None:

@@ -52,8 +52,8 @@ def load(
                   own. With all taken, another thread or asyncio task waits for one, and the one
                   that has it gets BusyError
     memory      : the most that the process may hold, pages of files included: bytes, or "300MiB".
-                  By default $NYBBLE_MEMORY, else what the machine can give (what is available, its
-                  control group's limit, ulimit -v) less 64 MiB. `nybble plan` shows what is needed
+                  By default $NYBBLE_MEMORY, else what the machine can give (what is available, less
+                  64 MiB; its control group's limit; ulimit -v). `nybble plan` shows what is needed
     on_exceed   : what is done if that is too little: "refuse", or "adapt", which takes a smaller
                   context and says so in `Model.plan` and `Reply.stats`. Nothing else changes tokens
     on_progress : called with (bytes of weights packed, bytes in all)

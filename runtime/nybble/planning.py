@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 INTERPRETER = 16 * MIB  # Python with nybble, where it is not running yet: on a board
 OBJECTS = 5 * MIB  # templates and their engine, replies, and what Python keeps of both
-HEADROOM = 64 * MIB  # what is left to others where nobody says how much memory to use
+HEADROOM = 64 * MIB  # of the machine's memory, left to others where nobody says how much to use
 _CHUNKS = (CHUNK, 64, 32, 16)
 _PAGE = 128  # positions; a context is planned in whole pages
 UNITS = {"": 1, "kib": 1 << 10, "mib": MIB, "gib": 1 << 30, "kb": 1e3, "mb": 1e6, "gb": 1e9}
@@ -155,8 +155,8 @@ def budget_of(memory: int | str | None, held: int) -> tuple[int, str]:
         return nbytes_of("memory", memory), "memory"
     if os.environ.get("NYBBLE_MEMORY"):
         return nbytes_of("NYBBLE_MEMORY", os.environ["NYBBLE_MEMORY"]), "NYBBLE_MEMORY"
-    free, what = machine.free_memory()
-    return held + max(free - HEADROOM, 0), what
+    free, what = machine.free_memory(HEADROOM)
+    return held + free, what
 
 
 def nbytes_of(name: str, amount: int | str) -> int:

@@ -26,8 +26,8 @@ examples:
   nybble plan gemma3-270m --board rpi-zero-2w      on a board
   nybble plan smollm2-135m --context 8192 --sequences 2 --json
 
-Without --memory the budget is what this machine can give (available memory, the control group's
-limit, ulimit -v), less 64 MiB, or what the board has with the least memory it is sold with.
+Without --memory the budget is what this machine can give (what is available, less 64 MiB; the
+control group's limit; ulimit -v), or what the board has with the least memory it is sold with.
 """
 
 
