@@ -16,7 +16,6 @@ reads it.
 from __future__ import annotations
 
 import os
-from binascii import crc32
 from collections.abc import Callable, Iterator
 
 from nybble.errors import ModelNotFoundError, UsageError
@@ -259,6 +258,8 @@ def packed_path(path: str) -> str:
 
 def copy_path(path: str) -> str:
     """Where the packed copy of the file at `path` is in the cache, if there is one."""
+    from binascii import crc32
+
     whole = os.path.realpath(path)
     stem = os.fsencode(os.path.basename(whole).removesuffix(SUFFIX))
     name = os.fsdecode(stem[:_STEM_BYTES])
