@@ -263,7 +263,7 @@ def test_ls_and_rm_of_a_model_that_is_kept_packed(path, pulls, capsys):
         "path": str(packed),
     }
     assert main(["rm", "tiny", "--yes"]) == 0
-    assert os.listdir(path.parent) == []
+    assert os.listdir(path.parent) == [".lock"]
 
 
 # -- show, and what a load says
