@@ -1,8 +1,8 @@
 """Packed models, `.nyb` files: mapped, and run where they lie.
 
 A packed model is a GGUF file (version 3) whose tensors are in the layout that the kernels read, in
-the order in which a token reads them, with the tokenizer's tables built. docs/formats.md, "Packed
-files", says what is where.
+the order in which a token reads them, with the tokenizer's tables built; what is where is in
+docs/formats.md, "Packed files".
 
     with PackedFile("model.nyb") as file:
         file.metadata, file.tensors      # as in the GGUF file it was packed from
