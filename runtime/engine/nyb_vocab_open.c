@@ -66,7 +66,8 @@ static int check_tokens(const nyb_vocab *vocab, nyb_error *error) {
           "the tables are of other tokens", text_at[0], text_at[t->n_tokens]);
     for (uint32_t id = 0; id < t->n_tokens; id++) {
         const uint32_t from = text_at[id], to = text_at[id + 1];
-        CHECK(to >= from && to - from >= 8, "a token's spelling lies outside", id, from);
+        CHECK(to >= from && to - from >= 8 && to <= vocab->tokens_bytes,
+              "a token's spelling lies outside", id, from);
         CHECK(nyb_vocab_number(vocab->tokens + from, 8) == to - from - 8,
               "a token has another length in the tables", id, to - from);
         CHECK(types[id] <= NYB_TOKEN_BYTE, "a token is of a type that does not exist", id,

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import os
+from collections.abc import Callable, Iterator
+
+TYPE_CHECKING = False  # typing's own costs its import
+if TYPE_CHECKING:
+    from typing import BinaryIO
 
 
 def free_bytes(folder: str) -> int:
@@ -18,3 +26,70 @@ def sync_folder(folder: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def part_of(path: str, nbytes: int, is_there: Callable[[], bool]) -> Iterator[BinaryIO | None]:
+    """An empty file with room for so many bytes, which becomes `path` when the block ends, and is
+    gone if it fails. Its lock ends with its process: one that was killed leaves a file that the
+    next begins anew. None if another process was waited for and `is_there` says that is enough."""
+    partial, folder = f"{path}.part", os.path.dirname(os.path.abspath(path))
+    part, has_waited = _locked(partial)
+    with part:
+        try:
+            if has_waited and is_there():
+                yield None
+                os.unlink(partial)
+                return
+            part.truncate(0)
+            _reserve(part, folder, nbytes)
+            yield part
+            os.replace(partial, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(partial)
+            raise
+    sync_folder(folder)
+
+
+def remove_left(partial: str) -> None:
+    """Removes the `.part` file of a process that was killed; one at which somebody works stays."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(partial, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(partial)  # who has opened it meanwhile, and waits, sees that it is gone
+        finally:
+            os.close(descriptor)
+
+
+def _locked(path: str) -> tuple[BinaryIO, bool]:
+    """The file of that name, made if there is none, that no other process works on; and whether
+    one had to be waited for."""
+    has_waited = False
+    while True:
+        # No links: in a folder that others write to, one might lead to a file of this user's.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        file = os.fdopen(os.open(path, flags, 0o666), "r+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            has_waited = True
+            fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file, has_waited
+        file.close()  # who was waited for is done with it: the name is another file's, or none's
+
+
+def _reserve(file: BinaryIO, folder: str, nbytes: int) -> None:
+    """Takes so many bytes of the disk; OSError with ENOSPC if it has fewer."""
+    if free_bytes(folder) < nbytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    try:
+        os.posix_fallocate(file.fileno(), 0, nbytes)
+    except AttributeError:
+        pass  # a system without it finds out while writing
+    except OSError as error:  # and so does a file system without it
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise

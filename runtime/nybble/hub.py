@@ -16,7 +16,6 @@ reads it.
 from __future__ import annotations
 
 import os
-from binascii import crc32
 from collections.abc import Callable, Iterator
 
 from nybble.errors import ModelNotFoundError, UsageError
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 SUFFIX = ".gguf"
 PACKED = ".nyb"
 HF = "hf:"
+_STEM_BYTES = 200  # of a model's name in that of its copy, which may have 255 with what is added
 PULL_PREFIX = ".pull-"  # of the folders in which pulls work
 SCHEMES = ("https", "http")
 
@@ -58,8 +58,8 @@ def cache_folder() -> str:
     cache = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(cache):
         cache = os.path.expanduser("~/.cache")
-    if not os.path.isabs(cache):
-        raise UsageError("this user has no home folder; set NYBBLE_HOME to a folder for models")
+    if not os.path.isabs(cache):  # this user has no home folder
+        return os.path.join(home(), "cache")
     return os.path.join(cache, "nybble")
 
 
@@ -258,18 +258,19 @@ def packed_path(path: str) -> str:
 
 def copy_path(path: str) -> str:
     """Where the packed copy of the file at `path` is in the cache, if there is one."""
+    from binascii import crc32
+
     whole = os.path.realpath(path)
-    stem = os.path.basename(whole).removesuffix(SUFFIX)
-    return os.path.join(
-        cache_folder(), "packed", f"{stem[:100]}-{crc32(os.fsencode(whole)):08x}{PACKED}"
-    )
+    stem = os.fsencode(os.path.basename(whole).removesuffix(SUFFIX))
+    name = os.fsdecode(stem[:_STEM_BYTES])
+    return os.path.join(cache_folder(), "packed", f"{name}-{crc32(os.fsencode(whole)):08x}{PACKED}")
 
 
 def copy_nbytes(path: str) -> int:
     """Bytes of the packed copy of the file at `path`; 0 if it has none."""
     try:
         return os.stat(copy_path(path)).st_size
-    except OSError:
+    except (OSError, UsageError):
         return 0
 
 

@@ -1,8 +1,8 @@
 """From a model's file to what the engine is given, and the packed copies that make it quick.
 
 A GGUF file is packed once: the copy goes into the cache, and later loads map that. `read(path)`
-finds out which file is to be read and opens it, with its tree, program and tokenizer;
-`Reading.weights()` makes the copy if there is none.
+opens a model's file, or its copy, with its tree, program and tokenizer; `Reading.weights()` makes
+the copy if there is none.
 
 `$NYBBLE_PACK` says where copies are made: `auto` (the default) for models whose weights take 16 MiB
 or more, `0` never: then weights are packed in memory each time.
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 
 from nybble import archs, hub
 from nybble._core.program import Program, Weights, pack_in_memory
-from nybble.errors import FormatError, UsageError
+from nybble.errors import FormatError, NybbleError, UsageError
 from nybble.formats import packed
 from nybble.formats.gguf import GgufFile
 from nybble.formats.packed import PackedFile
@@ -38,29 +38,36 @@ class Reading:
     program   : nybble._core.program.Program
     tokenizer : nybble.tokenizer.Tokenizer
     notice    : what a user should know of how the weights were read; "" for nothing
+
+    FormatError, with the file's path, if it is no model that runs here, or damaged.
     """
 
     def __init__(self, file: GgufFile | PackedFile):
         self.notice = ""
         self.file = file
+        self._mapped: Weights | None = None
         tables = file.tables if isinstance(file, PackedFile) else None
-        with _blaming(file):
+        with blaming(file):
             self.tree = archs.describe(file.metadata, file.tensors, file.data)
             self.program = Program(lower(self.tree, formats(self.tree, file)))
             self.tokenizer: Tokenizer = load_tokenizer(file.metadata, tables)
+        if isinstance(file, PackedFile):
+            self._mapped = file.weights(self.program)
 
     @property
     def is_to_be_mapped(self) -> bool:
         """Whether the weights are, or are to be, pages of a packed file."""
         is_worth_it = self.program.weights_bytes >= WORTH_A_COPY
-        return isinstance(self.file, PackedFile) or (is_wanted() and is_worth_it)
+        return self._mapped is not None or (is_wanted() and is_worth_it)
 
     @property
     def packed_nbytes(self) -> int:
         """Bytes of the packed file, be it there or not."""
         if isinstance(self.file, PackedFile):
             return self.file.nbytes
-        return packed.size(self.file, self.program, self.tokenizer)
+        from nybble.formats import packed_writer
+
+        return packed_writer.size(self.file, self.program, self.tokenizer)
 
     @property
     def head_bytes(self) -> int:
@@ -74,44 +81,53 @@ class Reading:
 
         on_progress : called with (bytes of weights packed, bytes in all) if any are
         """
-        if isinstance(self.file, PackedFile):
-            return self.file.weights(self.program)
-        if self.is_to_be_mapped:
-            try:
-                copy = Reading(PackedFile(make_copy(self.file, self, on_progress)))
-            except OSError as error:
-                self.notice = self._why_in_memory(error)
-            else:
-                self.file.close()
-                self.file, self.program, self.tokenizer = copy.file, copy.program, copy.tokenizer
-                return copy.weights()
-        return self._in_memory(self.file, on_progress)
+        if self._mapped is None and self.is_to_be_mapped:
+            self._take_copy(on_progress)
+        return self._mapped or self._in_memory(on_progress)
 
-    def _in_memory(self, file: GgufFile, on_progress: Progress | None) -> Weights:
-        with _blaming(file):
+    def _take_copy(self, on_progress: Progress | None) -> None:
+        """Packs the file into the cache, and is a reading of the copy then."""
+        path = self.file.path
+        try:
+            make_copy(self, on_progress)
+            copy = copied(path)
+        except (OSError, UsageError) as error:
+            self.notice = self._why_in_memory(error)
+            return
+        if copy is not None:  # else another file has just taken its name, and the old one is read
+            self.file.close()
+            self.file, self.program, self.tokenizer = copy.file, copy.program, copy.tokenizer
+            self._mapped = copy._mapped
+
+    def _in_memory(self, on_progress: Progress | None) -> Weights:
+        file = self.file
+        assert isinstance(file, GgufFile)
+
+        with blaming(file):
             return pack_in_memory(self.program, file.read, on_progress)
 
-    def _why_in_memory(self, error: OSError) -> str:
-        why = "the disk is too full" if error.errno == errno.ENOSPC else error.strerror or error
+    def _why_in_memory(self, error: Exception) -> str:
+        name, where = os.path.basename(self.file.path), ""
+        if isinstance(error, OSError):
+            full = error.errno == errno.ENOSPC
+            why = "the disk is too full" if full else error.strerror or str(error)
+            where = f" in {hub.cache_folder()}"
+        else:
+            why = str(error)
         return (
-            f"{os.path.basename(self.file.path)} runs from memory "
-            f"({self.program.weights_bytes / 1e6:,.0f} MB) and is packed at each start: no copy "
-            f"can be kept in {hub.cache_folder()} ({why})"
+            f"{name} runs from memory ({self.program.weights_bytes / 1e6:,.0f} MB) and is packed "
+            f"at each start: no copy can be kept{where} ({why})"
         )
 
 
 def read(path: str) -> Reading:
     """Opens a model: a packed file, or a GGUF file, or its packed copy if there is one."""
-    if is_wanted() and (copy := copy_of(path)) is not None:
-        with contextlib.suppress(FormatError):  # damaged, or another version's: made anew later
-            reading = Reading(PackedFile(copy))
-            reading.weights()
-            return reading
-    return Reading(open_file(path))
+    copy = copied(path) if is_wanted() else None
+    return copy or Reading(open_file(path))
 
 
 @contextlib.contextmanager
-def _blaming(file: GgufFile | PackedFile) -> Iterator[None]:
+def blaming(file: GgufFile | PackedFile) -> Iterator[None]:
     """A FormatError in here names the file; and one that was written to while it was read is told
     of as that, whatever came of it."""
     try:
@@ -125,7 +141,10 @@ def _blaming(file: GgufFile | PackedFile) -> Iterator[None]:
 
 
 def open_file(path: str) -> GgufFile | PackedFile:
-    """A model's file, of whichever kind it is."""
+    """A model's file, of whichever kind it is. FormatError as GgufFile and PackedFile have it, and
+    if it is called .nyb and is none."""
+    if path.endswith(hub.PACKED):
+        return PackedFile(path)
     file = GgufFile(path)
     if not packed.is_packed(file):
         return file
@@ -162,50 +181,64 @@ def is_wanted() -> bool:
     return wish == "auto"
 
 
-def copy_of(path: str) -> str | None:
-    """The packed copy of the GGUF file at `path`; None if there is none of the file as it is."""
-    place = hub.copy_path(path)
-    if not os.path.isfile(place):
-        return None
-    try:
-        with PackedFile(place) as copy:
-            is_its = copy.source.path == os.path.realpath(path) and copy.source.is_as_it_was()
-    except FormatError:
-        return None
-    return place if is_its else None
+def copied(path: str) -> Reading | None:
+    """A reading of the packed copy of the GGUF file at `path`. None if there is none of the file as
+    it is, or if it is damaged or another version's: it is made anew then."""
+    with contextlib.suppress(NybbleError):  # hub's too: a user without a home has no cache
+        place = hub.copy_path(path)
+        if os.path.isfile(place):
+            file = PackedFile(place)
+            if file.source.path == os.path.realpath(path) and file.source.is_as_it_was():
+                return Reading(file)
+    return None
 
 
-def make_copy(file: GgufFile, reading: Reading, on_progress: Progress | None = None) -> str:
-    """Packs a GGUF file, of which there is a reading, into the cache; returns the copy's path.
-    Copies of files that are no more are removed. OSError if there is no room for it, or it cannot
-    be written."""
+def make_copy(reading: Reading, on_progress: Progress | None = None) -> str:
+    """Packs the GGUF file of a reading into the cache; returns the copy's path. Copies of files
+    that are no more are removed. OSError if there is no room for it, or it cannot be written;
+    FormatError if the file's weights cannot be packed, or it has changed since it was opened;
+    UsageError if there is no cache folder, as this user has no home."""
+    from nybble.formats import packed_writer
+
+    file = reading.file
+    assert isinstance(file, GgufFile)
     place = hub.copy_path(file.path)
     os.makedirs(os.path.dirname(place), exist_ok=True)
-    for orphan in orphans():
-        os.unlink(orphan)
-    packed.write(
-        place,
-        file,
-        reading.program,
-        reading.tokenizer,
-        on_progress,
-        spare=_SLACK,
-        is_there=lambda: copy_of(file.path) is not None,
-    )
+    _remove_orphans(os.path.dirname(place))
+    with blaming(file):
+        packed_writer.write(
+            place,
+            file,
+            reading.program,
+            reading.tokenizer,
+            on_progress,
+            spare=_SLACK,
+            is_there=lambda: copied(file.path) is not None,
+        )
     return place
 
 
-def orphans() -> Iterator[str]:
-    """Copies of files that are gone, or have changed; and those that no nybble reads any more."""
-    with contextlib.suppress(FileNotFoundError):
-        folder = os.path.join(hub.cache_folder(), "packed")
-        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-            if not entry.name.endswith(hub.PACKED):
-                continue
-            try:
-                with PackedFile(entry.path) as copy:
-                    is_orphan = not copy.source.is_as_it_was()
-            except FormatError:
-                is_orphan = True
-            if is_orphan:
-                yield entry.path
+def _remove_orphans(folder: str) -> None:
+    """Removes copies of files that are gone or have changed, those that this nybble does not read,
+    and what processes left that were killed while they packed."""
+    from nybble.disk import remove_left
+
+    for entry in _entries(folder):
+        if entry.endswith(f"{hub.PACKED}.part"):
+            remove_left(entry)
+        if entry.endswith(hub.PACKED) and not _is_of_use(entry):
+            with contextlib.suppress(OSError):  # another process was faster
+                os.unlink(entry)
+
+
+def _entries(folder: str) -> Iterator[str]:
+    with contextlib.suppress(OSError):
+        yield from sorted(entry.path for entry in os.scandir(folder))
+
+
+def _is_of_use(copy: str) -> bool:
+    try:
+        with PackedFile(copy) as file:
+            return file.source.is_as_it_was()
+    except NybbleError:
+        return False

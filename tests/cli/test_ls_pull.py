@@ -44,8 +44,8 @@ def test_ls_lists_what_is_there(home, capsys):
     assert capsys.readouterr().out == f"a-model  1.3 GB  {first}\nb         999 B  {second}\n"
     assert main(["ls", "--json"]) == 0
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
-        {"name": "a-model", "nbytes": 1_300_000_000, "path": first},
-        {"name": "b", "nbytes": 999, "path": second},
+        {"name": "a-model", "nbytes": 1_300_000_000, "packed_nbytes": 0, "path": first},
+        {"name": "b", "nbytes": 999, "packed_nbytes": 0, "path": second},
     ]
 
 

@@ -18,7 +18,8 @@ from nybble import tokenizer
 
 pytestmark = sanitized.needs_compiler
 SOURCES = [
-    *("nyb_vocab", "nyb_vocab_build", "nyb_vocab_roles", "nyb_encode", "nyb_merge", "nyb_special"),
+    *("nyb_vocab", "nyb_vocab_build", "nyb_vocab_open", "nyb_vocab_roles"),
+    *("nyb_encode", "nyb_merge", "nyb_special"),
     *("nyb_pretokenize", "nyb_unicode", "nyb_unicode_data"),
 ]
 TEXT = (
@@ -129,3 +130,54 @@ def test_random_bytes_lead_nowhere(encode, tmp_path, name):
     accepted = int(line.split()[1])
     assert line.endswith(" of 3000")
     assert 0 < accepted < 3_000
+
+
+# -- tables that were built before, and lie in a packed file
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_opened_tables_give_the_ids_of_built_ones(encode, tmp_path, name):
+    for n, text in enumerate(TEXTS):
+        (tmp_path / str(n)).write_bytes(sample(KINDS[name], text))
+    paths = [tmp_path / str(n) for n in range(len(TEXTS))]
+    lines = encode("--open", *paths)
+    assert lines == encode(*paths)
+    assert all(line.startswith("ids") for line in lines)
+
+
+@pytest.mark.parametrize("name", ["bytes with nested special tokens", "characters", "pieces"])
+def test_tables_cut_anywhere_are_refused(encode, tmp_path, name):
+    (tmp_path / "small").write_bytes(sample(KINDS[name]))
+    (line,) = encode("--open-cut", tmp_path / "small")
+    assert line.startswith("accepted 0 of ")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_bits_turned_over_in_tables_lead_nowhere(encode, tmp_path, name):
+    """A hash that finds nothing, a rank or a type are accepted and give other ids; what is an
+    index, a place or a link is not."""
+    (tmp_path / "small").write_bytes(sample(KINDS[name]))
+    (line,) = encode("--open-flip", 1, 4_000, tmp_path / "small")
+    accepted = int(line.split()[1])
+    assert line.endswith(" of 4000")
+    assert 0 < accepted < 4_000
+
+
+def test_tables_of_another_vocabulary_are_refused(encode, tmp_path):
+    for n, arguments in enumerate(KINDS.values()):
+        (tmp_path / str(n)).write_bytes(sample(arguments))
+    for n in range(len(KINDS)):
+        for other in range(len(KINDS)):
+            (line,) = encode("--open-swap", tmp_path / str(n), tmp_path / str(other))
+            assert line.startswith("ids" if n == other else "error: "), (n, other, line)
+
+
+def test_tables_of_tokens_cut_short_are_refused(encode, tmp_path):
+    """Where the last token lies is looked at before it is read."""
+    arguments = KINDS["bytes without merges"]
+    tokens = arguments["tokens"]
+    (tmp_path / "whole").write_bytes(sample(arguments))
+    for n in (1, 7, 9, len(tokens) - 1):
+        (tmp_path / "cut").write_bytes(sample(arguments | {"tokens": tokens[:n]}))
+        (line,) = encode("--open-swap", tmp_path / "cut", tmp_path / "whole")
+        assert line.startswith("error: "), line

@@ -109,9 +109,9 @@ def test_a_file_that_is_replaced_during_load_is_the_old_one(path, tmp_path):
             os.replace(other, path)
 
     model = nybble.load(path, on_progress=on_progress)
-    assert model.weights.arena.view() == before.weights.arena.view()
+    assert model.weights.view() == before.weights.view()
     after = nybble.load(path)
-    assert after.weights.arena.view() != before.weights.arena.view()
+    assert after.weights.view() != before.weights.view()
 
 
 def test_a_model_holds_no_file(path):
@@ -136,7 +136,7 @@ with open("/proc/self/clear_refs", "w") as file:
     file.write("5")
 before = peak()
 model = nybble.load(sys.argv[1], context=16)
-print(peak() - before, model.weights.arena.nbytes)
+print(peak() - before, model.weights.nbytes)
 """
     done = subprocess.run(
         [sys.executable, "-c", program, path], capture_output=True, text=True, check=True

@@ -9,8 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nybble import packing
+from nybble.formats import packed_writer
+from nybble.formats.gguf import GgufFile
+from nybble.formats.packed import PackedFile
 from tests.kernels.contract import FLOATS, FORMATS, PAGE, call, pack, quantized
 from tools.gguf_writer import exact
+from tools.tiny_model import tiny_model
 
 TEXT = (Path(__file__).parents[2] / "docs/formats.md").read_text()
 BLOCKS = dict(re.findall(r"^```hex ([\w ]+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
@@ -166,3 +171,56 @@ def test_a_position_in_its_page():
     for label, part in lines("page"):
         expected[int(label) : int(label) + len(part)] = part
     assert k.tobytes() + v.tobytes() == bytes(expected)
+
+
+# -- the packed file
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """The example's packed file."""
+    folder = tmp_path_factory.mktemp("packed")
+    tiny_model(folder / "tiny.gguf", layers=1, family="gemma3")
+    with GgufFile(folder / "tiny.gguf") as file:
+        reading = packing.Reading(file)
+        out = str(folder / "tiny.nyb")
+        packed_writer.write(out, file, reading.program, reading.tokenizer)
+    return folder / "tiny.nyb"
+
+
+def test_a_packed_file_begins_as_shown(packed):
+    found = []
+    for label, part in lines("packed file"):
+        if label:
+            found.append([label, part])
+        else:
+            found[-1][1] += part
+    content = packed.read_bytes()
+    with GgufFile(packed) as file:
+        assert len(file.tensors) == 16
+        assert len(file.metadata) == 44
+        for label, part in found:
+            kind, _, name = label.partition(" ")
+            if kind == "key":
+                at = file.record(name)[0]
+            elif kind == "tensor":
+                at = content.rindex(name.encode(), 0, file.tensors[name].offset) - 8
+            else:
+                at = {"start": 0, "tables": file.tensors["nybble.tokenizer"].offset}[kind]
+            assert content[at : at + len(part)] == part, label
+    assert len(found) == 6
+
+
+def test_a_packed_file_has_the_keys_that_are_listed(packed):
+    section = TEXT.partition("## Packed files\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([\w.]+)` \| ([\w ]+) \|", section, re.MULTILINE)
+    numbers = {"uint32": 4, "string": 8, "array of strings": 9, "uint64": 10, "int64": 11}
+    content = packed.read_bytes()
+    with GgufFile(packed) as file, PackedFile(packed) as mine:
+        own = [key for key in file.metadata if key not in mine.metadata]
+        assert [key for key, _ in rows] == ["general.architecture", *own]
+        for key, kind in rows:
+            at = file.record(key)[0] + 8 + len(key)
+            assert int.from_bytes(content[at : at + 4], "little") == numbers[kind], key
+        weights = [t.offset for name, t in file.tensors.items() if name != "nybble.tokenizer"]
+        assert min(weights) % 4096 == 0

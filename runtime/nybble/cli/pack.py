@@ -7,14 +7,11 @@ import errno
 import json
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nybble import hub
-from nybble.cli.terminal import ProgressBar, megabytes, printable, say
+from nybble.cli.terminal import LONG_S, ProgressBar, megabytes, printable, say
 from nybble.errors import FormatError, NybbleError, UsageError
-
-if TYPE_CHECKING:
-    from nybble.formats.packed import PackedFile
 
 _DESCRIPTION = """\
 Pack a model: write its weights in the layout that nybble's kernels read, with the tokenizer's
@@ -58,57 +55,92 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `nybble pack`."""
-    path = hub.resolve(args.model)
-    if args.output is None and not args.verify:
-        raise UsageError("where to? give -o FILE.nyb (or --verify to check a packed file)")
-    is_packed = _is_packed(path)
-    if args.output is not None and is_packed:
-        raise UsageError(f"{args.model} is packed already; copy it to {args.output}")
+    from nybble import packing
+    from nybble.formats.packed import PackedFile
 
-    if args.output is not None and os.path.lexists(args.output) and not args.force:
-        raise UsageError(f"{args.output} is there already; give --force to write over it")
+    path = hub.resolve(args.model)
+    if not args.output and not args.verify:
+        raise UsageError("where to? give -o FILE.nyb (or --verify to check a packed file)")
+    with packing.open_file(path) as file:
+        is_packed = isinstance(file, PackedFile)
+    if args.output and is_packed:
+        raise UsageError(f"{args.model} is packed already; copy it to {args.output}")
+    if args.output:
+        _check_output(args.output, path, args.force)
 
     started = time.monotonic()
-    said: dict[str, Any] = {"path": path, "verified": None}
-    if args.output is not None:
-        said["path"] = write(path, args.output)
-    elif not is_packed:
-        said["path"] = _copy(path)
+    verified = None
+    if args.output:
+        write(path, args.output)
+        packed = args.output
+    elif is_packed:
+        packed = path
+    else:
+        packed = _copy(path)
     if args.verify:
-        said["verified"] = _verify(said["path"], None if is_packed else path)
-    said["nbytes"] = os.stat(said["path"]).st_size
-    said["seconds"] = round(time.monotonic() - started, 3)
+        verified = verify(packed, None if is_packed else path)
     if args.json:
+        said = {
+            "path": packed,
+            "nbytes": os.stat(packed).st_size,
+            "verified": verified,
+            "seconds": round(time.monotonic() - started, 3),
+        }
         print(json.dumps(said))
     return 0
 
 
-def _is_packed(path: str) -> bool:
-    from nybble.formats.gguf import GgufFile
-    from nybble.formats.packed import is_packed
-
-    with GgufFile(path) as file:
-        return is_packed(file)
+def _check_output(output: str, path: str, is_forced: bool) -> None:
+    """UsageError if the model at `path` must not be packed into that file."""
+    if not os.path.lexists(output):
+        return
+    if not os.path.isfile(output):  # /dev/null must stay what it is
+        raise UsageError(f"{output} is there and is no file; give -o the name of a file")
+    if os.path.samefile(output, path):
+        raise UsageError(f"{output} is the model that is to be packed; give another name")
+    if not is_forced:
+        raise UsageError(f"{output} is there already; give --force to write over it")
 
 
 def _copy(path: str) -> str:
-    """The packed copy of a GGUF file in the cache, made if there is none."""
+    """The packed copy of a GGUF file in the cache, made if there is none, or if it is damaged."""
     from nybble import packing
 
-    return packing.copy_of(path) or _packed(path, None)
+    if not packing.is_wanted():
+        raise UsageError("NYBBLE_PACK=0 says that nothing is packed into the cache; give -o")
+    copy = packing.copied(path)
+    if copy is not None and is_whole(copy.file.path):
+        return copy.file.path
+    return _packed(path, None)
 
 
-def write(path: str, output: str) -> str:
+def is_whole(packed: str) -> bool:
+    """Whether the packed file is as it was written, by its sum; says on stderr what is wrong."""
+    from nybble.formats.packed import PackedFile
+
+    bar = ProgressBar(f"checking {printable(packed)}", after_s=LONG_S, is_passing=True)
+    try:
+        with PackedFile(packed) as file:
+            file.check_sum(bar)
+    except FormatError as error:
+        bar.close()
+        say(f"nybble: {printable(str(error))}")
+        return False
+    finally:
+        bar.close()
+    return True
+
+
+def write(path: str, output: str) -> None:
     """Packs the GGUF file at `path` into `output`, with a bar; says on stderr what came of it."""
     _packed(path, output)
     say(f"{printable(output)}: {megabytes(os.stat(output).st_size)}, packed from {printable(path)}")
-    return output
 
 
 def _packed(path: str, output: str | None) -> str:
-    """Packs a GGUF file into `output`, or for None into the cache."""
+    """Packs a GGUF file into `output`, or for None into the cache; returns where that is."""
     from nybble import packing
-    from nybble.formats import packed
+    from nybble.formats import packed_writer
     from nybble.formats.gguf import GgufFile
 
     with GgufFile(path) as file:
@@ -116,8 +148,9 @@ def _packed(path: str, output: str | None) -> str:
         bar = ProgressBar(f"packing {printable(os.path.basename(path))}")
         try:
             if output is None:
-                return packing.make_copy(file, reading, bar)
-            packed.write(output, file, reading.program, reading.tokenizer, bar)
+                return packing.make_copy(reading, bar)
+            with packing.blaming(file):
+                packed_writer.write(output, file, reading.program, reading.tokenizer, bar)
         except OSError as error:
             raise _cannot_write(output, reading.program.weights_bytes, error) from None
         finally:
@@ -129,7 +162,7 @@ def _cannot_write(output: str | None, weights_bytes: int, error: OSError) -> Nyb
     from nybble.disk import free_bytes
 
     place = output or hub.cache_folder()
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno != errno.ENOSPC:
         return NybbleError(f"{place} cannot be written: {error.strerror or error}")
     free = free_bytes(os.path.dirname(os.path.abspath(place)))
     return NybbleError(
@@ -138,38 +171,38 @@ def _cannot_write(output: str | None, weights_bytes: int, error: OSError) -> Nyb
     )
 
 
-def _verify(path: str, source: str | None) -> str:
-    """Proves a packed file, against its GGUF file if that is there; returns how far: "source" or
-    "sum". FormatError if it is not what it should be."""
+def verify(packed: str, source: str | None) -> str:
+    """Proves a packed file, against its GGUF file if that is there; says on stderr how far and
+    returns it: "source" or "sum". FormatError if it is not what it should be."""
     from nybble import packing
     from nybble.formats.gguf import GgufFile
-    from nybble.formats.packed import PackedFile, differences
+    from nybble.formats.packed import PackedFile
+    from nybble.formats.packed_writer import differences
 
-    with PackedFile(path) as file:
-        bar = ProgressBar(f"checking {printable(os.path.basename(path))}", is_passing=True)
+    with PackedFile(packed) as file:
+        bar = ProgressBar(
+            f"checking {printable(os.path.basename(packed))}", after_s=LONG_S, is_passing=True
+        )
         try:
             file.check_sum(bar)
         finally:
             bar.close()
-        reading = packing.Reading(file)
-        file.weights(reading.program)
-        gguf = source or _source_of(file)
-        if gguf is None:
+        packing.Reading(file)
+        if source is None and not file.source.is_as_it_was():
             say(
-                f"{printable(path)}: its sum is right; {printable(file.source.path)}, which it was"
-                " packed from, is gone or has changed, so its weights were not compared"
+                f"{printable(packed)}: its sum is right; {printable(file.source.path)}, which it "
+                "was packed from, is gone or has changed, so its weights were not compared"
             )
             return "sum"
-        with GgufFile(gguf) as original:
-            found = differences(file, original, packing.Reading(original).program)
+        source = source or file.source.path
+        with GgufFile(source) as original:
+            reading = packing.Reading(original)
+            with packing.blaming(original):
+                found = differences(file, original, reading.program, reading.tokenizer)
         if found:
             raise FormatError(
-                f"{path} is not {gguf} packed: {', '.join(found[:3])}"
+                f"{packed} is not {source} packed: {', '.join(found[:3])}"
                 f"{f' and {len(found) - 3} more' if len(found) > 3 else ''} differ; pack it again"
             )
-    say(f"{printable(path)}: its sum is right, and it is {printable(gguf)} bit for bit")
+    say(f"{printable(packed)}: its sum is right, and it is {printable(source)} bit for bit")
     return "source"
-
-
-def _source_of(file: PackedFile) -> str | None:
-    return file.source.path if file.source.is_as_it_was() else None

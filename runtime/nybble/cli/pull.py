@@ -7,7 +7,6 @@ from typing import Any
 
 from nybble import hub
 from nybble.cli.terminal import LONG_S, ProgressBar, megabytes, printable, say
-from nybble.errors import FormatError
 
 _DESCRIPTION = """\
 Fetch a model into $NYBBLE_HOME/models (default ~/.local/share/nybble/models), verify its sha256 and
@@ -53,40 +52,34 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `nybble pull`."""
-    name = hub.local_name(args.name)
-    if name is not None and hub.file_of(name) == (packed := hub.packed_path(hub.path_of(name))):
-        if _is_whole(packed):
-            say(f"{printable(name)} is already there, packed, sha256 verified: {printable(packed)}")
-            return 0
+    from nybble.cli.pack import is_whole
+
+    packed = _kept_packed(args.name)
+    if packed is not None and is_whole(packed):
+        name = printable(args.name)
+        say(f"{name} is already there, packed, sha256 verified: {printable(packed)}")
+        return 0
     path = pull(args.name)
-    if args.pack:
+    if args.pack or packed is not None:
         _keep_packed(path)
     return 0
 
 
-def _is_whole(packed: str) -> bool:
-    """Whether the packed file that is all there is of a model is as it was written."""
-    from nybble.formats.packed import PackedFile
-
-    bar = ProgressBar(f"checking {printable(packed)}", after_s=LONG_S, is_passing=True)
-    try:
-        with PackedFile(packed) as file:
-            file.check_sum(bar)
-    except FormatError as error:
-        say(f"nybble: {printable(str(error))}")
-        return False
-    finally:
-        bar.close()
-    return True
+def _kept_packed(name: str) -> str | None:
+    """The packed file that is all there is of a model; None if there is a GGUF file, or neither."""
+    local = hub.local_name(name)
+    path = None if local is None else hub.file_of(local)
+    return path if path is not None and path.endswith(hub.PACKED) else None
 
 
 def _keep_packed(path: str) -> None:
-    """Packs the model at `path` into the file beside it, and removes what it was packed from."""
+    """Packs the model at `path` into the file beside it, proves that, and removes the GGUF file."""
     from nybble.cli import pack
     from nybble.pulling import discard
 
     packed = hub.packed_path(path)
     pack.write(path, packed)
+    pack.verify(packed, path)
     discard(path)
 
 

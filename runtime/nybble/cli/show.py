@@ -14,6 +14,7 @@ from nybble.cli.terminal import fitted, megabytes, printable
 
 if TYPE_CHECKING:
     from nybble.formats.gguf import GgufFile, GgufTensor
+    from nybble.formats.packed import PackedFile, Source
 
 _EXAMPLES = """\
 examples:
@@ -22,7 +23,8 @@ examples:
   nybble show ./model.gguf --json | python3 -m json.tool
 
 "bytes per token" is what decoding one token reads: each matrix once. A table of embeddings is
-read by the row and counts only where it is the output matrix as well.
+read by the row and counts only where it is the output matrix as well. Of a packed file it shows
+the model's own metadata, formats and shapes, and what it was packed from.
 """
 _FIRST = 4  # elements that stand for a long array
 _TEXT = 64  # characters that stand for a long string
@@ -46,9 +48,9 @@ def run(args: argparse.Namespace) -> int:
     """Carry out `nybble show`."""
     path = hub.resolve(args.model)
 
-    from nybble.formats.gguf import GgufFile  # loads the scanner, an extension module
+    from nybble import packing  # loads extension modules
 
-    with GgufFile(path) as file:
+    with packing.open_file(path) as file:
         if args.json:
             print(json.dumps(_as_json(file), allow_nan=False))
         else:
@@ -91,8 +93,18 @@ def bytes_per_token(tensors: Mapping[str, GgufTensor], metadata: Mapping[str, An
     return total
 
 
-def _as_text(file: GgufFile) -> Iterable[str]:
-    yield f"{printable(str(file.path))}: GGUF {file.version}, {megabytes(file.nbytes)}"
+def _source(file: GgufFile | PackedFile) -> Source | None:
+    """What a packed file was packed from."""
+    return getattr(file, "source", None)
+
+
+def _as_text(file: GgufFile | PackedFile) -> Iterable[str]:
+    source = _source(file)
+    kind = f"GGUF {file.version}" if source is None else "packed"
+    yield f"{printable(str(file.path))}: {kind}, {megabytes(file.nbytes)}"
+    if source is not None:
+        state = "" if source.is_as_it_was() else ", which is gone or has changed"
+        yield f"packed from {printable(source.path)}, {megabytes(source.nbytes)}{state}"
     yield ""
     yield f"metadata ({len(file.metadata)})"
     width = max((len(printable(key)) for key in file.metadata), default=0)
@@ -114,13 +126,21 @@ def _as_text(file: GgufFile) -> Iterable[str]:
     yield f"bytes per token  {bytes_per_token(file.tensors, file.metadata):,}"
 
 
-def _as_json(file: GgufFile) -> dict[str, Any]:
+def _as_json(file: GgufFile | PackedFile) -> dict[str, Any]:
     tensors = file.tensors.values()
+    source = _source(file)
     return {
         "path": str(file.path),
         "version": file.version,
         "alignment": file.alignment,
         "nbytes": file.nbytes,
+        "source": source
+        and {
+            "path": source.path,
+            "nbytes": source.nbytes,
+            "crc32": f"{source.crc32:08x}",
+            "is_as_it_was": source.is_as_it_was(),
+        },
         "metadata": {key: _plain(value) for key, value in file.metadata.items()},
         "tensors": [
             {

@@ -164,6 +164,8 @@ class GgufFile(Gguf):
     count, length and offset in it. Raises ModelNotFoundError if there is no such file, FormatError
     (what is wrong, at which byte, with which value, what to do) if it is not a sound GGUF file,
     NybbleError if it cannot be read.
+
+    mtime_ns  int, when the file was last written to, in nanoseconds since 1970
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -171,8 +173,7 @@ class GgufFile(Gguf):
         self.path = os.fspath(path)
         self._fd = open_file(self.path)
         try:
-            self._stamp = stamp(self._fd)
-            self.nbytes = os.fstat(self._fd).st_size
+            self._stamp = self.nbytes, self.mtime_ns = stamp(self._fd)
             super().__init__(self.path, self.nbytes, self._read_index())
         except BaseException:
             self.close()
@@ -264,7 +265,7 @@ def open_file(path: str) -> int:
     raise FormatError(f"{path} is empty (0 bytes): download it again")
 
 
-def stamp(fd: int) -> tuple[int, ...]:
+def stamp(fd: int) -> tuple[int, int]:
     """What changes when somebody writes to an open file. (Its ctime changes too when another one
     takes its name, and then what is read here is still whole.)"""
     status = os.fstat(fd)
