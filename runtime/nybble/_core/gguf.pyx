@@ -70,7 +70,10 @@ def wanted(object buffer not None, uint64_t length):
     return file.wanted
 
 
+# No part in garbage collection: what it refers to cannot refer to it, and a collector would let go
+# of the buffer's owner without releasing the buffer.
 @cython.final
+@cython.no_gc
 cdef class GgufIndex:
     """Where everything is in the GGUF file whose bytes, the first of them at least, `buffer` holds.
 
