@@ -6,14 +6,15 @@
  * mapping counts too, whoever makes it. What watched modules hold is counted: what they were given
  * less what they gave back.
  *
- * Python's own allocators can be told to fail instead (faults_in_python): their requests are those
- * of one thread, whatever they are for.
+ * Python's own allocators can be told to fail instead (faults_in_python): requests are those that a
+ * watched module makes of them, be it through some functions of Python's.
  *
  * A test sets this up through ctypes, in one thread; requests may come from several.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <execinfo.h>
 #include <link.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -23,7 +24,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { MAX_RANGES = 64 };
+enum {
+    MAX_RANGES = 64,
+    DEPTH = 10, /* calls from a watched module to Python's allocator, at most */
+};
 
 /* Python's PyMemAllocatorEx, which is part of its stable interface since 3.4. */
 typedef struct allocator {
@@ -49,7 +53,6 @@ static struct {
     const char *_Atomic failed; /* the function that failed first */
     /* Python's allocators */
     allocator before[3];
-    pthread_t python_thread;
     atomic_int in_python;
 } faults;
 
@@ -235,8 +238,14 @@ long faults_held(void) { return atomic_load(&faults.held); }
  * cannot do without */
 
 static int is_refused_in_python(void) {
-    return atomic_load(&faults.in_python) && pthread_equal(pthread_self(), faults.python_thread)
-           && fails("Python's");
+    void *callers[DEPTH];
+    if (!atomic_load(&faults.in_python) || !atomic_load(&faults.first))
+        return 0;
+    const int n = backtrace(callers, DEPTH);
+    for (int i = 0; i < n; i++)
+        if (is_watched(callers[i]))
+            return fails("Python's");
+    return 0;
 }
 
 static void *python_malloc(void *context, size_t n) {
@@ -259,15 +268,16 @@ static void python_free(void *context, void *p) {
     a->free(a->context, p);
 }
 
-/* From now on requests are those of this thread to Python's allocators of memory and of objects.
+/* From now on requests are those to Python's allocators of memory and of objects.
  * get, set : PyMem_GetAllocator and PyMem_SetAllocator */
 void faults_in_python(void (*get)(int, allocator *), void (*set)(int, allocator *)) {
+    void *caller;
+    backtrace(&caller, 1); /* which allocates the first time */
     for (int domain = 1; domain <= 2; domain++) {
         get(domain, &faults.before[domain]);
         allocator own = {&faults.before[domain], python_malloc, python_calloc, python_realloc,
                          python_free};
         set(domain, &own);
     }
-    faults.python_thread = pthread_self();
     atomic_store(&faults.in_python, 1);
 }

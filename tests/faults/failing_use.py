@@ -2,8 +2,8 @@
 
     LD_PRELOAD=failing.so python -m tests.faults.failing_use failing.so MODEL MODE [STEP]
 
-MODE is "one" (one request fails), "all" (it and all that come after it) or "python" (one request to
-Python's own allocators, every STEP-th of them). Prints a JSON object for each request: what failed,
+MODE is "one" (one request fails), "all" (it and all that come after it) or "python" (one request of
+nybble's modules to Python's own allocators, every STEP-th of them). Prints a JSON object for each request: what failed,
 what came of it, what of the memory that nybble's modules had was not given back, and VmRSS.
 """
 
@@ -96,13 +96,13 @@ def attempt(faults: Faults, path: str, first: int, all_others: bool) -> tuple[ob
 def main() -> None:
     library, path, mode, *rest = sys.argv[1:]
     step = int(rest[0]) if rest else 1
-    faults = Faults(library)
-    for _ in range(3):  # what is made once is made
+    for _ in range(3):  # what is made once is made, and all modules are there
         expected = use(path)
-    if mode == "python":
-        faults.in_python()
     gc.collect()
     pool_stop()
+    faults = Faults(library)
+    if mode == "python":
+        faults.in_python()
     held = faults.held()
     first = 1
     while True:

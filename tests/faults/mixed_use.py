@@ -4,10 +4,10 @@
 
 Works in rounds. In a round some threads do some actions each, on models that they share and on
 some of their own; replies are read, broken off in every way, and compared with what the models are
-known to say. Between rounds, when everything has been dropped, the process is measured. Prints
-JSON: `rounds`, of each {"s", "rss", "heap", "blocks", "threads", "files", "loaded"}, and `actions`,
-how often each was done. rss is VmRSS and heap what malloc has handed out, in bytes; blocks is how
-many pieces of memory Python holds, loaded how many models there are.
+known to say. Between rounds, when everything has been dropped, the process is measured: of each a
+line of JSON, {"s", "rss", "heap", "blocks", "threads", "files", "loaded"}. rss is VmRSS and heap
+what malloc has handed out, in bytes; blocks is how many pieces of memory Python holds, loaded how
+many models there are. The last line is {"actions"}: how often each was done.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import nybble
@@ -49,6 +50,7 @@ class World:
             return folder / name
 
         self.name = name
+        self.counts: Counter[str] = Counter()
         self.speaking = speaking(place("speaking"), TEXT)
         self.endless = speaking(place("endless"), LOOP, loops=True, context=4096)
         self.poisoned = with_poison(place("poisoned"))
@@ -264,7 +266,7 @@ ACTIONS_OF = (
 REAL_SHARE = 0.002
 
 
-def act(world: World, seed: str, counts: Counter[str], errors: list[BaseException]) -> None:
+def act(world: World, seed: str, errors: list[BaseException]) -> None:
     """What one thread does in a round."""
     rng = random.Random(seed)
     try:
@@ -273,7 +275,7 @@ def act(world: World, seed: str, counts: Counter[str], errors: list[BaseExceptio
             if rng.random() < REAL_SHARE and world.name is not None:
                 action = real
             action(world, rng)
-            counts[action.__name__] += 1
+            world.counts[action.__name__] += 1
     except BaseException as error:
         errors.append(error)
 
@@ -318,25 +320,23 @@ def measured(started: float) -> dict[str, float | int | None]:
     }
 
 
-def mixed_use(
-    world: World, seconds: float, seed: int
-) -> tuple[list[dict[str, float | int | None]], Counter[str]]:
-    """Rounds until the time is over; what was measured after each, and how often what was done."""
+def mixed_use(world: World, seconds: float, seed: int) -> Iterator[dict[str, float | int | None]]:
+    """Rounds until the time is over, and what was measured after each."""
     started = time.monotonic()
-    rounds: list[dict[str, float | int | None]] = []
-    counts: Counter[str] = Counter()
+    number = 0
     while time.monotonic() - started < seconds:
         errors: list[BaseException] = []
-        seeds = [f"{seed} {len(rounds)} {i}" for i in range(THREADS)]
-        threads = [threading.Thread(target=act, args=(world, s, counts, errors)) for s in seeds]
+        seeds = [f"{seed} {number} {i}" for i in range(THREADS)]
+        threads = [threading.Thread(target=act, args=(world, s, errors)) for s in seeds]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         if errors:
             raise errors[0]
-        rounds.append(measured(started))
-    return rounds, counts
+        del threads, thread
+        yield measured(started)
+        number += 1
 
 
 def main() -> None:
@@ -347,8 +347,9 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder), args.model)
-        rounds, counts = mixed_use(world, args.seconds, args.seed)
-    print(json.dumps({"rounds": rounds, "actions": counts}))
+        for round in mixed_use(world, args.seconds, args.seed):
+            print(json.dumps(round), flush=True)  # and kept nowhere
+        print(json.dumps({"actions": world.counts}))
 
 
 if __name__ == "__main__":
