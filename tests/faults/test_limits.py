@@ -1,24 +1,19 @@
-"""Limits of the system: little address space, a full disk. One line says so, and nothing
-half-written stays."""
+"""Little address space, as `ulimit -v` gives it: a line says that it does not suffice."""
 
-import os
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests import test_web
-from tests.cli.pseudo_terminal import Terminal
 from tests.long import LONG
 from tests.model.models import speaking
-
-home, server, the_hub = test_web.home, test_web.server, test_web.the_hub
 
 MIB = 1 << 20
 STEPS = 60 if LONG else 20
 DOES_NOT_FIT = 3
+BEGIN = "import sys; from nybble.__main__ import main"
+SCRIPT = f"{BEGIN}; sys.exit(main())"  # as pip's; `python -m` imports more before nybble begins
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +40,7 @@ def run(*argv, limit=None, kind=resource.RLIMIT_AS, stdout=subprocess.PIPE):
 
 
 def nybble(*argv, **limits):
-    return run("-m", "nybble", *argv, **limits)
+    return run("-c", SCRIPT, *argv, **limits)
 
 
 def is_one_line(done):
@@ -65,14 +60,16 @@ def least(works, low, high):
 
 
 def test_address_space_that_is_short_is_told_in_a_line(path):
-    """From where Python has begun nybble's first line to where a reply comes."""
+    """From where Python has begun nybble's first line to where a reply comes for certain; between
+    the two it may depend on where the system puts things."""
     command = ("run", path, "Hello", "--threads", "2")
-    begins = least(lambda limit: run("-c", "import nybble", limit=limit).returncode == 0, 1, 400)
+    begins = least(lambda limit: run("-c", BEGIN, limit=limit).returncode == 0, 1, 400)
     works = least(lambda limit: nybble(*command, limit=limit).returncode == 0, begins, 1000)
+    begins += 1  # room for a line to be printed
     assert works - begins > 5
     codes = []
     for step in range(STEPS + 1):
-        limit = begins * MIB + (works - begins) * MIB * step // STEPS
+        limit = begins * MIB + (2 * works - begins) * MIB * step // STEPS
         done = nybble(*command, limit=limit)
         codes.append(done.returncode)
         if done.returncode == 0:
@@ -81,4 +78,4 @@ def test_address_space_that_is_short_is_told_in_a_line(path):
         assert done.returncode == DOES_NOT_FIT, (limit, done.stderr)
         assert is_one_line(done), (limit, done.stderr)
     assert codes[-1] == 0
-    assert codes.count(DOES_NOT_FIT) > STEPS / 2
+    assert codes.count(DOES_NOT_FIT) >= STEPS / 4
