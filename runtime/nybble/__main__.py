@@ -4,7 +4,7 @@ It imports next to nothing itself: most of a short command's time goes into impo
 stops those, Ctrl-C or a lack of memory, must not end in a traceback.
 """
 
-import _signal  # type: ignore[import-not-found]  # the interpreter's own, which costs no import
+import _signal  # type: ignore[import-not-found]  # the interpreter's own: no import to pay for
 import errno
 import sys
 

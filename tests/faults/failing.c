@@ -45,11 +45,11 @@ typedef struct range {
 static struct {
     range code[MAX_RANGES]; /* where the watched modules' instructions are */
     int n_code;
-    const char *watched;    /* part of their paths */
-    atomic_long held;       /* by watched modules: pieces of memory, mappings, threads */
-    atomic_long requests;   /* since faults_begin */
-    atomic_long first;      /* number of the first that fails, from 1; 0: none does */
-    atomic_int all_others;  /* and those after it fail as well */
+    const char *watched;        /* part of their paths */
+    atomic_long held;           /* by watched modules: pieces of memory, mappings, threads */
+    atomic_long requests;       /* since faults_begin */
+    atomic_long first;          /* number of the first that fails, from 1; 0: none does */
+    atomic_int all_others;      /* and those after it fail as well */
     const char *_Atomic failed; /* the function that failed first */
     /* Python's allocators */
     allocator before[3];

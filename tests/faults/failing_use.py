@@ -3,8 +3,9 @@
     LD_PRELOAD=failing.so python -m tests.faults.failing_use failing.so MODEL MODE [STEP]
 
 MODE is "one" (one request fails), "all" (it and all that come after it) or "python" (one request of
-nybble's modules to Python's own allocators, every STEP-th of them). Prints a JSON object for each request: what failed,
-what came of it, what of the memory that nybble's modules had was not given back, and VmRSS.
+nybble's modules to Python's own allocators, every STEP-th of them). Prints a JSON object for each
+request: what failed, what came of it, what of the memory that nybble's modules had was not given
+back, and VmRSS.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def attempt(faults: Faults, path: str, first: int, all_others: bool) -> tuple[ob
     faults.begin(first, all_others)
     try:
         came = use(path)
-    except (MemoryError, NybbleError, SystemError) as raised:  # the last is CPython's own doing
+    except (MemoryError, NybbleError) as raised:
         failed = faults.end()
         error = raised
     else:

@@ -1,8 +1,7 @@
-"""A disk that is full, or takes no larger file: one line says so, and nothing half-written stays."""
+"""A disk that is full, or takes no larger file: a line says so, and nothing half-written stays."""
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -193,9 +192,8 @@ def test_a_copy_that_does_not_fit_the_cache_is_done_without(home, path):
             assert err.count("\n") == 1
             assert files(home / "cache") == []
             shutil.rmtree(home)
-    ((code, out, err, there),) = on_a_small_disk(
-        home, command("run", path, "Hello", setup=f"{always}packing._SLACK = 0\n{FILL}\nfill(hub.cache_folder())")
-    )
+    full = f"{always}packing._SLACK = 0\n{FILL}\nfill(hub.cache_folder())"
+    ((code, out, err, there),) = on_a_small_disk(home, command("run", path, "Hello", setup=full))
     assert (code, out) == (0, "Gehn wir!\n")
     assert "the disk is too full" in err
     assert there == ["cache/filler"]
@@ -211,12 +209,12 @@ def test_a_chat_that_cannot_be_saved_goes_on(home, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (home / "models").mkdir(parents=True)
     (home / "models" / "smollm2-135m.gguf").write_bytes(b"")
-    setup = "import resource\nfake_model.install()\n"
+    setup = "import resource\nfake_model.install()\nfake_model.Model.notice = ''\n"
     setup += "resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20))"
     terminal = Terminal("run", setup=setup)
     terminal.say("Hello " * 10, "in message 1")
     for name in ("talk.json", "talk.txt"):
         terminal.say(f"/save {name}", f"{name}: File too large")
-    terminal.say("still there?", "in message 3")
+    terminal.say("still there?", "in message 2")
     assert terminal.leave() == 0
     assert [path.name for path in tmp_path.iterdir() if path != home] == []
