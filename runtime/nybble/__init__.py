@@ -48,13 +48,12 @@ _PLACES = {
 if not TYPE_CHECKING:  # to whom it would say that any name is there
 
     def __getattr__(name: str) -> object:
-        from importlib import import_module
-
         if name == "errors":
-            return import_module("nybble.errors")
+            return __import__("nybble.errors", fromlist=("errors",))
         if name not in _PLACES:
             raise AttributeError(f"module 'nybble' has no attribute {name!r}")
-        value = getattr(import_module(f"nybble.{_PLACES[name]}"), name)
+        # As importlib's import_module, which is slow to import itself.
+        value = getattr(__import__(f"nybble.{_PLACES[name]}", fromlist=(name,)), name)
         globals()[name] = value
         return value
 
