@@ -46,6 +46,7 @@ class Chat:
 
 class Model:
     has_template = True
+    notice = ""
 
     def __enter__(self):
         return self

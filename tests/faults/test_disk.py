@@ -209,7 +209,7 @@ def test_a_chat_that_cannot_be_saved_goes_on(home, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (home / "models").mkdir(parents=True)
     (home / "models" / "smollm2-135m.gguf").write_bytes(b"")
-    setup = "import resource\nfake_model.install()\nfake_model.Model.notice = ''\n"
+    setup = "import resource\nfake_model.install()\n"
     setup += "resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20))"
     terminal = Terminal("run", setup=setup)
     terminal.say("Hello " * 10, "in message 1")
