@@ -18,11 +18,12 @@ C_FILES := $(shell find $(ROOMS) -type f \( -name '*.c' -o -name '*.h' -o -name 
 CYTHON_FILES := $(wildcard runtime/nybble/_core/*.pyx runtime/nybble/_core/*.pxd)
 BUILD := setup.py -q build_clib build_ext --inplace
 
-.PHONY: help demo test lint format bench bench-peers debug clean
+.PHONY: help demo test test-long lint format bench bench-peers debug clean
 
 help:
 	@echo "make demo     install nybble in $(DEMO), pull $(MODEL) (98 MB), ask it a question"
 	@echo "make test     build for development in $(DEV) and run the tests"
+	@echo "make test-long  the long form of some tests: more kills, 20 minutes of mixed use"
 	@echo "make lint     ruff, mypy, cython-lint, clang-format, codespell"
 	@echo "make format   let ruff and clang-format rewrite what they would complain about"
 	@echo "make bench    the benchmarks"
@@ -37,6 +38,10 @@ demo: $(DEMO)/.installed
 
 test: $(DEV)/.built
 	$(DEV)/bin/python -m pytest
+
+# Tests of faults in their long form; half an hour.
+test-long: $(DEV)/.built
+	NYBBLE_LONG_TESTS=1 $(DEV)/bin/python -m pytest tests/faults
 
 bench: $(DEV)/.built
 	$(DEV)/bin/python -m pytest tests -o python_files='bench_*.py' --benchmark-enable --benchmark-only

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import nybble
+from nybble._core.sampler import Sampler
 from nybble.errors import BusyError, ContextError, NumericError, UsageError
 from tools.tiny_model import tiny_model
 
@@ -279,32 +280,60 @@ def test_stats_tell_what_was_cached(model):
     assert shared - 2 <= other.stats.cached_tokens <= shared
 
 
-def test_times_are_the_clocks(endless):
-    """The prompt runs in chunks; what the reader measures and what the reply notes are a few
-    instructions apart, or a time slice of a busy machine."""
+class StoppedClock:
+    """In the place of the clock: time passes when a test says so."""
+
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr("nybble.generation.perf_counter", lambda: self.now)
+
+
+def test_times_are_the_clocks(endless, monkeypatch):
+    """A second passes for each chunk of the prompt and for each token."""
+    clock = StoppedClock(monkeypatch)
+    is_late = nybble.generation.Clock.is_late
+
+    def take_a_second(self):
+        clock.now += 1
+        return is_late(self)
+
+    monkeypatch.setattr("nybble.generation.Clock.is_late", take_a_second)
     reply = endless.complete("abc" * 3000, max_tokens=4000)
-    started = time.perf_counter()
-    times = [time.perf_counter() - started for _ in reply]
+    times = [clock.now - 100 for _ in reply]
     s = reply.stats
+    chunks = 71  # of 128 tokens
     assert (s.prompt_tokens, s.tokens, len(times)) == (9000, 4000, 4000)
-    assert times[0] - 0.05 < s.first_token_s <= times[0]
-    assert times[-1] - 0.05 < s.total_s <= times[-1]
-    assert s.prefill_tok_s == pytest.approx(9000 / times[0], rel=0.05 / times[0])
-    took = times[-1] - times[0]
-    assert s.decode_tok_s == pytest.approx(3999 / took, rel=0.05 / took)
-    assert took > 0.1
+    assert times == [chunks + i for i in range(4000)]
+    assert (s.first_token_s, s.total_s) == (chunks, chunks + 3999)
+    assert s.prefill_tok_s == 9000 / chunks
+    assert s.decode_tok_s == 1
 
 
-def test_waiting_counts_until_the_first_token_and_not_as_prefill(model):
+def test_waiting_counts_until_the_first_token_and_not_as_prefill(model, monkeypatch):
+    clock = StoppedClock(monkeypatch)
+
+    class Slow:
+        """A sampler that takes a second for a token."""
+
+        def __init__(self, **options):
+            self.sampler = Sampler(**options)
+
+        def next(self, *args):
+            clock.now += 1
+            return self.sampler.next(*args)
+
+    monkeypatch.setattr("nybble.generation.Sampler", Slow)
     mine, theirs = model.ask("Hello"), model.ask("Hello")
     assert next(iter(mine)) == "G"
     join = in_thread(lambda: theirs.text)
-    wait_until(lambda: theirs.stats.total_s is not None and theirs.stats.total_s > 0.2)
+    wait_until(lambda: theirs.stats.total_s == 0)
+    clock.now += 5
+    wait_until(lambda: theirs.stats.total_s == 5)
     mine.close()
     assert join() == TEXT
     s = theirs.stats
-    assert 0.2 < s.first_token_s < s.total_s
-    assert (s.prompt_tokens - s.cached_tokens) / s.prefill_tok_s < s.first_token_s - 0.15
+    assert (s.first_token_s, s.total_s) == (6, 5 + len(TEXT.encode()) + 1)  # and the end
+    assert s.prefill_tok_s == s.prompt_tokens - s.cached_tokens
 
 
 def test_the_peak_is_the_kernels(model):

@@ -1,4 +1,5 @@
-"""What `import nybble` adds to a bare interpreter: CPU time of fresh processes."""
+"""What `import nybble` and the modules that its first use loads add to a bare interpreter: CPU time
+of fresh processes."""
 
 import resource
 import subprocess
@@ -18,8 +19,8 @@ def cpu_seconds(program):
 def test_import_adds_little_cpu(benchmark):
     """The benchmark's own figure is wall time; the promise is CPU time, under 40 ms."""
     bare = sorted(cpu_seconds("pass") for _ in range(ROUNDS))
-    full = sorted(cpu_seconds("import nybble") for _ in range(ROUNDS))
+    full = sorted(cpu_seconds("import nybble; nybble.load") for _ in range(ROUNDS))
     added = full[ROUNDS // 2] - bare[ROUNDS // 2]
     benchmark.extra_info["added_cpu_ms"] = round(added * 1000, 1)
-    benchmark.pedantic(cpu_seconds, args=("import nybble",), rounds=5)
+    benchmark.pedantic(cpu_seconds, args=("import nybble; nybble.load",), rounds=5)
     assert added < 0.040

@@ -72,3 +72,16 @@ def test_every_c_file_begins_with_its_licence():
         str(path.relative_to(ROOT)) for path in c_files if not path.read_text().startswith(SPDX)
     ]
     assert bare == []
+
+
+def test_no_cython_has_a_list_comprehension():
+    """Where appending fails, Cython 3.3's code for one gives its element back twice."""
+    comprehension = re.compile(r"\[[^\]\n]* for [^\]\n]* in ")
+    found = [
+        f"{path.name}:{number}"
+        for path in tracked()
+        if path.suffix == ".pyx"
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if comprehension.search(line)
+    ]
+    assert found == []

@@ -70,7 +70,10 @@ def wanted(object buffer not None, uint64_t length):
     return file.wanted
 
 
+# No part in garbage collection: what it refers to cannot refer to it, and a collector would let go
+# of the buffer's owner without releasing the buffer.
 @cython.final
+@cython.no_gc
 cdef class GgufIndex:
     """Where everything is in the GGUF file whose bytes, the first of them at least, `buffer` holds.
 
@@ -176,8 +179,11 @@ cdef class GgufIndex:
         if i >= self.file.n_tensors:
             raise IndexError(f"tensor {i} of {self.file.n_tensors}")
         cdef const nyb_gguf_tensor *tensor = &self.tensors[i]
-        shape = tuple([tensor.dims[tensor.n_dims - 1 - d] for d in range(tensor.n_dims)])
-        return (text(self.data + tensor.name_at, tensor.name_length), shape,
+        cdef uint32_t d
+        shape = []
+        for d in range(tensor.n_dims):
+            shape.append(tensor.dims[tensor.n_dims - 1 - d])
+        return (text(self.data + tensor.name_at, tensor.name_length), tuple(shape),
                 gguf_format_of(tensor.format).name.decode(), tensor.at, tensor.nbytes)
 
     cdef const nyb_gguf_key *key_at(self, uint32_t i) except NULL:
@@ -245,7 +251,10 @@ cdef class GgufArray:
 
     def __getitem__(self, item):
         if isinstance(item, slice):
-            return [self.element(i) for i in range(*item.indices(self.count))]
+            elements = []
+            for at in range(*item.indices(self.count)):
+                elements.append(self.element(at))
+            return elements
         cdef Py_ssize_t i = item
         if i < 0:
             i += <Py_ssize_t>self.count

@@ -225,7 +225,7 @@ cdef class Program:
     def read_bytes(self):
         """Bytes of weights that one token of decode reads: all but an embedding that is not the
         head too, of which it reads a row."""
-        is_tied = "output.weight" not in [p.name for p in self.placements]
+        is_tied = not any(p.name == "output.weight" for p in self.placements)
         return sum(p.nbytes for p in self.placements
                    if is_tied or p.name != "token_embd.weight")
 

@@ -214,7 +214,10 @@ cdef class Vocabulary:
             with nogil:
                 n_ids = encode(&self.vocab, start, n, special, c_breaks, n_breaks, scratch, ids,
                                &stats)
-            return [ids[i] for i in range(n_ids)], stats.steps
+            found = []
+            for i in range(n_ids):
+                found.append(ids[i])
+            return found, stats.steps
         finally:
             free(scratch)
 
@@ -267,4 +270,8 @@ cdef class Vocabulary:
     def ends(self):
         """The ids of the tokens that end a reply, going by their spelling."""
         cdef uint32_t id
-        return [id for id in range(self.n_tokens) if vocab_is_end(&self.vocab, id)]
+        ids = []
+        for id in range(self.n_tokens):
+            if vocab_is_end(&self.vocab, id):
+                ids.append(id)
+        return ids

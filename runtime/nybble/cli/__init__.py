@@ -13,10 +13,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from nybble.__main__ import lacks_memory
 from nybble.cli import bench, completion, doctor, ls, pack, plan, pull, rm, run, show
 from nybble.cli.parser import Parser, unknown_verb
 from nybble.cli.terminal import printable
-from nybble.errors import NybbleError, UsageError
+from nybble.errors import BudgetError, NybbleError, UsageError
 
 INTERRUPTED = 130
 
@@ -52,8 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except NybbleError as error:
         return _fail(str(error), error.exit_code)
-    except MemoryError as error:
-        return _fail(f"there is not enough memory {f'({error})' if str(error) else ''}", 3)
+    except (MemoryError, ImportError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        what = f" ({error})" if isinstance(error, MemoryError) and str(error) else ""
+        return _fail(f"there is not enough memory{what}", BudgetError.exit_code)
     except OSError as error:
         if error.filename is None and error.strerror:  # a write to what stdout is
             _abandon_stdout()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -193,7 +194,8 @@ def _with_piped(prompt: str | None) -> str | None:
     note = threading.Timer(LONG_S, say, ["nybble: waiting for the end of the standard input;"
                                          " `< /dev/null` gives it none"])  # fmt: skip
     note.daemon = True
-    note.start()
+    with contextlib.suppress(RuntimeError):  # no thread can be had, and no note
+        note.start()
     try:
         piped = sys.stdin.buffer.read().decode("utf-8", "replace").rstrip("\n")
     finally:

@@ -276,7 +276,8 @@ class Waiting:
 
     def __enter__(self) -> Waiting:
         if sys.stderr.isatty():
-            self._thread.start()
+            with contextlib.suppress(RuntimeError):  # no thread can be had, and no line
+                self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:

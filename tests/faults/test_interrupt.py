@@ -1,0 +1,80 @@
+"""Ctrl-C at any moment of `nybble`: it dies of the signal, at once, and says nothing."""
+
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.long import LONG
+from tests.model.models import speaking
+
+MOMENTS = 100 if LONG else 25
+
+# As the script that pip makes does, but that it tells when nybble's first line is near.
+SCRIPT = """
+import sys
+from nybble.__main__ import main
+print("go", file=sys.stderr, flush=True)
+sys.exit(main())
+"""
+
+
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    return speaking(folder, "abc", loops=True, context=60_000)
+
+
+def begun(path, **options):
+    command = [sys.executable, "-c", SCRIPT, "run", str(path), "Hello", "--context", "60000"]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "NYBBLE_PACK": "0"},
+        **options,
+    )
+    assert process.stderr.readline() == b"go\n"
+    return process
+
+
+def seconds_to_first_word(path):
+    started = time.monotonic()
+    with begun(path) as process:
+        assert select.select([process.stdout], [], [], 30)[0]
+        took = time.monotonic() - started
+        process.kill()
+    return took
+
+
+def test_an_interrupt_is_silent_at_any_moment(endless):
+    """From the first import to the middle of a reply."""
+    longest = 1.3 * seconds_to_first_word(endless)
+    rng = random.Random(3)
+    silent = 0
+    for _ in range(MOMENTS):
+        moment = rng.uniform(0.001, longest)
+        process = begun(endless)
+        time.sleep(moment)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+        assert (process.returncode, err) == (-signal.SIGINT, b""), moment
+        silent += not out
+    assert silent > MOMENTS / 4, "most moments are in what comes before the reply"
+
+
+def test_what_ignores_interrupts_goes_on_doing_so(endless):
+    """As a job in the background of a shell's script does."""
+    ignore = lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)  # noqa: E731
+    with begun(endless, preexec_fn=ignore) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read(3) == b"abc"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read(3) == b"abc"
+        process.kill()
