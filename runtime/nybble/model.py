@@ -124,7 +124,7 @@ class Model:
         metadata = reading.file.metadata
         self._tokenizer = reading.tokenizer
         self._compiled: tuple[ChatTemplate, Switch] | None = None
-        self._template_source = metadata.get("tokenizer.chat_template")
+        self._template_source = reading.template
         self._recommended = recommended(metadata)
         self.engine = Engine(
             self.weights,
@@ -142,7 +142,7 @@ class Model:
     @property
     def has_template(self) -> bool:
         """Whether the model can chat (`ask`, `chat`) or only `complete`."""
-        return isinstance(self._template_source, str)
+        return self._template_source is not None
 
     def ask(self, prompt: str | list[Message], **options: Unpack[AskOptions]) -> Reply:
         """The reply to a question, or to a list of messages {"role": ..., "content": ...},
@@ -337,7 +337,7 @@ class Model:
         if self._compiled is None:
             from nybble.tokenizer.template import ChatTemplate
 
-            if not isinstance(self._template_source, str):
+            if self._template_source is None:
                 raise self._no_template()
             template = ChatTemplate(self._template_source, self._tokenizer)
             self._compiled = template, Switch(template, self._tokenizer)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from nybble import archs, hub
 from nybble._core.program import Program, Weights, pack_in_memory
@@ -37,6 +37,7 @@ class Reading:
     tree      : nybble.archs.Decoder
     program   : nybble._core.program.Program
     tokenizer : nybble.tokenizer.Tokenizer
+    template  : the source of the chat template; None if there is none
     notice    : what a user should know of how the weights were read; "" for nothing
     """
 
@@ -48,6 +49,7 @@ class Reading:
             self.tree = archs.describe(file.metadata, file.tensors, file.data)
             self.program = Program(lower(self.tree, formats(self.tree, file)))
             self.tokenizer: Tokenizer = load_tokenizer(file.metadata, tables)
+            self.template = _template_of(file.metadata)
 
     @property
     def is_to_be_mapped(self) -> bool:
@@ -108,6 +110,13 @@ def read(path: str) -> Reading:
             reading.weights()
             return reading
     return Reading(open_file(path))
+
+
+def _template_of(metadata: Mapping[str, object]) -> str | None:
+    source = metadata.get("tokenizer.chat_template")
+    if source is not None and not isinstance(source, str):
+        raise FormatError(f"tokenizer.chat_template is {source!r:.60}; it should be text")
+    return source
 
 
 @contextlib.contextmanager
