@@ -3,10 +3,7 @@ nothing else happens."""
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -15,35 +12,6 @@ from tools.tiny_model import tiny_model
 
 from . import files
 from .warden import LIMIT
-
-
-class Warden:
-    """A process that does one job after another, and survives them."""
-
-    def __init__(self):
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.hostile.warden"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def does(self, job, *arguments):
-        line = json.dumps({"job": job, "arguments": list(map(str, arguments))})
-        print(line, file=self.process.stdin, flush=True)
-        outcome = json.loads(self.process.stdout.readline())
-        assert "died" not in outcome, (line, outcome)
-        assert outcome["peak"] < LIMIT, (line, outcome)
-        return outcome
-
-
-@pytest.fixture(scope="module")
-def warden():
-    warden = Warden()
-    yield warden
-    warden.process.stdin.close()
-    assert warden.process.wait(60) == 0
-    warden.process.stdout.close()
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,10 @@ from typing import Any
 import nybble
 import nybble.archs
 import nybble.lowering
-from nybble import cli
+import nybble.tokenizer.sandbox
+from nybble import cli, tokenizer
+from nybble.tokenizer.template import ChatTemplate
+from tests.tokenizer import vocabulary
 
 LIMIT = 50 << 20  # bytes more than the interpreter with nybble in it
 WATCHDOG_S = 60
@@ -51,7 +54,17 @@ def shell(*command: str) -> dict[str, object]:
     return {"code": code, "out": out.getvalue(), "err": err.getvalue()}
 
 
-JOBS = {"load": load, "shell": shell}
+def template(source: str) -> dict[str, object]:
+    """Renders a chat template for a message or two."""
+    tokens = tokenizer.load(vocabulary.metadata([*vocabulary.BYTES, "<|end|>"], [], {"<|end|>": 3}))
+    try:
+        ids = ChatTemplate(source, tokens).encode([{"role": "user", "content": "Hello"}])
+    except BaseException as error:
+        return {"error": type(error).__name__, "text": str(error)}
+    return {"error": None, "text": f"{len(ids)} tokens"}
+
+
+JOBS = {"load": load, "shell": shell, "template": template}
 
 
 def status(name: str) -> int:

@@ -101,7 +101,8 @@ class ChatTemplate:
             "messages": [self._protect_message(message, mark) for message in checked],
             "add_generation_prompt": add_generation_prompt,
         }
-        return self._run(context).replace(_escaped(mark), mark), mark
+        size = sum(map(len, spoken))
+        return self._run(context, size).replace(_escaped(mark), mark), mark
 
     def _spelling(self, id: int | None) -> str:
         return "" if id is None else self._tokenizer.spelling(id)
@@ -116,9 +117,9 @@ class ChatTemplate:
             protected["role"] = mark + protected["role"]
         return protected
 
-    def _run(self, context: dict[str, Any]) -> str:
+    def _run(self, context: dict[str, Any], spoken: int) -> str:
         text = self._run_quickly(context)
-        return self._run_in_sandbox(context) if text is None else text
+        return self._run_in_sandbox(context, spoken) if text is None else text
 
     def _run_quickly(self, context: dict[str, Any]) -> str | None:
         from nybble.tokenizer import quick
@@ -132,7 +133,7 @@ class ChatTemplate:
 
         return quick.engine(self.source)
 
-    def _run_in_sandbox(self, context: dict[str, Any]) -> str:
+    def _run_in_sandbox(self, context: dict[str, Any], spoken: int) -> str:
         import jinja2
 
         from nybble.tokenizer import sandbox
@@ -140,7 +141,7 @@ class ChatTemplate:
         try:
             if self._code is None:
                 self._code = sandbox.compile_template(self.source)
-            return sandbox.Sandbox().render(self._code, context)
+            return sandbox.Sandbox().render(self._code, context, spoken)
         except sandbox.TemplateRaised as error:
             raise TemplateError(
                 f"the chat template cannot render these messages: {error}"
