@@ -172,7 +172,7 @@ BOMBS = {
     "Python by a format": ("{{ '{0.__class__}'.format('') }}", "looks inside a value"),
     "Python by a macro": ("{% macro f() %}{% endmacro %}{{ f._func.__globals__ }}", "_func|unsafe"),
     "Python by a generator": ("{{ (x for x in y) }}", "does not compile"),
-    "Python by a loop": ("{% for i in [1] %}{{ loop._iterator.gi_frame }}{% endfor %}", "_iterator"),
+    "Python by a loop": ("{% for i in [1] %}{{ loop._iterator.gi }}{% endfor %}", "_iterator"),
     "another template": ("{% import 'x' as y %}", "no loader|line 1"),
     "itself": ("{% extends 'chat template' %}", "no loader|line 1"),
 }  # fmt: skip

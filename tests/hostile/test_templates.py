@@ -3,19 +3,10 @@ spell control tokens on the templates of real models."""
 
 from __future__ import annotations
 
-import itertools
-import json
 import re
-import time
-from pathlib import Path
-
-import pytest
 
 from nybble import tokenizer
-from nybble.errors import TemplateError
-from nybble.formats.gguf import GgufFile
 from nybble.tokenizer import quick
-from nybble.tokenizer.template import ChatTemplate
 from tests.tokenizer import vocabulary
 
 from .templates import BOMBS

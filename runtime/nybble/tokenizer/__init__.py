@@ -235,6 +235,15 @@ def to_bytes(text: str | bytes) -> bytes:
         return "".join(kept).encode("utf-8", "surrogateescape")
 
 
+def lone_surrogate(text: str) -> int | None:
+    """Where a text has one, which no UTF-8 can tell."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
+
+
 def load(metadata: Mapping[str, object], tables: memoryview | None = None) -> Tokenizer:
     """The tokenizer of a GGUF file, from its metadata.
 

@@ -6,9 +6,9 @@ from Python's internals; what is added here keeps it from taking the machine's t
   * a budget of steps for one rendering: a round of a loop, a call and an output cost one, sixteen
     things that the template says there cost one more, and so do 64 bytes of a string or a list that
     is made. So a rendering takes at most 16 MB besides small objects, and a second or two
-  * what work there is in a value is paid for whenever it is compared, hashed or written, and none is
-    nested deeply
-  * only filters, methods, attributes and globals that chat templates need, none that pads to a width
+  * what work there is in a value is paid for whenever it is compared, hashed or written, and none
+    is nested deeply
+  * only filters, methods, attributes and globals that chat templates need; none pads to a width
   * no string formatting by `%`, and by `.format` only without widths
 
 This module imports jinja2, so it is itself imported when a template is first used.
@@ -208,7 +208,7 @@ class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
         if depth > MAX_NESTING:
             raise BudgetExceeded(f"it nests values more than {MAX_NESTING} deep")
 
-    def concat(self, pieces: Iterable[str]) -> str:  # type: ignore[override]
+    def concat(self, pieces: Iterable[str]) -> str:
         """What a macro or a block writes."""
         texts = []
         for piece in pieces:

@@ -18,7 +18,7 @@ from functools import cached_property
 
 from nybble._core import tokenizer as core
 from nybble.errors import TemplateError, UsageError
-from nybble.tokenizer import Tokenizer
+from nybble.tokenizer import Tokenizer, lone_surrogate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,6 +93,12 @@ class ChatTemplate:
     ) -> tuple[str, str]:
         checked = _checked(messages)
         spoken = [*_strings(checked, "messages"), *_strings(variables, "variables")]
+        for text in spoken:
+            if (at := lone_surrogate(text)) is not None:
+                raise UsageError(
+                    f"messages: character {at} is the lone surrogate U+{ord(text[at]):04X}, which "
+                    f"is no text, in {text[:40]!r}; decode bytes with errors='replace'"
+                )
         mark = _unused_mark([self.source, *spoken])
         context: dict[str, Any] = {
             "bos_token": self._spelling(self._tokenizer.bos),
