@@ -27,6 +27,13 @@ def test_every_bomb_is_refused_and_says_why(warden):
     assert not wrong, "\n".join(wrong)
 
 
+def test_as_much_as_may_be_written_is_encoded_in_little_memory(warden):
+    source = "{% for i in range(26) %}{{ '漢 ' * 5000 }}{% endfor %}"
+    outcome = warden.does("template", source)
+    assert outcome["error"] is None
+    assert int(outcome["text"].split()[0]) > 500_000
+
+
 def test_no_bomb_is_taken_by_the_quick_engine():
     """minijinja's own budget is not relied on: it renders known texts alone."""
     for source, _ in BOMBS.values():

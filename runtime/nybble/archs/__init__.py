@@ -188,7 +188,8 @@ class Metadata:
             if key == name or key in self._asked or key in INFORMATIVE:
                 continue
             value, neutral = self._metadata[name], NEUTRAL.get(key)
-            if value != neutral or isinstance(value, bool) != isinstance(neutral, bool):
+            is_neutral = key in NEUTRAL and value == neutral
+            if not is_neutral or isinstance(value, bool) != isinstance(neutral, bool):
                 raise FormatError(
                     f"{name:.80} is {_shown(value)}, which may change what the model computes;"
                     " this version does not know how"

@@ -34,7 +34,7 @@ from jinja2.exceptions import SecurityError
 
 MAX_SOURCE = 1 << 16  # characters of a template; the longest known has 30,000
 MAX_NODES = 4_000  # of its tree, up to 11 KB each while it is compiled; the largest seen has 1,300
-MAX_OUTPUT = 1 << 20  # characters of a rendering, and
+MAX_OUTPUT = 1 << 18  # characters of a rendering, and
 OUTPUT_OF_INPUT = 8  # so many times the characters of what is rendered
 MAX_STEPS = 250_000
 BYTES_A_STEP = 64
