@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from _operator import index
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from math import sqrt
 
 from nybble import hub, machine

@@ -80,7 +80,9 @@ class Reading:
             return self.file.weights(self.program)
         if self.is_to_be_mapped:
             try:
-                copy = Reading(PackedFile(make_copy(self.file, self, on_progress)))
+                with _blaming(self.file):
+                    place = make_copy(self.file, self, on_progress)
+                copy = Reading(PackedFile(place))
             except OSError as error:
                 self.notice = self._why_in_memory(error)
             else:

@@ -137,6 +137,8 @@ cdef class Vocabulary:
         else:
             self.open(&file, built)
             self.tokens = tokens
+        if kind == NYB_VOCAB_BYTES and not spells_bytes(&self.vocab):
+            raise FormatError("bad vocabulary: no byte has a token, so no text can be spelled")
         self.n_tokens = self.vocab.tables.n_tokens
         self.n_specials = self.vocab.tables.n_specials
         self.in_order = self.vocab.tables.in_order
@@ -160,8 +162,6 @@ cdef class Vocabulary:
             failed = vocab_build(file, self.memory, &self.vocab, &error)
         if failed:
             raise format_error(&error)
-        if kind == NYB_VOCAB_BYTES and not spells_bytes(&self.vocab):
-            raise FormatError("bad vocabulary: no byte has a token, so no text can be spelled")
         self.nbytes = nbytes
         return 0
 
