@@ -1,6 +1,7 @@
 """The process that does what hostile files and templates ask for."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ class Warden:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env={**os.environ, "NYBBLE_PACK": "0"},  # what is no model is not kept on the disk
         )
 
     def does(self, job, *arguments, limit=LIMIT):
