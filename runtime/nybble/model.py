@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from _operator import index
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from math import sqrt
 
 from nybble import hub, machine
@@ -12,10 +12,11 @@ from nybble._core.sequence import Engine, Sequence
 from nybble.chat import Chat
 from nybble.errors import ContextError, TemplateError, UsageError
 from nybble.known import DEFAULT
-from nybble.options import Options, checked, recommended, whole
+from nybble.options import Options, checked, flag, recommended, whole
 from nybble.reply import Reply
 from nybble.sequences import Sequences
 from nybble.thinking import Splitter, Switch, is_open
+from nybble.tokenizer import lone_surrogate
 
 TYPE_CHECKING = False  # typing's own costs its import
 if TYPE_CHECKING:
@@ -67,8 +68,11 @@ def load(
     """
     if not isinstance(name_or_path, str | os.PathLike):
         raise UsageError(f"load() takes a name or a path, not {type(name_or_path).__name__}")
+    name = os.fspath(name_or_path)
+    if not isinstance(name, str):  # of bytes
+        raise UsageError(f"load() takes a name or a path, not one of {type(name).__name__}")
     return Model(
-        hub.resolve(os.fspath(name_or_path)),
+        hub.resolve(name),
         threads=threads,
         context=context,
         sequences=sequences,
@@ -107,6 +111,8 @@ class Model:
         self.path = path
         self.threads = threads_of(threads)
         n_sequences = whole("sequences", sequences, 1, MAX_SEQUENCES)
+        if on_progress is not None and not callable(on_progress):
+            raise UsageError(f"on_progress must be a function, not {on_progress!r:.60}")
         reading = packing.read(path)
         tree = reading.tree
         self.plan = planning.plan(
@@ -124,7 +130,7 @@ class Model:
         metadata = reading.file.metadata
         self._tokenizer = reading.tokenizer
         self._compiled: tuple[ChatTemplate, Switch] | None = None
-        self._template_source = metadata.get("tokenizer.chat_template")
+        self._template_source = reading.template
         self._recommended = recommended(metadata)
         self.engine = Engine(
             self.weights,
@@ -142,7 +148,7 @@ class Model:
     @property
     def has_template(self) -> bool:
         """Whether the model can chat (`ask`, `chat`) or only `complete`."""
-        return isinstance(self._template_source, str)
+        return self._template_source is not None
 
     def ask(self, prompt: str | list[Message], **options: Unpack[AskOptions]) -> Reply:
         """The reply to a question, or to a list of messages {"role": ..., "content": ...},
@@ -176,7 +182,7 @@ class Model:
         """A conversation, with `system` as its first message if given."""
         if not self.has_template:
             raise self._no_template()
-        return Chat(self._ask, system)
+        return Chat(self._ask, None if system is None else _text("chat", system))
 
     def complete(self, text: str, **options: Unpack[AskOptions]) -> Reply:
         """The reply that continues raw text; no template. Options as for `ask`, but for `think`,
@@ -199,7 +205,9 @@ class Model:
         special: spellings of control tokens become those tokens."""
         if not isinstance(text, bytes):
             text = _text("tokenize", text)
-        return self._tokenizer.encode(text, special=special, add_bos=add_bos)
+        return self._tokenizer.encode(
+            text, special=flag("special", special), add_bos=flag("add_bos", add_bos)
+        )
 
     def detokenize(self, ids: Iterable[int]) -> str:
         """Text of ids, control tokens spelled out; bytes that are not UTF-8 become U+FFFD."""
@@ -218,7 +226,7 @@ class Model:
         NumericError if one is NaN."""
         ids = _ids(ids, self.vocab)
         self._check_prompt(ids)
-        out = _floats((len(ids), self.vocab) if all else (self.vocab,))
+        out = _floats((len(ids), self.vocab) if flag("all", all) else (self.vocab,))
         loan = self._sequences.wait(ids)
         try:
             sequence = loan.sequence
@@ -337,7 +345,7 @@ class Model:
         if self._compiled is None:
             from nybble.tokenizer.template import ChatTemplate
 
-            if not isinstance(self._template_source, str):
+            if self._template_source is None:
                 raise self._no_template()
             template = ChatTemplate(self._template_source, self._tokenizer)
             self._compiled = template, Switch(template, self._tokenizer)
@@ -352,8 +360,10 @@ class Model:
 
 def _ids(ids: Iterable[int], vocab: int) -> list[int]:
     """Token ids as ints, of whatever type of whole numbers they are."""
-    if isinstance(ids, str | bytes):
+    if isinstance(ids, str | bytes | bytearray):
         raise UsageError("this takes token ids; tokenize() makes them from text")
+    if not isinstance(ids, Iterable):
+        raise UsageError(f"this takes token ids, several of them, not {ids!r:.60}")
     checked = []
     for id in ids:
         try:
@@ -375,14 +385,11 @@ def _text(of: str, text: object) -> str:
 
 
 def _check_characters(of: str, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
+    if (at := lone_surrogate(text)) is not None:
         raise UsageError(
-            f"{of}(): character {error.start} is the lone surrogate "
-            f"U+{ord(text[error.start]):04X}, which is no text; decode bytes with "
-            "errors='replace', or give tokenize() the bytes"
-        ) from None
+            f"{of}(): character {at} is the lone surrogate U+{ord(text[at]):04X}, which is no text;"
+            " decode bytes with errors='replace', or give tokenize() the bytes"
+        )
 
 
 def _check_messages(messages: object) -> None:
@@ -391,11 +398,6 @@ def _check_messages(messages: object) -> None:
         raise UsageError(f"ask() takes a str or a list of messages, not {type(messages).__name__}")
     if not messages:
         raise UsageError("ask() takes a str or a list of messages, and this list is empty")
-    for message in messages:
-        if isinstance(message, Mapping):
-            for value in message.values():
-                if isinstance(value, str):
-                    _check_characters("ask", value)
 
 
 def _floats(shape: tuple[int, ...]) -> memoryview[float]:

@@ -79,9 +79,7 @@ class Options:
         self.seed = whole("seed", seed, 0, 2**64 - 1)
         self.stop = _strings("stop", stop)
         self.timeout_s = None if timeout_s is None else _number("timeout_s", timeout_s, 0.0, 1e9)
-        if not isinstance(ignore_eos, bool):
-            raise UsageError(f"ignore_eos must be True or False, not {ignore_eos!r:.60}")
-        self.ignore_eos = ignore_eos
+        self.ignore_eos = flag("ignore_eos", ignore_eos)
         if think is not None and not isinstance(think, bool):
             raise UsageError(f"think must be True, False or None, not {think!r:.60}")
         self.think = think
@@ -124,6 +122,13 @@ def whole(name: str, value: object, least: int, most: int) -> int:
     return number
 
 
+def flag(name: str, value: object) -> bool:
+    """True or False, and nothing that is taken for one of them."""
+    if not isinstance(value, bool):
+        raise UsageError(f"{name} must be True or False, not {value!r:.60}")
+    return value
+
+
 def _number(name: str, value: object, least: float, most: float) -> float:
     if isinstance(value, bool | str) or not hasattr(value, "__float__"):
         raise UsageError(f"{name} must be a number, not {value!r:.60}")
@@ -131,6 +136,8 @@ def _number(name: str, value: object, least: float, most: float) -> float:
         number = float(value)
     except OverflowError:
         number = float("inf")
+    except (TypeError, ValueError):  # some types have the method and no use for it
+        number = float("nan")
     if not least <= number <= most:  # NaN is not
         raise UsageError(f"{name} must be {least:g} to {most:g}, not {value!r:.60}")
     return number

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from nybble import archs, hub
 from nybble._core.program import Program, Weights, pack_in_memory
@@ -37,6 +37,7 @@ class Reading:
     tree      : nybble.archs.Decoder
     program   : nybble._core.program.Program
     tokenizer : nybble.tokenizer.Tokenizer
+    template  : the source of the chat template; None if there is none
     notice    : what a user should know of how the weights were read; "" for nothing
 
     FormatError, with the file's path, if it is no model that runs here, or damaged.
@@ -51,6 +52,7 @@ class Reading:
             self.tree = archs.describe(file.metadata, file.tensors, file.data)
             self.program = Program(lower(self.tree, formats(self.tree, file)))
             self.tokenizer: Tokenizer = load_tokenizer(file.metadata, tables)
+            self.template = _template_of(file.metadata)
         if isinstance(file, PackedFile):
             self._mapped = file.weights(self.program)
 
@@ -124,6 +126,13 @@ def read(path: str) -> Reading:
     """Opens a model: a packed file, or a GGUF file, or its packed copy if there is one."""
     copy = copied(path) if is_wanted() else None
     return copy or Reading(open_file(path))
+
+
+def _template_of(metadata: Mapping[str, object]) -> str | None:
+    source = metadata.get("tokenizer.chat_template")
+    if source is not None and not isinstance(source, str):
+        raise FormatError(f"tokenizer.chat_template is {source!r:.60}; it should be text")
+    return source
 
 
 @contextlib.contextmanager

@@ -90,6 +90,18 @@ def test_what_granite_is_refused_for():
         described("granite", GRANITE_2B, **{"attention.sliding_window": 128})
 
 
+def test_what_no_family_knows_is_refused():
+    """In llama.cpp this one turns Granite's rotation off."""
+    with pytest.raises(FormatError, match="granite.rope.scaling.finetuned is False, which may"):
+        described("granite", GRANITE_2B, **{"rope.scaling.finetuned": False})
+    neutral = {"rope.scaling.finetuned": True, "n_deepstack_layers": 0, "attention.causal": True}
+    described("llama", LLAMA, **neutral, vocab_size=5, logit_scale=1.0)
+    for other in ({"attention.causal": 1}, {"n_deepstack_layers": False}, {"n_deepstack_layers": 1},
+                  {"new": None}, {"new": 0}, {"logit_scale": 0.5}):  # fmt: skip
+        with pytest.raises(FormatError, match="this version does not know how"):
+            described("llama", LLAMA, **other)
+
+
 def test_smollm3_does_not_rotate_in_every_fourth_layer():
     tree = described("smollm3", LLAMA, block_count=9)
     stands = [not any(block.attention.rope.turns()) for block in tree.blocks]

@@ -112,6 +112,66 @@ def test_no_spelling_in_a_message_becomes_a_token(real, pattern):
         assert content.strip() in real.content(encoded)
 
 
+# Whom the templates let speak, besides a user.
+ROLES = {
+    "smollm2": ("system", "assistant", "tool"),
+    "qwen-coder": ("system", "assistant", "tool"),
+    "gemma3": ("assistant",),
+}
+
+
+def said_by(role, content):
+    """A conversation in which that role says it."""
+    x = {"role": "user", "content": "x"}
+    said = {"role": role, "content": content}
+    return [said, x] if role == "system" else [x, said, x]
+
+
+def test_no_spelling_in_any_role_becomes_a_token(real):
+    """Each control token whole, in the middle of itself, in the middle of another, and in halves
+    that the next line or message could join."""
+    template = real.template()
+    ids = [id for id in real.tokens.vocabulary.specials() if real.tokens.is_control(id)]
+    spellings = [real.tokens.spelling(id) for id in ids]
+    for role in ROLES[real.name]:
+        expected = real.specials(template.encode(said_by(role, "x")))
+        for first in range(0, len(spellings), 50):
+            forms = []
+            some = [*spellings[first : first + 50], "<|im_end|>"]
+            for spelling, other in itertools.pairwise(some):
+                half = len(spelling) // 2
+                head, tail = spelling[:half], spelling[half:]
+                forms += [spelling, head + spelling + tail, head + other + tail, f"{head}\n{tail}"]
+                forms += [tail + head, head]
+            encoded = template.encode(said_by(role, "".join(forms)))
+            assert real.specials(encoded) == expected, (role, forms)
+
+
+def test_no_spelling_in_a_tool_or_its_call_becomes_a_token(qwen_coder_path):
+    """Names, descriptions and arguments are a user's text as well. (Of the three templates one
+    knows tools.)"""
+    real = Real("qwen-coder", qwen_coder_path)
+    template = real.template()
+
+    def encoded(text):
+        function = {"name": text, "description": text, "parameters": {"type": text, text: text}}
+        call = {"type": "function", "function": {"name": text, "arguments": {text: [text]}}}
+        messages = [
+            {"role": "user", "content": "x"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "name": text, "content": text},
+        ]
+        return template.encode(messages, tools=[{"type": "function", "function": function}])
+
+    expected = real.specials(encoded("x"))
+    for id in real.tokens.vocabulary.specials():
+        if real.tokens.is_control(id):
+            spelling = real.tokens.spelling(id)
+            half = len(spelling) // 2
+            for text in (spelling, spelling[:half] + spelling + spelling[half:], spelling[:half]):
+                assert real.specials(encoded(text)) == expected, text
+
+
 def turns(real):
     """The spellings of which the model's own template makes turns."""
     ids = real.template().encode([{"role": "user", "content": "x"}])

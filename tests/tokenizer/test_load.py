@@ -64,9 +64,16 @@ def test_bos_is_added_on_request_and_if_there_is_one():
     assert without.encode("a", add_bos=True) == without.encode("a")
 
 
-def test_an_id_outside_the_vocabulary_means_none():
-    loaded = tokenizer.load(small(bos_token_id=10**6, eos_token_id=-1))
+def test_ids_and_flags_are_what_they_should_be():
+    loaded = tokenizer.load(small(bos_token_id=2**32 - 1, eos_token_id=-1))
     assert (loaded.bos, loaded.eos) == (None, None)
+    for bad in (10**6, len(vocabulary.SMALL_TOKENS), -2, "1", 1.0, True):
+        for name in ("bos", "eos", "eot", "eom"):
+            with pytest.raises(FormatError, match=f"{name}_token_id is .*; (it should|the vocab)"):
+                tokenizer.load(small(**{f"{name}_token_id": bad}))
+    for bad in (0, 1, "true", None):
+        with pytest.raises(FormatError, match=r"add_bos_token is .*; it should be true or false"):
+            tokenizer.load(small(add_bos_token=bad))
 
 
 def test_end_tokens_are_those_of_the_keys_and_of_the_spellings():

@@ -193,7 +193,7 @@ def test_what_has_no_bytes_is_the_unknown_token_once():
     )
     assert spellings(loaded, "a漢字é a\xff") == ["a", "<unk>", "a", "<unk>"]
     without = tokenizer.load(
-        vocabulary.pieces_metadata(pieces, {}, add_space_prefix=False, unknown_token_id=99)
+        vocabulary.pieces_metadata(pieces, {}, add_space_prefix=False, unknown_token_id=-1)
     )
     assert spellings(without, "a漢字a") == ["a", "a"]
 
@@ -207,10 +207,10 @@ def test_llamas_ids_count_where_the_file_does_not_say():
     assert said.encode("the", add_bos=True, add_eos=True) == [2, *said.encode("the"), 1]
 
 
-@pytest.mark.parametrize("id", [True, False, -1, 10**6, 1.0, "<s>"])
-def test_what_is_no_id_names_no_special_token(id):
-    loaded = small(bos_token_id=id, eos_token_id=id)
-    assert (loaded.bos, loaded.eos, loaded.add_bos) == (None, None, False)
+def test_minus_one_names_no_special_token():
+    for id in (-1, 2**32 - 1):
+        loaded = small(bos_token_id=id, eos_token_id=id)
+        assert (loaded.bos, loaded.eos, loaded.add_bos) == (None, None, False)
 
 
 def test_a_tag_of_html_is_no_end_token():

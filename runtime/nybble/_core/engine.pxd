@@ -274,6 +274,7 @@ cdef extern from "nyb_vocab.h" nogil:
         uint32_t n_specials
         uint32_t space_prefix
         uint32_t in_order
+        uint32_t byte_ids[256]
 
     ctypedef struct nyb_vocab:
         const uint8_t *tokens

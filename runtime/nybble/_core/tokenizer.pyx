@@ -81,6 +81,15 @@ cdef int check_region(str what, uint64_t n, const unsigned char[::1] region) exc
     return 0
 
 
+cdef bint spells_bytes(const nyb_vocab *vocab) noexcept:
+    """Whether there is a token of a single byte: some vocabularies lack a few."""
+    cdef int byte
+    for byte in range(256):
+        if vocab.tables.byte_ids[byte] != NYB_VOCAB_NONE:
+            return True
+    return False
+
+
 cdef class Vocabulary:
     """A vocabulary and its tables; encodes and decodes.
 
@@ -128,6 +137,8 @@ cdef class Vocabulary:
         else:
             self.open(&file, built)
             self.tokens = tokens
+        if kind == NYB_VOCAB_BYTES and not spells_bytes(&self.vocab):
+            raise FormatError("bad vocabulary: no byte has a token, so no text can be spelled")
         self.n_tokens = self.vocab.tables.n_tokens
         self.n_specials = self.vocab.tables.n_specials
         self.in_order = self.vocab.tables.in_order

@@ -19,6 +19,32 @@ from nybble.errors import FormatError
 
 ROPE_FACTORS = "rope_freqs.weight"
 
+# Keys of a family that no family asks for. Any other that is left over is refused: what it says of
+# the model would not be done.
+INFORMATIVE = frozenset(
+    # the third is of the scalings that are refused by their type, the last of mixtures
+    "vocab_size tensor_data_layout rope.scaling.original_context_length expert_used_count".split()
+)
+NEUTRAL: dict[str, object] = {  # the value with which a key changes nothing
+    "attention.causal": True,
+    "attention.clamp_kqv": 0,
+    "attention.max_alibi_bias": 0,
+    "attention.sliding_window": 0,
+    "attn_logit_softcapping": 0,
+    "embedding_scale": 1,
+    "expert_shared_count": 0,
+    "final_logit_softcapping": 0,
+    "leading_dense_block_count": 0,
+    "logit_scale": 1,
+    "n_deepstack_layers": 0,
+    "nextn_predict_layers": 0,
+    "pooling_type": 0,
+    "residual_scale": 1,
+    "rope.scaling.attn_factor": 1,
+    "rope.scaling.finetuned": True,  # False: Granite's layers know no positions then
+    "use_parallel_residual": False,
+}
+
 
 class Rope(NamedTuple):
     """Rotary position embedding (Su et al., "RoFormer", 2021): pair i of `dims` / 2 turns by
@@ -148,9 +174,26 @@ class Metadata:
         self._metadata = metadata
         self._tensors = tensors
         self._data = data
+        self._asked: set[str] = set()
 
     def has(self, key: str) -> bool:
         return f"{self.arch}.{key}" in self._metadata
+
+    def refuse_unknown(self) -> None:
+        """FormatError for a key of the family that has not been asked for, unless it is known to
+        change nothing."""
+        start = f"{self.arch}."
+        for name in self._metadata:
+            key = name.removeprefix(start)
+            if key == name or key in self._asked or key in INFORMATIVE:
+                continue
+            value, neutral = self._metadata[name], NEUTRAL.get(key)
+            is_neutral = key in NEUTRAL and value == neutral
+            if not is_neutral or isinstance(value, bool) != isinstance(neutral, bool):
+                raise FormatError(
+                    f"{name:.80} is {_shown(value)}, which may change what the model computes;"
+                    " this version does not know how"
+                )
 
     def count(
         self, key: str, default: int | None = None, least: int = 1, most: int = (1 << 24) - 1
@@ -189,7 +232,7 @@ class Metadata:
         kind = self.text("rope.scaling.type", "linear")
         if kind not in ("none", "linear"):
             raise self.refuse(
-                f"rotary embeddings scaled by {kind!r} are not supported; linear and "
+                f"rotary embeddings scaled by {kind!r:.60} are not supported; linear and "
                 "Llama 3.1's factors are"
             )
         older = self.number("rope.scale_linear", 1.0, least=0)
@@ -260,15 +303,20 @@ class Metadata:
         return FormatError(f"{self.arch}: {reason}")
 
     def _get(self, key: str, default: object) -> object:
+        self._asked.add(key)
         value = self._metadata.get(f"{self.arch}.{key}", default)
         if value is None:
             raise FormatError(f"{self.arch}.{key}: the file does not say")
         return value
 
     def _bad(self, key: str, value: object, wanted: str) -> FormatError:
-        shown = repr(value)
-        shown = shown if len(shown) <= 60 else shown[:57] + "..."
-        return FormatError(f"{self.arch}.{key} is {shown}; it should be {wanted}")
+        return FormatError(f"{self.arch}.{key} is {_shown(value)}; it should be {wanted}")
+
+
+def _shown(value: object) -> str:
+    """A value from a file, for an error text."""
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
 def known() -> list[str]:
@@ -288,8 +336,10 @@ def describe(
     can be run."""
     arch = metadata.get("general.architecture")
     if arch not in known():
-        raise FormatError(f"architecture {arch!r} is not known here; known: {', '.join(known())}")
-    decoder: Decoder = import_module(f"nybble.archs.{arch}").describe(
-        Metadata(str(arch), metadata, tensors, data)
-    )
+        raise FormatError(
+            f"architecture {arch!r:.60} is not known here; known: {', '.join(known())}"
+        )
+    m = Metadata(str(arch), metadata, tensors, data)
+    decoder: Decoder = import_module(f"nybble.archs.{arch}").describe(m)
+    m.refuse_unknown()
     return decoder

@@ -19,7 +19,13 @@ import stat
 from collections.abc import Iterator, Mapping
 
 from nybble._core.gguf import GgufArray, GgufIndex, wanted
-from nybble.errors import FormatError, ModelNotFoundError, NybbleError, UsageError
+from nybble.errors import (
+    BudgetError,
+    FormatError,
+    ModelNotFoundError,
+    NybbleError,
+    UsageError,
+)
 
 TYPE_CHECKING = False  # typing's own costs its import
 if TYPE_CHECKING:
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Gguf", "GgufArray", "GgufFile", "GgufTensor"]
 
 READ = 1 << 20  # bytes at once
+MAX_HEAD = 1 << 28  # bytes before the tensors' data; a quarter of a million tokens take 16 MB
 
 # What people have in a file called .gguf that is none: how it begins, what it is, what to do.
 MISTAKEN = (
@@ -163,7 +170,7 @@ class GgufFile(Gguf):
     Opening reads the file's head (metadata and the list of tensors) into memory and checks every
     count, length and offset in it. Raises ModelNotFoundError if there is no such file, FormatError
     (what is wrong, at which byte, with which value, what to do) if it is not a sound GGUF file,
-    NybbleError if it cannot be read.
+    BudgetError if there is no memory for its head, NybbleError if it cannot be read.
 
     mtime_ns  int, when the file was last written to, in nanoseconds since 1970
     """
@@ -218,17 +225,30 @@ class GgufFile(Gguf):
         head = bytearray()
         want = READ
         while want:
-            want = min(want, self.nbytes)
-            while len(head) < want:
-                piece = bytearray(min(READ, want - len(head)))
-                self._read_at(len(head), memoryview(piece))
-                head += piece
+            if want > MAX_HEAD:
+                raise FormatError(
+                    f"{self.path}: the metadata take {want / 2**20:,.0f} MiB or more; "
+                    f"{MAX_HEAD >> 20} are the most"
+                )
+            try:
+                self._read_more(head, min(want, self.nbytes))
+            except MemoryError:
+                raise BudgetError(
+                    f"{self.path}: the metadata take {want / 2**20:,.0f} MiB or more, and the "
+                    "system does not give that much"
+                ) from None
             if len(head) <= READ:
                 _refuse_mistaken(self.path, head)
             want = wanted(head, self.nbytes)
             if want:  # a third more at least, so that scanning again from the start is not felt
                 want = max(want, len(head) + len(head) // 3)
         return head
+
+    def _read_more(self, head: bytearray, size: int) -> None:
+        while len(head) < size:
+            piece = bytearray(min(READ, size - len(head)))
+            self._read_at(len(head), memoryview(piece))
+            head += piece
 
     def _read_at(self, at: int, out: memoryview) -> None:
         done = 0

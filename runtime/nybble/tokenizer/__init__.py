@@ -235,6 +235,15 @@ def to_bytes(text: str | bytes) -> bytes:
         return "".join(kept).encode("utf-8", "surrogateescape")
 
 
+def lone_surrogate(text: str) -> int | None:
+    """Where a text has one, which no UTF-8 can tell."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
+
+
 def load(metadata: Mapping[str, object], tables: memoryview | None = None) -> Tokenizer:
     """The tokenizer of a GGUF file, from its metadata.
 
@@ -287,7 +296,7 @@ def _load_pieces(metadata: Mapping[str, object], tables: memoryview | None) -> T
     """SentencePiece's kind, called "llama": Llama 2, Mistral, Gemma to 3. Some old files leave out
     the ids of Llama's special tokens. `remove_extra_whitespaces` is for T5's kind: in this one
     llama.cpp keeps every space, whatever the file says."""
-    space_prefix = metadata.get("tokenizer.ggml.add_space_prefix", True) is True
+    space_prefix = _flag(metadata, "add_space_prefix", True)
     vocabulary = core.Vocabulary(
         core.PIECES,
         *_array(metadata, "tokens", "string"),
@@ -318,21 +327,35 @@ def _tokenizer(
         vocabulary,
         bos=_token_id(metadata, "bos", bos),
         eos=eos,
-        add_bos=metadata.get("tokenizer.ggml.add_bos_token", add_bos) is True,
-        add_eos=metadata.get("tokenizer.ggml.add_eos_token") is True,
+        add_bos=_flag(metadata, "add_bos_token", add_bos),
+        add_eos=_flag(metadata, "add_eos_token"),
         end_ids=[id for id in ends if id is not None],
         space_prefix=space_prefix,
     )
 
 
 def _token_id(metadata: Mapping[str, object], name: str, default: int | None = None) -> int | None:
-    """The id of a special token. One outside the vocabulary means none, as in llama.cpp; so does
-    what is no number."""
-    id = metadata.get(f"tokenizer.ggml.{name}_token_id", default)
+    """The id of a special token; None where the file says -1, as signed or unsigned, or nothing."""
+    key = f"tokenizer.ggml.{name}_token_id"
+    id = metadata.get(key)
     _, n_tokens = _array(metadata, "tokens", "string")
+    if id is None:
+        return default if default is not None and default < n_tokens else None
     if not isinstance(id, int) or isinstance(id, bool):
+        raise FormatError(f"{key} is {id!r:.60}; it should be a whole number")
+    if id in (-1, 2**32 - 1):
         return None
-    return id if 0 <= id < n_tokens else None
+    if not 0 <= id < n_tokens:
+        raise FormatError(f"{key} is {id}; the vocabulary has tokens 0 to {n_tokens - 1:,}")
+    return id
+
+
+def _flag(metadata: Mapping[str, object], name: str, default: bool = False) -> bool:
+    key = f"tokenizer.ggml.{name}"
+    value = metadata.get(key, default)
+    if not isinstance(value, bool):
+        raise FormatError(f"{key} is {value!r:.60}; it should be true or false")
+    return value
 
 
 def _arrays(metadata: Mapping[str, object], **needed: str) -> dict[str, Any]:

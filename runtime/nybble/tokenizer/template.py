@@ -18,7 +18,7 @@ from functools import cached_property
 
 from nybble._core import tokenizer as core
 from nybble.errors import TemplateError, UsageError
-from nybble.tokenizer import Tokenizer
+from nybble.tokenizer import Tokenizer, lone_surrogate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,6 +93,12 @@ class ChatTemplate:
     ) -> tuple[str, str]:
         checked = _checked(messages)
         spoken = [*_strings(checked, "messages"), *_strings(variables, "variables")]
+        for text in spoken:
+            if (at := lone_surrogate(text)) is not None:
+                raise UsageError(
+                    f"messages: character {at} is the lone surrogate U+{ord(text[at]):04X}, which "
+                    f"is no text, in {text[:40]!r}; decode bytes with errors='replace'"
+                )
         mark = _unused_mark([self.source, *spoken])
         context: dict[str, Any] = {
             "bos_token": self._spelling(self._tokenizer.bos),
@@ -101,7 +107,8 @@ class ChatTemplate:
             "messages": [self._protect_message(message, mark) for message in checked],
             "add_generation_prompt": add_generation_prompt,
         }
-        return self._run(context).replace(_escaped(mark), mark), mark
+        size = sum(map(len, spoken))
+        return self._run(context, size).replace(_escaped(mark), mark), mark
 
     def _spelling(self, id: int | None) -> str:
         return "" if id is None else self._tokenizer.spelling(id)
@@ -116,9 +123,9 @@ class ChatTemplate:
             protected["role"] = mark + protected["role"]
         return protected
 
-    def _run(self, context: dict[str, Any]) -> str:
+    def _run(self, context: dict[str, Any], spoken: int) -> str:
         text = self._run_quickly(context)
-        return self._run_in_sandbox(context) if text is None else text
+        return self._run_in_sandbox(context, spoken) if text is None else text
 
     def _run_quickly(self, context: dict[str, Any]) -> str | None:
         from nybble.tokenizer import quick
@@ -132,7 +139,7 @@ class ChatTemplate:
 
         return quick.engine(self.source)
 
-    def _run_in_sandbox(self, context: dict[str, Any]) -> str:
+    def _run_in_sandbox(self, context: dict[str, Any], spoken: int) -> str:
         import jinja2
 
         from nybble.tokenizer import sandbox
@@ -140,7 +147,7 @@ class ChatTemplate:
         try:
             if self._code is None:
                 self._code = sandbox.compile_template(self.source)
-            return sandbox.Sandbox().render(self._code, context)
+            return sandbox.Sandbox().render(self._code, context, spoken)
         except sandbox.TemplateRaised as error:
             raise TemplateError(
                 f"the chat template cannot render these messages: {error}"

@@ -1,0 +1,178 @@
+"""Chat templates that ask for too much time, memory or output, or reach for Python."""
+
+from __future__ import annotations
+
+# Two lists that hold a list twice, which holds a list twice, and so on: small, and endless. Made
+# by what is not a list in the template's text, so that making them costs nothing by itself.
+TWICE = (
+    "{% macro twice(x, y) %}{% endmacro %}"
+    "{% set n = namespace(a=[1], b=[1], t=(1,)) %}{% for i in range(60) %}"
+    "{% set n.a = [n.a, n.a] %}{% set n.b = [n.b, n.b] %}{% set n.t = (n.t, n.t) %}{% endfor %}"
+)
+# The same as far as it can be had: seven levels, a thousand times in a list.
+WIDE = (
+    "{% set n = namespace(a=1, t=1) %}{% for i in range(7) %}"
+    "{% set n.a = [n.a, n.a] %}{% set n.t = (n.t, n.t) %}{% endfor %}"
+)
+MANY = "{% for i in range(200000) %}"
+TEXT = "{% set s = 'a' * 4000000 %}"
+
+# name -> (source, words of the refusal)
+BOMBS = {
+    "a capture, doubled": (
+        "{% set n = namespace(s='ab') %}{% for i in range(99) %}"
+        "{% set x %}{{ n.s }}{{ n.s }}{% endset %}{% set n.s = x %}{% endfor %}",
+        "takes more than 250000 steps",
+    ),
+    "a macro, doubled": (
+        "{% macro f(s) %}{{ s }}{{ s }}{% endmacro %}{% set n = namespace(s='ab') %}"
+        "{% for i in range(99) %}{% set n.s = f(n.s) %}{% endfor %}",
+        "takes more than 250000 steps",
+    ),
+    "a called block, doubled": (
+        "{% macro f() %}{{ caller() }}{{ caller() }}{% endmacro %}"
+        + "{% call f() %}" * 40 + "x" + "{% endcall %}" * 40,
+        "takes more than 250000 steps",
+    ),
+    "a list in letters": ("{{ ('漢' * 4000000) | list | length }}", "takes more than"),
+    "a list of numbers": ("{{ range(7000000) | list | length }}", "takes more than"),
+    "a dict of numbers": ("{{ dict.fromkeys(range(9000000)) | length }}", "fromkeys"),
+    "a dict changed": ("{{ dict.update(messages[0], {'role': 'x'}) }}", "update"),
+    "lists kept": (
+        MANY + "{% set n = namespace(a=[]) %}{% for j in range(9999) %}"
+        "{% set n.a = [n.a] + [" + "{}, " * 900 + "] %}{% endfor %}{% endfor %}",
+        "takes more than",
+    ),
+    "lists that hold lists twice": (TWICE, "takes more than 250000 steps"),
+    "deep tuples": (
+        "{% set n = namespace(t=(1,)) %}{% for i in range(99999) %}{% set n.t = (n.t,) %}"
+        "{% endfor %}{{ {n.t: 1}[n.t] }}",
+        "nests values more than 100 deep",
+    ),
+    "deep dicts": (
+        "{% set n = namespace(d={}) %}{% for i in range(99999) %}{% set n.d = dict(a=n.d) %}"
+        "{% endfor %}{{ n.d | tojson }}",
+        "nests values more than 100 deep",
+    ),
+    "namespaces that hold one twice, written": (
+        "{% set n = namespace(a=1) %}{% for i in range(60) %}"
+        "{% set n.a = namespace(a=n.a, b=n.a) %}{% endfor %}{{ n }}",
+        "a Namespace is no text",
+    ),
+    "such namespaces in capitals": (
+        "{% set n = namespace(a=1) %}{% for i in range(60) %}"
+        "{% set n.a = namespace(a=n.a, b=n.a) %}{% endfor %}{{ n | upper }}",
+        "a Namespace is no text",
+    ),
+    "lists written in capitals": (
+        WIDE + MANY + "{% if n.a | upper %}{% endif %}{% endfor %}", "takes more than"),
+    "lists counted": (WIDE + MANY + "{% if [n.a].count(n.a) %}{% endif %}{% endfor %}",
+                      "takes more than"),
+    "lists looked for": (WIDE + MANY + "{% if [n.a].index(n.a) %}{% endif %}{% endfor %}",
+                         "takes more than"),
+    "lists that change in a loop": (
+        WIDE + MANY + "{% if loop.changed(n.a) %}{% endif %}{% endfor %}", "takes more than"),
+    "tuples as keys": (WIDE + MANY + "{% if {n.t: 1} %}{% endif %}{% endfor %}",
+                       "takes more than"),
+    "tuples looked up": (
+        WIDE + "{% set d = {1: 2} %}" + MANY + "{% if d[n.t] %}{% endif %}{% endfor %}",
+        "takes more than",
+    ),
+    "tuples got": (
+        WIDE + "{% set d = {1: 2} %}" + MANY + "{% if d.get(n.t) %}{% endif %}{% endfor %}",
+        "takes more than",
+    ),
+    "lists raised": (WIDE + "{% set x = [n.a] * 99999 %}{{ raise_exception(x) }}",
+                     "takes more than"),
+    "lists formatted": (
+        WIDE + MANY + "{% if '{0!r}'.format(n.a) %}{% endif %}{% endfor %}", "format field with"),
+    "stripping by many letters": (
+        TEXT + "{{ s.strip('b' * 999 ~ s) | length }}{{ s.strip(range(30000) | join) }}",
+        "takes more than",
+    ),
+    "trimming by many letters": (
+        "{% set n = namespace(c='') %}{% set t = '" + "".join(map(chr, range(0x4E00, 0x5E00)))
+        + "' %}{% for i in range(99) %}{% if (t[0] * 99999) | trim(t[1:]) %}{% endif %}"
+        "{% if ('a' * 999999).strip(t ~ 'a') %}{% endif %}{% endfor %}",
+        "takes more than",
+    ),
+    "searching backwards": (
+        TEXT + "{{ s.rfind('ab' ~ s[:2000000]) }}", "takes more than"),
+    "splitting backwards": (
+        TEXT + "{{ s.rsplit('ab' ~ s[:2000000]) | length }}", "takes more than"),
+    "splitting into letters": (
+        "{{ ('漢 ' * 1500000).split() | length }}", "takes more than"),
+    "splitting into lines": (
+        "{{ ('漢\\n' * 1500000).splitlines() | length }}", "takes more than"),
+    "splitting by a letter": (TEXT + "{{ s.split('a') | length }}", "takes more than"),
+    "a start with one of many": (
+        "{% set t = range(60000) | map('string') | list %}" + MANY
+        + "{% if 'x'.startswith(dict(a=t).a) %}{% endif %}{% endfor %}",
+        "takes more than",
+    ),
+    "escapes": ("{% set s = '&' * 3000000 %}{{ s | e | string | e | string | e | length }}",
+                "takes more than"),
+    "a generator gone through often": (
+        "{% set s = [1] * 60000 %}" + MANY + "{% if s | select | list %}{% endif %}{% endfor %}",
+        "takes more than",
+    ),
+    "a generator reversed": (
+        "{% set s = [1] * 60000 %}" + MANY
+        + "{% if s | select | reverse %}{% endif %}{% endfor %}",
+        "takes more than",
+    ),
+    "a sum of lists": ("{{ ([[1] * 6000] * 900) | sum(start=[]) | length }}", "only numbers"),
+    "a number of many digits": ("{{ ('f' * 4000000) | int(0, 16) }}", "a number of 4000000 digits"),
+    "digits in the source": (
+        "{% set a = 0x" + "f" * 3000 + " %}" + MANY + "{% if a // 7 %}{% endif %}{% endfor %}",
+        "a number of 12000 bits",
+    ),
+    "more digits in the source": ("{% set a = 0x" + "f" * 9999 + " %}", "limit .4300 digits"),
+    "digits squared": ("{{ (10 ** 300) * (10 ** 300) }}", "a number of 1200 bits"),
+    "rounding far": ("{{ 1.5 | round(1000000000, 'ceil') }}", "rounds to 1000000000"),
+    "bytes of a number": ("{{ (1).to_bytes(1000000000, 'big') }}", "to_bytes"),
+    "a search in a range": (
+        "{% set r = range(9999999) %}" + MANY + "{% if r.count('a') %}{% endif %}{% endfor %}",
+        "'range' object|unsafe|takes more",
+    ),
+    "a long body, often": (
+        MANY + "{% if x %}a{% endif %}" * 900 + "{% endfor %}", "takes more than"),
+    "a long macro, often": (
+        "{% macro f() %}" + "{% if x %}a{% endif %}" * 900 + "{% endmacro %}"
+        + MANY + "{% if f() %}{% endif %}{% endfor %}",
+        "takes more than",
+    ),
+    "a long body, often, silently": (
+        "{% macro f() %}" + MANY + "{{ y }}" * 3000 + "{% endfor %}{% endmacro %}{{ f() }}",
+        "takes more than",
+    ),
+    "a loop that calls itself": (
+        "{% for i in [1, 2] recursive %}{{ loop([1, 2]) }}{% endfor %}", "deeply|takes more"),
+    "much output of little": (
+        "{% set s = '漢' * 9999 %}{% for i in range(9999) %}{{ s }}{% endfor %}",
+        "writes more than 262\\d\\d\\d characters",
+    ),
+    "a source too long": ("x" * 65_537, "has 65537 characters, 65536 are the most"),
+    "expressions": ("{{a}}" * 13_000, "has 13001 expressions and statements, 4000 at most"),
+    "as many expressions as there may be": ("{{a}}" * 3_990 + "{{ 1 // 0 }}", "ZeroDivisionError"),
+    "an endless expression": ("{{ " + "a + " * 16_000 + "a }}", "nested too deeply"),
+    "attributes": ("{{ a" + ".b" * 32_000 + " }}", "nested too deeply"),
+    "filters": ("{{ a" + "|e" * 32_000 + " }}", "nested too deeply"),
+    "conditions": ("{% if a %}" + "{% elif a %}b" * 900 + "{% endif %}" + "{{ 1 // 0 }}",
+                   "deeply|ZeroDivisionError"),
+    "nested loops": ("{% for a in [1] %}" * 90 + "{% endfor %}" * 90, "nested|SyntaxError"),
+    "nested lists": ("{{ " + "[" * 9_000 + "]" * 9_000 + " }}", "nested too deeply"),
+    "nested conditions": ("{% if a %}" * 3_000 + "{% endif %}" * 3_000, "nested too deeply"),
+    "negations": ("{{ " + "not " * 16_000 + "a }}", "nested too deeply"),
+    "Python by a class": ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "__class__"),
+    "Python by a global": ("{{ raise_exception.__globals__['sys'] }}", "__globals__"),
+    "Python by a method": ("{{ raise_exception.__func__.__globals__ }}", "__func__|unsafe"),
+    "Python by the environment": ("{{ range.__self__.globals }}", "__self__|unsafe"),
+    "Python by a filter": ("{{ '' | attr('__class__') }}", "No filter named 'attr'"),
+    "Python by a format": ("{{ '{0.__class__}'.format('') }}", "looks inside a value"),
+    "Python by a macro": ("{% macro f() %}{% endmacro %}{{ f._func.__globals__ }}", "_func|unsafe"),
+    "Python by a generator": ("{{ (x for x in y) }}", "does not compile"),
+    "Python by a loop": ("{% for i in [1] %}{{ loop._iterator.gi }}{% endfor %}", "_iterator"),
+    "another template": ("{% import 'x' as y %}", "no loader|line 1"),
+    "itself": ("{% extends 'chat template' %}", "no loader|line 1"),
+}  # fmt: skip
