@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT
  * Builds vocabularies and encodes with them without Python in the way, to be built with sanitizers.
  *
- *   encode FILE...                  one line a file: ids, or what is wrong
- *   encode --cut FILE               every region cut at every length; how many are accepted
- *   encode --flip SEED ROUNDS FILE  ROUNDS copies with 1 to 4 bytes replaced at random
+ *   encode FILE...     one line a file: ids, or what is wrong
+ *   encode --cut FILE  every region cut at every length; how many are accepted
  *
  * A file is the numbers of `enum head`, uint64 each, then tokens, merges, scores, types, text.
  * Each lies in a block of its exact size, and so do tables, scratch and ids, so that
@@ -14,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "checks.h"
 #include "nyb_encode.h"
 
 enum head {
@@ -38,15 +38,6 @@ typedef struct {
     uint8_t *bytes[REGIONS];
     uint64_t sizes[REGIONS];
 } sample;
-
-static void *allocate(uint64_t nbytes) {
-    void *block = malloc(nbytes);
-    if (block == NULL && nbytes > 0) {
-        fprintf(stderr, "no memory for %" PRIu64 " bytes\n", nbytes);
-        exit(2);
-    }
-    return block;
-}
 
 static void load(const char *path, sample *s) {
     FILE *file = fopen(path, "rb");
@@ -181,36 +172,11 @@ static void cut(const sample *whole) {
     printf("accepted %" PRIu64 " of %" PRIu64 "\n", accepted, tried);
 }
 
-static uint32_t next_random(uint64_t *state) {
-    *state = *state * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)(*state >> 33);
-}
-
-static void flip(uint64_t seed, uint64_t rounds, const sample *whole) {
-    uint64_t accepted = 0;
-    for (uint64_t round = 0; round < rounds; round++) {
-        sample s = copy(whole);
-        for (uint32_t flips = 1 + next_random(&seed) % 4; flips > 0; flips--) {
-            const uint32_t region = next_random(&seed) % REGIONS;
-            if (s.sizes[region] > 0) {
-                s.bytes[region][next_random(&seed) % s.sizes[region]] = (uint8_t)next_random(&seed);
-            }
-        }
-        accepted += (uint64_t)run(&s, 0);
-        unload(&s);
-    }
-    printf("accepted %" PRIu64 " of %" PRIu64 "\n", accepted, rounds);
-}
-
 int main(int argc, char **argv) {
     sample s;
     if (argc == 3 && strcmp(argv[1], "--cut") == 0) {
         load(argv[2], &s);
         cut(&s);
-        unload(&s);
-    } else if (argc == 5 && strcmp(argv[1], "--flip") == 0) {
-        load(argv[4], &s);
-        flip(strtoull(argv[2], NULL, 10), strtoull(argv[3], NULL, 10), &s);
         unload(&s);
     } else {
         for (int i = 1; i < argc; i++) {
