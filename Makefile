@@ -18,12 +18,14 @@ C_FILES := $(shell find $(ROOMS) -type f \( -name '*.c' -o -name '*.h' -o -name 
 CYTHON_FILES := $(wildcard runtime/nybble/_core/*.pyx runtime/nybble/_core/*.pxd)
 BUILD := setup.py -q build_clib build_ext --inplace
 
-.PHONY: help demo test test-long lint format bench bench-peers debug clean
+.PHONY: help demo test test-long test-sanitized fuzz lint format bench bench-peers debug clean
 
 help:
 	@echo "make demo     install nybble in $(DEMO), pull $(MODEL) (98 MB), ask it a question"
 	@echo "make test     build for development in $(DEV) and run the tests"
 	@echo "make test-long  the long form of some tests: more kills, 20 minutes of mixed use"
+	@echo "make test-sanitized  the tests of what reads files, with the Cython modules under sanitizers"
+	@echo "make fuzz     the fuzz targets for FUZZ_SECONDS each (20), FUZZ_JOBS at a time: needs clang"
 	@echo "make lint     ruff, mypy, cython-lint, clang-format, codespell"
 	@echo "make format   let ruff and clang-format rewrite what they would complain about"
 	@echo "make bench    the benchmarks"
@@ -42,6 +44,28 @@ test: $(DEV)/.built
 # Tests of faults in their long form; half an hour.
 test-long: $(DEV)/.built
 	NYBBLE_LONG_TESTS=1 $(DEV)/bin/python -m pytest tests/faults
+
+# Cython's modules with AddressSanitizer and UBSan, in a build of their own; Python itself has
+# none, so the libraries are loaded before it, and what it keeps to its end is no leak.
+SANITIZED := build/sanitized
+SANITIZED_TESTS := tests/formats tests/archs tests/tokenizer/test_pieces.py tests/tokenizer/test_load.py \
+	tests/engine/test_damaged.py tests/model/test_families.py
+SANITIZED_ENV = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	PYTHONPATH=$(SANITIZED)/lib PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0
+test-sanitized: $(DEV)/.built
+	NYBBLE_SANITIZE=1 $(DEV)/bin/python setup.py -q build --build-base $(SANITIZED) \
+		--build-lib $(SANITIZED)/lib
+	$(SANITIZED_ENV) $(DEV)/bin/python -c 'import nybble; assert "/sanitized/" in nybble.__file__'
+	$(SANITIZED_ENV) $(DEV)/bin/python -m pytest -p no:cacheprovider $(SANITIZED_TESTS)
+
+FUZZ_SECONDS ?= 20
+FUZZ_JOBS ?= 1
+fuzz: $(DEV)/.fuzz
+	$(DEV)/bin/python -m tests.fuzz --seconds $(FUZZ_SECONDS) --jobs $(FUZZ_JOBS) $(FUZZ_TARGETS)
+
+$(DEV)/.fuzz: $(DEV)/.built
+	$(DEV)/bin/python -m pip install -q --disable-pip-version-check 'atheris>=3'
+	touch $@
 
 bench: $(DEV)/.built
 	$(DEV)/bin/python -m pytest tests -o python_files='bench_*.py' --benchmark-enable --benchmark-only

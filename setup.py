@@ -1,8 +1,9 @@
 """Builds the C rooms as static libraries and the Cython modules of `nybble._core` over them.
 
 targets/build.py says what is compiled, and how. Only `nybble._core.native` refers to the C
-symbols; the other modules reach it by `cimport`. Set NYBBLE_WERROR=1 to make warnings errors and
-NYBBLE_DEBUG=1 for -O1 -g (`make debug`).
+symbols; the other modules reach it by `cimport`. Set NYBBLE_WERROR=1 to make warnings errors,
+NYBBLE_DEBUG=1 for -O1 -g (`make debug`), NYBBLE_SANITIZE=1 for AddressSanitizer and UBSan
+(`make test-sanitized`).
 """
 
 import os
@@ -20,7 +21,11 @@ import build
 
 CORE = Path("runtime/nybble/_core")
 DEBUG = os.environ.get("NYBBLE_DEBUG") == "1"
-CFLAGS = ["-O1", "-g"] if DEBUG else ["-O3"]
+SANITIZERS = []
+if os.environ.get("NYBBLE_SANITIZE") == "1":
+    SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g"]
+IS_QUICK = DEBUG or bool(SANITIZERS)  # to compile
+CFLAGS = [*SANITIZERS, *(["-O1", "-g"] if IS_QUICK else ["-O3"])]
 if os.environ.get("NYBBLE_WERROR") == "1":
     CFLAGS += ["-Werror"]
 PY_LIMITED_API = "0x030B0000"  # Python 3.11
@@ -66,15 +71,18 @@ def extension(path, libraries):
         depends=[*headers(), *sources],  # a changed room means a new link
         extra_compile_args=[
             "-fvisibility=hidden",
-            "-O1" if DEBUG else "-O2",
+            "-O1" if IS_QUICK else "-O2",
+            *SANITIZERS,
             "-include",
             str(CORE / "limited_api.h"),
             "-Wno-unused-function",
         ],
+        extra_link_args=SANITIZERS,
     )
 
 
-LIBRARIES = build.libraries(compiler(), CFLAGS)
+# With sanitizers what is tested is above the kernels, and a level of them is enough.
+LIBRARIES = build.libraries(compiler(), CFLAGS, ["avx2"] if SANITIZERS else None)
 
 setup(
     package_dir={"": "runtime"},

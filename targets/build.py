@@ -49,9 +49,14 @@ def built_levels(cc: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def libraries(cc: Sequence[str], extra: Sequence[str] = ()) -> list[Library]:
-    """The libraries of a build with this compiler; `extra` flags go to every file."""
+def libraries(
+    cc: Sequence[str], extra: Sequence[str] = (), only: Sequence[str] | None = None
+) -> list[Library]:
+    """The libraries of a build with this compiler; `extra` flags go to every file. `only`: of the
+    ISA levels take these, not all that the compiler can build."""
     levels = built_levels(cc)
+    if only is not None:
+        levels = {name: flags for name, flags in levels.items() if name in only}
     have = [f"-DNYB_HAVE_{name.upper()}=1" for name in levels]
 
     def library(name: str, sources: list[Path], includes: Sequence[str], *flags: str) -> Library:

@@ -82,14 +82,35 @@ static void lay_out(const nyb_program *program, nyb_bound *bound, allocator *wor
             return nyb_fail(error, what, at, (uint64_t)(value));                                   \
     } while (0)
 
-/* A buffer that a step uses: known, wide enough, and with the rows that the step has. */
-static int check_buffer(const nyb_program *program, uint32_t number, uint64_t row_bytes,
-                        uint32_t flags, uint64_t at, nyb_error *error) {
+/* The bytes of n numbers as each kind of buffer holds them. */
+static uint64_t floats(uint64_t n) { return n * sizeof(float); }
+
+static uint64_t held_bytes(nyb_buffer_holds holds, uint64_t n) {
+    switch (holds) {
+    case NYB_HOLDS_Q8:
+        return n / NYB_BLOCK * sizeof(nyb_q8);
+    case NYB_HOLDS_Q16:
+        return n / NYB_BLOCK * sizeof(nyb_q16);
+    default:
+        return floats(n);
+    }
+}
+
+/* A buffer in which a step has a vector of n numbers: known, for what it `holds`, wide enough, and
+ * with the rows that the step has. */
+static int check_held(const nyb_program *program, uint32_t number, nyb_buffer_holds holds,
+                      uint64_t n, uint32_t flags, uint64_t at, nyb_error *error) {
     CHECK(number < program->n_buffers, "a step names an unknown buffer", number);
     const nyb_buffer *b = &program->buffers[number];
-    CHECK(row_bytes <= b->row_bytes, "a step's vector is longer than its buffer", row_bytes);
+    CHECK(b->holds == (uint32_t)holds, "a step's buffer is for numbers of another kind", number);
+    CHECK(held_bytes(holds, n) <= b->row_bytes, "a step's vector is longer than its buffer", n);
     CHECK(!b->on_logits == !(flags & NYB_ON_LOGITS), "a step's rows are not its buffer's", number);
     return 0;
+}
+
+static int check_buffer(const nyb_program *program, uint32_t number, uint64_t n, uint32_t flags,
+                        uint64_t at, nyb_error *error) {
+    return check_held(program, number, NYB_HOLDS_FLOATS, n, flags, at, error);
 }
 
 static int check_weights(const nyb_program *program, uint64_t weights, uint64_t bytes, uint64_t at,
@@ -104,10 +125,6 @@ static int has_row(const nyb_rows *rows, nyb_op op, uint32_t format) {
     return format < NYB_FORMATS && rows->of[op][format] != NULL;
 }
 
-/* The bytes of an activation vector of n numbers, as each kind of row holds them. */
-static uint64_t floats(uint64_t n) { return n * sizeof(float); }
-static uint64_t blocks(uint64_t n) { return n / NYB_BLOCK * sizeof(nyb_q8); }
-static uint64_t blocks16(uint64_t n) { return n / NYB_BLOCK * sizeof(nyb_q16); }
 static uint64_t tiled(uint64_t rows) { return nyb_tiles((uint32_t)rows) * NYB_TILE_ROWS; }
 
 static int check_matrix(const nyb_program *program, const nyb_rows *rows, const nyb_step *step,
@@ -132,8 +149,8 @@ static int check_matmul32(const nyb_program *program, const nyb_rows *rows, cons
                           uint64_t at, nyb_error *error) {
     CHECK(has_row(rows, NYB_OP_gemm32, s->format), "no kernel for weights of this format",
           s->format);
-    if (check_buffer(program, s->in, floats(s->cols), s->flags, at, error) ||
-        check_buffer(program, s->out, floats(tiled(s->rows)), s->flags, at, error) ||
+    if (check_buffer(program, s->in, s->cols, s->flags, at, error) ||
+        check_buffer(program, s->out, tiled(s->rows), s->flags, at, error) ||
         check_units(s, at, error))
         return -1;
     return check_matrix(program, rows, s, NYB_OP_gemv32, at, error);
@@ -162,12 +179,12 @@ static int check_attention(const nyb_program *program, uint64_t at, nyb_error *e
           "the rope does not fit the head", rope->n);
     CHECK((uint64_t)rope->first + rope->n <= program->n_turns, "the rope's turns are missing",
           rope->first);
-    const uint64_t kv = floats((uint64_t)a->kv_heads * a->head_dim);
-    const uint64_t q = floats((uint64_t)a->heads * a->head_dim);
+    const uint64_t kv = (uint64_t)a->kv_heads * a->head_dim;
+    const uint64_t q = (uint64_t)a->heads * a->head_dim;
     if (check_buffer(program, a->q, q, 0, at, error) ||
         check_buffer(program, a->k, kv, 0, at, error) ||
         check_buffer(program, a->v, kv, 0, at, error) ||
-        check_buffer(program, a->angles, floats(2 * (uint64_t)rope->n), 0, at, error) ||
+        check_buffer(program, a->angles, 2 * (uint64_t)rope->n, 0, at, error) ||
         check_buffer(program, a->out, q, 0, at, error))
         return -1;
     return check_head_norms(program, a, at, error);
@@ -187,66 +204,66 @@ static int check_step(const nyb_program *program, const nyb_rows *rows, uint64_t
         CHECK((uint64_t)rope->first + rope->n <= program->n_turns, "the rope's turns are missing",
               rope->first);
         CHECK(rope->n % NYB_LANES == 0, "the rope is not a multiple of 8", rope->n);
-        return check_buffer(program, s->out, floats(2 * (uint64_t)rope->n), flags, at, error);
+        return check_buffer(program, s->out, 2 * (uint64_t)rope->n, flags, at, error);
     case NYB_STEP_SELECT:
         CHECK(flags & NYB_ON_LOGITS, "a selection must be of logits", flags);
-        if (check_buffer(program, s->in, floats(s->rows), 0, at, error))
+        if (check_buffer(program, s->in, s->rows, 0, at, error))
             return -1;
-        return check_buffer(program, s->out, floats(s->rows), flags, at, error);
+        return check_buffer(program, s->out, s->rows, flags, at, error);
     case NYB_STEP_NORM:
         CHECK(s->rows % NYB_LANES == 0, "a vector is not a multiple of 8", s->rows);
         CHECK(s->value >= FLT_MIN, "the norm's epsilon must be 2^-126 or more", 0);
-        if (check_buffer(program, s->in, floats(s->rows), flags, at, error) ||
-            check_buffer(program, s->out, floats(s->rows), flags, at, error))
+        if (check_buffer(program, s->in, s->rows, flags, at, error) ||
+            check_buffer(program, s->out, s->rows, flags, at, error))
             return -1;
         return check_weights(program, s->weights, floats(s->rows), at, error);
     case NYB_STEP_ADD:
         CHECK(s->rows % NYB_LANES == 0, "a vector is not a multiple of 8", s->rows);
-        if (check_buffer(program, s->in, floats(s->rows), flags, at, error))
+        if (check_buffer(program, s->in, s->rows, flags, at, error))
             return -1;
-        return check_buffer(program, s->out, floats(s->rows), flags, at, error);
+        return check_buffer(program, s->out, s->rows, flags, at, error);
     case NYB_STEP_QUANTIZE:
     case NYB_STEP_QUANTIZE16:
         CHECK(s->rows % NYB_BLOCK == 0, "a vector is not a multiple of 32", s->rows);
-        if (check_buffer(program, s->in, floats(s->rows), flags, at, error))
+        if (check_buffer(program, s->in, s->rows, flags, at, error))
             return -1;
-        return check_buffer(program, s->out,
-                            s->op == NYB_STEP_QUANTIZE ? blocks(s->rows) : blocks16(s->rows), flags,
-                            at, error);
+        return check_held(program, s->out,
+                          s->op == NYB_STEP_QUANTIZE ? NYB_HOLDS_Q8 : NYB_HOLDS_Q16, s->rows, flags,
+                          at, error);
     case NYB_STEP_EMBED:
         CHECK(s->rows >= program->vocab, "the embedding has fewer rows than the vocabulary",
               s->rows);
-        if (check_buffer(program, s->out, floats(s->cols), flags, at, error))
+        if (check_buffer(program, s->out, s->cols, flags, at, error))
             return -1;
         return check_matrix(program, rows, s, NYB_OP_embed, at, error);
     case NYB_STEP_MATMUL:
         CHECK(has_row(rows, NYB_OP_gemm, s->format), "no kernel for weights of this format",
               s->format);
-        if (check_buffer(program, s->in, blocks(s->cols), flags, at, error) ||
-            check_buffer(program, s->out, floats(tiled(s->rows)), flags, at, error) ||
+        if (check_held(program, s->in, NYB_HOLDS_Q8, s->cols, flags, at, error) ||
+            check_buffer(program, s->out, tiled(s->rows), flags, at, error) ||
             check_units(s, at, error))
             return -1;
         CHECK(program->buffers[s->in].row_bytes % sizeof(nyb_q8) == 0,
               "a buffer's row is not of whole blocks", s->in);
         return check_matrix(program, rows, s, NYB_OP_gemv, at, error);
     case NYB_STEP_MATMUL16:
-        if (check_buffer(program, s->in, blocks16(s->cols), flags, at, error) ||
-            check_buffer(program, s->out, floats(tiled(s->rows)), flags, at, error) ||
+        if (check_held(program, s->in, NYB_HOLDS_Q16, s->cols, flags, at, error) ||
+            check_buffer(program, s->out, tiled(s->rows), flags, at, error) ||
             check_units(s, at, error))
             return -1;
         return check_matrix(program, rows, s, NYB_OP_gemv16, at, error);
     case NYB_STEP_MATMUL32:
         return check_matmul32(program, rows, s, at, error);
     case NYB_STEP_BIAS:
-        if (check_buffer(program, s->out, floats(tiled(s->rows)), flags, at, error) ||
+        if (check_buffer(program, s->out, tiled(s->rows), flags, at, error) ||
             check_weights(program, s->weights, floats(tiled(s->rows)), at, error))
             return -1;
         return check_units(s, at, error);
     case NYB_STEP_SILU_MUL:
     case NYB_STEP_GELU_MUL:
-        if (check_buffer(program, s->in, floats(tiled(s->rows)), flags, at, error) ||
-            check_buffer(program, s->in2, floats(tiled(s->rows)), flags, at, error) ||
-            check_buffer(program, s->out, floats(tiled(s->rows)), flags, at, error))
+        if (check_buffer(program, s->in, tiled(s->rows), flags, at, error) ||
+            check_buffer(program, s->in2, tiled(s->rows), flags, at, error) ||
+            check_buffer(program, s->out, tiled(s->rows), flags, at, error))
             return -1;
         return check_units(s, at, error);
     case NYB_STEP_APPEND:
@@ -334,8 +351,8 @@ static int check(const nyb_program *program, const nyb_limits *limits, const nyb
     for (at = 0; at < program->n_steps; at++)
         if (check_step(program, rows, at, error))
             return -1;
-    if (check_buffer(program, program->logits, floats(program->vocab), NYB_ON_LOGITS, at, error) ||
-        check_buffer(program, program->hidden, floats(program->dim), 0, at, error))
+    if (check_buffer(program, program->logits, program->vocab, NYB_ON_LOGITS, at, error) ||
+        check_buffer(program, program->hidden, program->dim, 0, at, error))
         return -1;
     if (check_writes(program, error))
         return -1;

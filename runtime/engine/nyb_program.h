@@ -64,7 +64,14 @@ typedef struct nyb_buffer {
     uint32_t row_bytes; /* a multiple of 64 */
     uint32_t on_logits; /* rows are those of NYB_ON_LOGITS */
     uint32_t replicated;
+    uint32_t holds; /* nyb_buffer_holds: blocks are only read where blocks were written */
 } nyb_buffer;
+
+typedef enum nyb_buffer_holds {
+    NYB_HOLDS_FLOATS,
+    NYB_HOLDS_Q8,  /* nyb_q8 blocks */
+    NYB_HOLDS_Q16, /* nyb_q16 blocks */
+} nyb_buffer_holds;
 
 typedef struct nyb_rope {
     uint32_t n;     /* pairs that rotate: (i, i + n) of a head */

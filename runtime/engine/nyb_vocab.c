@@ -94,7 +94,8 @@ uint32_t nyb_vocab_piece(const nyb_vocab *vocab, const uint8_t *spelling, size_t
         return NYB_VOCAB_NONE;
     }
     const unsigned type = nyb_vocab_type(vocab, id);
-    if (type == NYB_TOKEN_CONTROL || type == NYB_TOKEN_UNKNOWN || type == NYB_TOKEN_BYTE) {
+    if (type == NYB_TOKEN_CONTROL || type == NYB_TOKEN_UNKNOWN || type == NYB_TOKEN_BYTE ||
+        type == NYB_TOKEN_USER_DEFINED) {
         return NYB_VOCAB_NONE;
     }
     *rank = nyb_vocab_section(vocab->tables, ranks_at)[id];

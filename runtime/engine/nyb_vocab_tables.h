@@ -147,8 +147,9 @@ uint32_t nyb_vocab_search(const nyb_vocab *vocab, uint32_t hash, nyb_string a, n
 uint32_t nyb_vocab_rank(const nyb_vocab_tables *tables, uint32_t left, uint32_t right,
                         uint64_t *steps);
 
-/* PIECES: the token that text may become, with its rank; NYB_VOCAB_NONE if there is none. Control
- * tokens, the unknown one and those of bytes are never spelled by text. */
+/* PIECES: the token that symbols may merge into, with its rank; NYB_VOCAB_NONE if there is none.
+ * Special tokens and those of bytes are never made so. (A user-defined one is cut out of a text
+ * wherever it is; where a break forbids that, its spelling is text.) */
 uint32_t nyb_vocab_piece(const nyb_vocab *vocab, const uint8_t *spelling, size_t n, uint32_t *rank);
 
 /* Spells a byte in GPT-2's alphabet, in UTF-8; returns the length, 1 or 2. */

@@ -24,6 +24,9 @@ from nybble._core.program import (
     BLOCK,
     ENDS_PHASE,
     FLOATS,
+    HOLDS_FLOATS,
+    HOLDS_Q8,
+    HOLDS_Q16,
     ON_HIDDEN,
     ON_LOGITS,
     Q8_BYTES,
@@ -72,7 +75,8 @@ class Lowered:
     """What a program is made of, while it is being made.
 
     steps, attentions : fields of nyb_step and nyb_attention
-    buffers           : (bytes of a row, whether rows are those of logits, whether replicated)
+    buffers           : (bytes of a row, whether rows are those of logits, whether replicated,
+                        what they hold)
     ropes             : (number of pairs, index of the first in turns)
     placements        : by name, in the order of reading
     """
@@ -81,7 +85,7 @@ class Lowered:
         self.formats = formats
         self.vocab = vocab
         self.steps: list[Fields] = []
-        self.buffers: list[tuple[int, bool, bool]] = []
+        self.buffers: list[tuple[int, bool, bool, int]] = []
         self.attentions: list[Fields] = []
         self.ropes: list[tuple[int, int]] = []
         self.turns: list[int] = []
@@ -94,8 +98,14 @@ class Lowered:
 
     # -- buffers and weights
 
-    def buffer(self, row_bytes: int, replicated: bool = False, on_logits: bool = False) -> int:
-        self.buffers.append((_aligned(row_bytes), on_logits, replicated))
+    def buffer(
+        self,
+        row_bytes: int,
+        replicated: bool = False,
+        on_logits: bool = False,
+        holds: int = HOLDS_FLOATS,
+    ) -> int:
+        self.buffers.append((_aligned(row_bytes), on_logits, replicated, holds))
         return len(self.buffers) - 1
 
     def floats(self, n: int, replicated: bool = False, on_logits: bool = False) -> int:
@@ -103,7 +113,7 @@ class Lowered:
 
     def blocks(self, n: int) -> int:
         """A buffer of nyb_q8: rows of whole blocks, so that a stride can be told in blocks."""
-        return self.buffer(_aligned(n // BLOCK, 4) * Q8_BYTES, replicated=True)
+        return self.buffer(_aligned(n // BLOCK, 4) * Q8_BYTES, replicated=True, holds=HOLDS_Q8)
 
     def matrix(self, name: str, rows: int, cols: int, heads: Attention | None = None) -> Fields:
         """Places a matrix; returns the fields of a step that reads it. heads: its rows are those
@@ -380,7 +390,9 @@ class _Lowering:
         """The last branch is joined for the tokens alone whose logits are wanted."""
         low, dim, vocab = self.low, self.tree.dim, self.tree.vocab
         x, y, normed = (low.floats(dim, replicated=True, on_logits=True) for _ in range(3))
-        blocks = low.buffer(dim // BLOCK * Q16_BYTES, replicated=True, on_logits=True)
+        blocks = low.buffer(
+            dim // BLOCK * Q16_BYTES, replicated=True, on_logits=True, holds=HOLDS_Q16
+        )
         low.logits = low.floats(vocab, on_logits=True)
         for source, out in ((self.x, x), (self.y, y)):
             low.step("select", **{"in": source}, out=out, rows=dim, flags=ON_LOGITS)

@@ -3,7 +3,6 @@
  *
  *   encode FILE...                  one line a file: ids, or what is wrong
  *   encode --cut FILE               every region cut at every length; how many are accepted
- *   encode --flip SEED ROUNDS FILE  ROUNDS copies with 1 to 4 bytes replaced at random
  *   encode --open FILE...           one line a file: ids by tables that are opened, not built
  *   encode --open-cut FILE          tables cut at every length; how many are accepted
  *   encode --open-flip SEED ROUNDS FILE  ROUNDS copies of the tables with 1 to 4 bits turned over
@@ -18,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "checks.h"
 #include "nyb_encode.h"
 
 enum head {
@@ -42,15 +42,6 @@ typedef struct {
     uint8_t *bytes[REGIONS];
     uint64_t sizes[REGIONS];
 } sample;
-
-static void *allocate(uint64_t nbytes) {
-    void *block = malloc(nbytes);
-    if (block == NULL && nbytes > 0) {
-        fprintf(stderr, "no memory for %" PRIu64 " bytes\n", nbytes);
-        exit(2);
-    }
-    return block;
-}
 
 static void load(const char *path, sample *s) {
     FILE *file = fopen(path, "rb");
@@ -272,22 +263,6 @@ static void cut(const sample *whole) {
     printf("accepted %" PRIu64 " of %" PRIu64 "\n", accepted, tried);
 }
 
-static void flip(uint64_t seed, uint64_t rounds, const sample *whole) {
-    uint64_t accepted = 0;
-    for (uint64_t round = 0; round < rounds; round++) {
-        sample s = copy(whole);
-        for (uint32_t flips = 1 + next_random(&seed) % 4; flips > 0; flips--) {
-            const uint32_t region = next_random(&seed) % REGIONS;
-            if (s.sizes[region] > 0) {
-                s.bytes[region][next_random(&seed) % s.sizes[region]] = (uint8_t)next_random(&seed);
-            }
-        }
-        accepted += (uint64_t)run(&s, 0);
-        unload(&s);
-    }
-    printf("accepted %" PRIu64 " of %" PRIu64 "\n", accepted, rounds);
-}
-
 int main(int argc, char **argv) {
     sample s, other;
     if (argc > 1 && strcmp(argv[1], "--open") == 0) {
@@ -313,10 +288,6 @@ int main(int argc, char **argv) {
     } else if (argc == 3 && strcmp(argv[1], "--cut") == 0) {
         load(argv[2], &s);
         cut(&s);
-        unload(&s);
-    } else if (argc == 5 && strcmp(argv[1], "--flip") == 0) {
-        load(argv[4], &s);
-        flip(strtoull(argv[2], NULL, 10), strtoull(argv[3], NULL, 10), &s);
         unload(&s);
     } else {
         for (int i = 1; i < argc; i++) {

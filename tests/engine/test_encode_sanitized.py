@@ -121,17 +121,6 @@ def test_regions_cut_anywhere_are_refused(encode, tmp_path, name):
     assert encode("--cut", tmp_path / "small") == [f"accepted 0 of {tried}"]
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_random_bytes_lead_nowhere(encode, tmp_path, name):
-    """Some flips hit text, types or scores and are accepted, most hit a string: both are
-    exercised."""
-    (tmp_path / "small").write_bytes(sample(KINDS[name]))
-    (line,) = encode("--flip", 1, 3_000, tmp_path / "small")
-    accepted = int(line.split()[1])
-    assert line.endswith(" of 3000")
-    assert 0 < accepted < 3_000
-
-
 # -- tables that were built before, and lie in a packed file
 
 

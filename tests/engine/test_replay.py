@@ -1,5 +1,6 @@
 """The engine in a static C program without Python: the same bits, and clean under sanitizers."""
 
+import re
 import subprocess
 
 import pytest
@@ -93,3 +94,46 @@ def test_a_damaged_program_never_leaves_its_arenas(sanitized, tmp_path, family):
                 refused += done.returncode == 2
         begin += 64 + -(-length // 64) * 64
     assert refused > 100
+
+
+def words_of(data, section):
+    """Where a section's bytes begin, and how many there are."""
+    begin = 64
+    for _ in range(section):
+        begin += 64 + -(-int.from_bytes(data[begin : begin + 8], "little") // 64) * 64
+    return begin + 64, int.from_bytes(data[begin : begin + 8], "little")
+
+
+def test_blocks_are_read_only_where_blocks_are_written(sanitized, dumped, tmp_path):
+    """Other numbers taken for blocks have sums that no block has, and products overflow."""
+    data = bytearray(dumped.read_bytes())
+    begin, length = words_of(data, 0)
+    matmul, floats = 8, 0  # NYB_STEP_MATMUL, and the buffer of the residual stream
+    steps = range(begin, begin + length, 56)
+    at = next(at for at in steps if data[at] == matmul)
+    data[at + 20 : at + 24] = floats.to_bytes(4, "little")  # nyb_step.in
+    (tmp_path / "broken").write_bytes(data)
+    done = run(sanitized, tmp_path / "broken")
+    assert done.stderr == "replay: a step's buffer is for numbers of another kind\n"
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "complaint"),
+    [
+        (12, 0, "pages"),  # max_pages
+        (12, 2**31, "pages"),
+        (24, 2**31, "wrong size"),  # n_ids
+        (28, 0, "wrong size"),  # n_rows
+        (64, 2**31, "cut off"),  # the length of the steps
+        (68, 2**31, "cut off"),  # and its high bits
+        (64, 55, "cut off|whole structs|wrong size"),
+    ],
+)
+def test_a_header_that_lies_is_refused(program, dumped, tmp_path, at, value, complaint):
+    data = bytearray(dumped.read_bytes())
+    data[at : at + 4] = value.to_bytes(4, "little")
+    (tmp_path / "broken").write_bytes(data)
+    done = run(program, tmp_path / "broken")
+    assert done.returncode == 2
+    assert re.search(complaint, done.stderr)

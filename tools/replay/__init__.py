@@ -28,7 +28,8 @@ def build(out: Path, command: Ids[str] = ("cc", "-O2", "-static")) -> None:
     """Compiles replay.c with the engine and every kernel. `command`: a compiler and its flags."""
     with tempfile.TemporaryDirectory() as folder:
         objects = []
-        replay = Library("replay", ["tools/replay/replay.c"], list(INCLUDES), ["-std=c11", *CFLAGS])
+        sources = ["tools/replay/replay.c", "tools/replay/dump.c"]
+        replay = Library("replay", sources, list(INCLUDES), ["-std=c11", *CFLAGS])
         for library in [replay, *libraries(command, ["-Werror"])]:
             includes = [f"-I{ROOT / room}" for room in library.include_dirs]
             for source in library.sources:
@@ -53,7 +54,7 @@ def dump(weights: Weights, ids: list[int], rows: int, path: Path) -> None:
 
     sections = weights.program.sections()
     header = struct.pack(
-        "<8s6I32x", b"NYBRPLAY", 2, pages, vocab, weights.program.logits_buffer, len(ids), rows
+        "<8s6I32x", b"NYBRPLAY", 3, pages, vocab, weights.program.logits_buffer, len(ids), rows
     )
     with path.open("wb") as file:
         file.write(header)

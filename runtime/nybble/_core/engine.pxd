@@ -33,6 +33,9 @@ cdef extern from "nyb_program.h" nogil:
         NYB_ENDS_PHASE
         NYB_ON_LOGITS
         NYB_ON_HIDDEN
+        NYB_HOLDS_FLOATS
+        NYB_HOLDS_Q8
+        NYB_HOLDS_Q16
     ctypedef struct nyb_step:
         uint32_t op
         uint32_t flags
@@ -51,6 +54,7 @@ cdef extern from "nyb_program.h" nogil:
         uint32_t row_bytes
         uint32_t on_logits
         uint32_t replicated
+        uint32_t holds
     ctypedef struct nyb_rope:
         uint32_t n
         uint32_t first

@@ -10,6 +10,9 @@ FLOATS: tuple[int, ...]
 ENDS_PHASE: int
 ON_LOGITS: int
 ON_HIDDEN: int
+HOLDS_FLOATS: int
+HOLDS_Q8: int
+HOLDS_Q16: int
 OPS: dict[str, int]
 
 class Arena:

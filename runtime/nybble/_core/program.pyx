@@ -24,6 +24,9 @@ from posix.mman cimport (
 
 from nybble._core.engine cimport (
     NYB_ENDS_PHASE,
+    NYB_HOLDS_FLOATS,
+    NYB_HOLDS_Q8,
+    NYB_HOLDS_Q16,
     NYB_ON_HIDDEN,
     NYB_ON_LOGITS,
     NYB_STEP_ADD,
@@ -71,6 +74,7 @@ Q8_BYTES, Q16_BYTES = sizeof(nyb_q8), sizeof(nyb_q16)
 VECTOR = NYB_F32
 FLOATS = (NYB_F32, NYB_F16, NYB_BF16)     # matrices whose activations stay floats
 ENDS_PHASE, ON_LOGITS, ON_HIDDEN = NYB_ENDS_PHASE, NYB_ON_LOGITS, NYB_ON_HIDDEN
+HOLDS_FLOATS, HOLDS_Q8, HOLDS_Q16 = NYB_HOLDS_FLOATS, NYB_HOLDS_Q8, NYB_HOLDS_Q16
 OPS = {
     "embed": NYB_STEP_EMBED,
     "rope_angles": NYB_STEP_ROPE_ANGLES,
@@ -152,8 +156,8 @@ cdef class Program:
             s.unit, s.n_units = fields.get("unit", 0), fields.get("n_units", 0)
             s.index = fields.get("index", 0)
             s.value, s.weights = fields.get("value", 0.0), fields.get("weights", 0)
-        for i, (row_bytes, on_logits, replicated) in enumerate(lowered.buffers):
-            self.buffers[i] = nyb_buffer(row_bytes, on_logits, replicated)
+        for i, (row_bytes, on_logits, replicated, holds) in enumerate(lowered.buffers):
+            self.buffers[i] = nyb_buffer(row_bytes, on_logits, replicated, holds)
         cdef nyb_attention *a
         for i, fields in enumerate(lowered.attentions):
             a = &self.attentions[i]
