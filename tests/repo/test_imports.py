@@ -20,8 +20,8 @@ SITE = {
     "posixpath",
     "stat",
 }
-# What `nybble.load` may load beyond that before it has a file. A board pays for each of them at every start, so an
-# addition needs a reason.
+# What `nybble.load` may load beyond that before it has a file. A board pays for each of them at
+# every start, so an addition needs a reason.
 ALLOWED = {
     "_collections",
     "_functools",
