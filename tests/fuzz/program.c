@@ -7,9 +7,9 @@
  * which is nonsense and as harmless as any, and each goes the way that it goes beside others. So
  * a program is also run in more threads than this machine has, with no time spent on waiting.
  */
+#include "../../tools/replay/dump.h"
 #include "../engine/checks.h"
 #include "cpu.h"
-#include "../../tools/replay/dump.h"
 #include "nyb_engine.h"
 #include "nyb_pool.h"
 
