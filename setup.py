@@ -25,7 +25,7 @@ SANITIZERS = []
 if os.environ.get("NYBBLE_SANITIZE") == "1":
     SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g"]
 IS_QUICK = DEBUG or bool(SANITIZERS)  # to compile
-CFLAGS = [*SANITIZERS, *(["-O1", "-g"] if IS_QUICK else ["-O3"])]
+CFLAGS = ["-O1", "-g"] if IS_QUICK else ["-O3"]
 if os.environ.get("NYBBLE_WERROR") == "1":
     CFLAGS += ["-Werror"]
 PY_LIMITED_API = "0x030B0000"  # Python 3.11
@@ -50,10 +50,12 @@ def headers():
 
 
 def library(lib):
+    # Kernels take minutes to compile with sanitizers, and C programs of the tests run them so.
+    is_checked = lib.name in ("nyb_engine", "nyb_targets")
     options = {
         "sources": lib.sources,
         "include_dirs": lib.include_dirs,
-        "cflags": lib.cflags,
+        "cflags": [*lib.cflags, *(SANITIZERS if is_checked else [])],
         "obj_deps": {"": headers()},
     }
     return lib.name, options
@@ -81,7 +83,7 @@ def extension(path, libraries):
     )
 
 
-# With sanitizers what is tested is above the kernels, and a level of them is enough.
+# What sanitizers test is above the kernels, of which one level is enough then.
 LIBRARIES = build.libraries(compiler(), CFLAGS, ["avx2"] if SANITIZERS else None)
 
 setup(

@@ -149,7 +149,7 @@ def test_what_does_not_fit_the_memory(tiny, tmp_path):
         resource.setrlimit(resource.RLIMIT_AS, (1 << 31, 1 << 31))
 
     got = nybble("run", large, "hello", "--context", 16_000_000, before=limited)
-    check(errors.BudgetError, got, "MiB, and the system does not give")
+    check(errors.BudgetError, got, "(its limit of address space (ulimit -v)); a context of ")
 
 
 @provokes(errors.FormatError)

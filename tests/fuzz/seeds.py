@@ -183,7 +183,11 @@ def _dumped(tree: Decoder, format: str, how: dict[int, int], ids: list[int]) -> 
         kind = "F32" if len(shape) == 1 else format if fits or "K" not in format else "Q4_0"
         tensors[name] = tensor(name, values, kind)
     low = lower(tree, {name: made.format for name, made in tensors.items()})
-    weights = pack_in_memory(Program(low), lambda name: memoryview(tensors[name].data))
+
+    def read(name: str, at: int, out: memoryview) -> None:
+        out[:] = tensors[name].data[at : at + len(out)]
+
+    weights = pack_in_memory(Program(low), read)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "dumped")
         replay.dump(weights, ids, 1, path)

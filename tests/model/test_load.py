@@ -366,15 +366,18 @@ def test_a_context_that_memory_does_not_hold(path, tmp_path):
     program = (
         "import resource, sys, nybble\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2 << 30, resource.RLIM_INFINITY))\n"
-        "try:\n"
-        "    nybble.load(sys.argv[1], context=(1 << 24) - 1)\n"
-        "except nybble.NybbleError as error:\n"
-        "    print(type(error).__name__, error)\n"
+        "for memory in (None, '8GiB'):\n"
+        "    try:\n"
+        "        nybble.load(sys.argv[1], context=(1 << 24) - 1, memory=memory)\n"
+        "    except nybble.NybbleError as error:\n"
+        "        print(type(error).__name__, error)\n"
     )
     command = [sys.executable, "-c", program, str(file)]
     done = subprocess.run(command, capture_output=True, text=True)
     text = r"BudgetError keys and values of a context of 16,777,215 tokens: 4,096.0 MiB, .* smaller"
-    assert re.match(text, done.stdout), done.stderr
+    planned, tried = done.stdout.splitlines()
+    assert "(its limit of address space (ulimit -v)); a context of " in planned, done.stderr
+    assert re.match(text, tried)
 
 
 def test_progress_ends_at_the_whole(path):

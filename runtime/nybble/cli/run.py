@@ -103,6 +103,7 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument(
         "--on-exceed",
+        metavar="HOW",
         choices=("refuse", "adapt"),
         help="if that is too little: refuse (as it is by itself), or adapt: a smaller context",
     )
