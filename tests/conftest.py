@@ -1,11 +1,15 @@
 """Fixtures for all tests: the real models, pulled once."""
 
 import os
+import signal
 
 import pytest
 
 from nybble import hub
 from nybble.errors import DownloadError
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job that a script runs behind it:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what tests start is to hear Ctrl-C
 
 
 def pulled(name):
