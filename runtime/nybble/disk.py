@@ -32,12 +32,12 @@ def sync_folder(folder: str) -> None:
 def part_of(path: str, nbytes: int, is_there: Callable[[], bool]) -> Iterator[BinaryIO | None]:
     """An empty file with room for so many bytes, which becomes `path` when the block ends, and is
     gone if it fails. Its lock ends with its process: one that was killed leaves a file that the
-    next begins anew. None if another process was waited for and `is_there` says that is enough."""
+    next begins anew. None if `is_there`, which is asked once no other process works on the file:
+    one may just have done so."""
     partial, folder = f"{path}.part", os.path.dirname(os.path.abspath(path))
-    part, has_waited = _locked(partial)
-    with part:
+    with _locked(partial) as part:
         try:
-            if has_waited and is_there():
+            if is_there():
                 yield None
                 os.unlink(partial)
                 return
@@ -63,22 +63,16 @@ def remove_left(partial: str) -> None:
             os.close(descriptor)
 
 
-def _locked(path: str) -> tuple[BinaryIO, bool]:
-    """The file of that name, made if there is none, that no other process works on; and whether
-    one had to be waited for."""
-    has_waited = False
+def _locked(path: str) -> BinaryIO:
+    """The file of that name, made if there is none, that no other process works on."""
     while True:
         # No links: in a folder that others write to, one might lead to a file of this user's.
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         file = os.fdopen(os.open(path, flags, 0o666), "r+b")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            has_waited = True
-            fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX)
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                return file, has_waited
+                return file
         file.close()  # who was waited for is done with it: the name is another file's, or none's
 
 

@@ -109,8 +109,10 @@ def _copy(path: str) -> str:
     if not packing.is_wanted():
         raise UsageError("NYBBLE_PACK=0 says that nothing is packed into the cache; give -o")
     copy = packing.copied(path)
-    if copy is not None and is_whole(copy.file.path):
-        return copy.file.path
+    if copy is not None:
+        if is_whole(copy.file.path):
+            return copy.file.path
+        os.unlink(copy.file.path)
     return _packed(path, None)
 
 

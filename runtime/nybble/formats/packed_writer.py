@@ -56,8 +56,8 @@ def write(
     program, tokenizer : made of the file's metadata
     on_progress        : called with (bytes of weights packed, bytes in all)
     spare              : bytes that must be free on the disk besides
-    is_there           : asked when another process that packed the same path has been waited for,
-                         whether what it left is what is wanted
+    is_there           : asked once no other process packs the same path, whether what one may have
+                         left there is what is wanted: then nothing is written
 
     It takes the memory of a few MiB, and on the disk a file `path`.part until it is done. OSError
     if it cannot be written, with ENOSPC before a byte is, where there is not enough space;
