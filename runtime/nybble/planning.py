@@ -17,6 +17,7 @@ from nybble.formats.gguf import GgufFile
 
 TYPE_CHECKING = False  # typing's own costs its import
 if TYPE_CHECKING:
+    from nybble._core.program import Program
     from nybble.board import Board
     from nybble.packing import Reading
 
@@ -129,11 +130,15 @@ def plan(
     if on_exceed not in ("refuse", "adapt", "tell"):
         raise UsageError(f"on_exceed must be 'refuse' or 'adapt', not {on_exceed!r:.40}")
 
+    fixed = _fixed(reading, held)  # once: the size of a file that is yet to be packed takes time
+
     def made(context: int) -> Plan:
-        tried = [_plan(reading, context, sequences, threads, chunk, held) for chunk in _CHUNKS]
-        for one in tried:
-            one.budget_bytes, one.budget = budget
-        return next((one for one in tried if one.fits), tried[-1])
+        for chunk in _CHUNKS:
+            tried = _plan(reading.program, fixed, context, sequences, threads, chunk)
+            tried.budget_bytes, tried.budget = budget
+            if tried.fits:
+                break
+        return tried
 
     whole = made(context)
     if whole.fits or on_exceed == "tell":
@@ -187,27 +192,34 @@ def on_board(board: Board, memory: int | str | None) -> tuple[int, str]:
     return board.memory_mib[0] * MIB - HEADROOM, f"{board.name} with {board.memory_mib[0]:,} MiB"
 
 
-def _plan(
-    reading: Reading, context: int, sequences: int, threads: int, chunk: int, held: int
-) -> Plan:
-    program = reading.program
-    kv, work = sizes(program, context, threads, sequences, chunk)
+def _fixed(reading: Reading, held: int) -> list[Line]:
+    """The lines that are the same whatever the context."""
     if reading.is_to_be_mapped:
         weights = Line("packed file, mapped", reading.packed_nbytes)
     else:
-        weights = Line("weights, packed in memory", program.weights_bytes)
+        weights = Line("weights, packed in memory", reading.program.weights_bytes)
     lines = [
         Line("Python, and what it holds already", held),
         weights,
-        Line(f"KV cache of {_sequences(sequences)}{context:,} tokens, float16", kv),
-        Line(f"working memory for {chunk} tokens at once", work),
         Line("templates and replies", OBJECTS),
     ]
     if isinstance(reading.file, GgufFile):
         head = 2 * reading.head_bytes
         lines.append(Line("tokenizer, and the file's head while it is read", head))
+    return lines
+
+
+def _plan(
+    program: Program, fixed: list[Line], context: int, sequences: int, threads: int, chunk: int
+) -> Plan:
+    kv, work = sizes(program, context, threads, sequences, chunk)
+    times = f"{sequences:,} times " if sequences > 1 else ""
     return Plan(
-        lines,
+        [
+            *fixed,
+            Line(f"KV cache of {times}{context:,} tokens, float16", kv),
+            Line(f"working memory for {chunk} tokens at once", work),
+        ],
         context=context,
         sequences=sequences,
         threads=threads,
@@ -246,7 +258,3 @@ def _refusal(reading: Reading, whole: Plan, largest: Plan | None) -> str:
 
 def _mib(nbytes: int) -> str:
     return f"{nbytes / MIB:,.1f} MiB"
-
-
-def _sequences(n: int) -> str:
-    return f"{n:,} times " if n > 1 else ""
