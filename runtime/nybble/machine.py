@@ -67,7 +67,7 @@ def memory() -> dict[str, int]:
         if key in ("MemTotal", "MemAvailable"):
             found["total" if key == "MemTotal" else "available"] = int(value.split()[0]) * 1024
     limits = [_number(f"{folder}/memory.max") for folder in _cgroup_folders()]
-    limits.append(_number("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+    limits += [_number(f"{folder}/memory.limit_in_bytes") for folder in _memory_folders()]
     real = [n for n in limits if n is not None and n < found.get("total", 1 << 62)]
     if real:
         found["limit"] = min(real)
@@ -89,11 +89,12 @@ def free_memory(headroom: int) -> tuple[int, str]:
         if limit is not None and used is not None:
             cache = _stat(f"{folder}/memory.stat", "inactive_file")
             free.append((limit - used + cache, "its control group's memory.max"))
-    old = "/sys/fs/cgroup/memory" + _old_cgroup()
-    limit, used = _number(f"{old}/memory.limit_in_bytes"), _number(f"{old}/memory.usage_in_bytes")
-    if limit is not None and used is not None:
-        cache = _stat(f"{old}/memory.stat", "total_inactive_file")
-        free.append((limit - used + cache, "its control group's memory.limit_in_bytes"))
+    for folder in _memory_folders():
+        limit = _number(f"{folder}/memory.limit_in_bytes")
+        used = _number(f"{folder}/memory.usage_in_bytes")
+        if limit is not None and used is not None:
+            cache = _stat(f"{folder}/memory.stat", "total_inactive_file")
+            free.append((limit - used + cache, "its control group's memory.limit_in_bytes"))
     most, _ = resource.getrlimit(resource.RLIMIT_AS)
     if most != resource.RLIM_INFINITY:
         pages = _words("/proc/self/statm")
@@ -125,19 +126,22 @@ def _cgroup_folders() -> Iterable[str]:
     """The folders of this process's version 2 control group and of those above it."""
     for line in _lines("/proc/self/cgroup"):
         if line.startswith("0::"):
-            path = line[3:].strip().strip("/")
-            parts = path.split("/") if path else []
-            for n in range(len(parts), -1, -1):
-                yield "/".join(["/sys/fs/cgroup", *parts[:n]])
+            yield from _upwards("/sys/fs/cgroup", line[3:])
 
 
-def _old_cgroup() -> str:
-    """The path of this process's version 1 control group for memory."""
+def _memory_folders() -> Iterable[str]:
+    """The folders of this process's version 1 control group for memory and of those above it. In a
+    container the path may be the host's, and only the last of them there."""
     for line in _lines("/proc/self/cgroup"):
         _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
         if "memory" in controllers.split(","):
-            return path.rstrip("/")
-    return ""
+            yield from _upwards("/sys/fs/cgroup/memory", path)
+
+
+def _upwards(root: str, path: str) -> Iterable[str]:
+    parts = [part for part in path.strip().split("/") if part]
+    for n in range(len(parts), -1, -1):
+        yield "/".join([root, *parts[:n]])
 
 
 def _stat(path: str, key: str) -> int:
