@@ -132,6 +132,7 @@ class Model:
         self._compiled: tuple[ChatTemplate, Switch] | None = None
         self._template_source = reading.template
         self._recommended = recommended(metadata)
+        reading.file.close()
         self.engine = Engine(
             self.weights,
             context=self.context,

@@ -71,7 +71,10 @@ def test_an_interrupt_is_silent_at_any_moment(endless):
 
 def test_what_ignores_interrupts_goes_on_doing_so(endless):
     """As a job in the background of a shell's script does."""
-    ignore = lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)  # noqa: E731
+
+    def ignore():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
     with begun(endless, preexec_fn=ignore) as process:
         process.send_signal(signal.SIGINT)
         assert process.stdout.read(3) == b"abc"

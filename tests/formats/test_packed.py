@@ -219,7 +219,10 @@ def test_scales_that_are_not_finite(tmp_path):
 def test_a_source_that_changes_meanwhile(tmp_path):
     path = tmp_path / "tiny.gguf"
     tiny_model(path)
-    touch = lambda *_: os.utime(path, ns=(1, 1))  # noqa: E731
+
+    def touch(*_):
+        os.utime(path, ns=(1, 1))
+
     failing(path, FormatError, "was changed while it was being read", on_progress=touch)
 
 

@@ -109,16 +109,6 @@ cdef class Engine:
                 self.work.data, &error):
             raise UsageError(f"this model cannot be run so: {said(&error)}")
 
-    @property
-    def kv_bytes(self):
-        """Bytes of the KV cache."""
-        return self.kv.nbytes
-
-    @property
-    def work_bytes(self):
-        """Bytes of working memory: activations, logits, what the sampler sorts."""
-        return self.work.nbytes + self.sampling.nbytes
-
     def read_seconds(self, uint32_t streams):
         """How long the engine's threads take to read all weights once, as `streams` streams each:
         what decoding is limited by."""

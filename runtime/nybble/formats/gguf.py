@@ -81,6 +81,10 @@ class _Metadata(Mapping[str, object]):
             self._values[key] = self._index.value(self._places[key])
         return self._values[key]
 
+    def record(self, key: str) -> tuple[int, int, int]:
+        """Where the key stands with its value, as GgufIndex has it."""
+        return self._index.record(self._places[key])
+
     def __contains__(self, key: object) -> bool:  # Mapping's own would decode the value
         return key in self._places
 
@@ -114,9 +118,7 @@ class Gguf:
     @property
     def metadata(self) -> Mapping[str, object]:
         """Key to int, float, bool, str or GgufArray, in file order; decoded on access."""
-        if self._metadata is None:
-            self._metadata = _Metadata(self._opened())
-        return self._metadata
+        return self._known()
 
     @property
     def tensors(self) -> Mapping[str, GgufTensor]:
@@ -136,17 +138,16 @@ class Gguf:
     def record(self, key: str) -> tuple[int, int, int]:
         """Where in the file a metadata key stands with its value: where its length begins, where
         the value does (of a string the text, of an array the elements), and the end."""
-        index = self._opened()
-        places = {index.key(i): i for i in range(index.n_keys)}
-        return index.record(places[key])
-
-    def data(self, name: str) -> memoryview:
-        """The bytes of a tensor, read-only; KeyError if the file has none of that name."""
-        raise NotImplementedError
+        return self._known().record(key)
 
     def close(self) -> None:
         """Lets go of the file."""
         self._index = self._metadata = self._tensors = None
+
+    def _known(self) -> _Metadata:
+        if self._metadata is None:
+            self._metadata = _Metadata(self._opened())
+        return self._metadata
 
     def _opened(self) -> GgufIndex:
         if self._index is None:

@@ -147,7 +147,7 @@ class _Header:
         self.source = Source(
             os.path.realpath(file.path), file.nbytes, file.mtime_ns, crc32(file.head)
         )
-        n_tables = len(tokenizer.vocabulary.tables)
+        n_tables = tokenizer.vocabulary.nbytes
         keys = self._keys(file, placed)
         length = len(self._tensors(file, placed, n_tables, dict.fromkeys(file.tensors, 0), 0))
         data_at = _aligned(len(keys) + length)
