@@ -2,8 +2,8 @@
 
     python -m tests.fuzz [TARGET...] [--seconds N] [--jobs N]
 
-The C targets are built with libFuzzer (a clang with compiler-rt; $CLANG says which), the Python one
-is driven by atheris. Each starts from its seeds (seeds.py), what past crashes left in
+The C targets are built with libFuzzer (a clang with compiler-rt; $CLANG says which), those in
+Python are driven by atheris. Each starts from its seeds (seeds.py), what past crashes left in
 tests/fuzz/crashes/, and what earlier runs have found worth keeping in build/fuzz/. Prints how many
 inputs each has tried; an input that fails is left in build/fuzz/TARGET/, and the exit code is 1.
 """
@@ -22,15 +22,15 @@ from targets.build import ROOT
 from tests.fuzz import seeds, targets
 
 BUILD = ROOT / "build" / "fuzz"
-PYTHON_TARGET = "builder"
+PYTHON_TARGETS = ("builder", "packed")
 # Seconds and MiB that one input may take: each is a small part of it.
 LIMITS = ("-timeout=20", "-rss_limit_mb=1024")
 
 
 def command_of(target: str, folder: Path, clang: list[str]) -> list[str]:
     """Builds the target if that is to be done; returns the command that fuzzes it."""
-    if target == PYTHON_TARGET:
-        return [sys.executable, "-m", "tests.fuzz.atheris_builder", "-max_len=64"]
+    if target in PYTHON_TARGETS:
+        return [sys.executable, "-m", "tests.fuzz.atheris_target", target, "-max_len=64"]
     program = folder / "program"
     targets.build(target, program, clang, fuzzer=True)
     command = [str(program), f"-max_len={targets.MOST_BYTES[target]}"]
@@ -44,7 +44,7 @@ def fuzz(target: str, seconds: int, clang: list[str]) -> bool:
     places = [folder / "corpus", folder / "seeds", targets.HERE / "crashes" / target]
     for place in places:
         place.mkdir(parents=True, exist_ok=True)
-    if target != PYTHON_TARGET:
+    if target not in PYTHON_TARGETS:
         for name, seed in seeds.of(target).items():
             (places[1] / name).write_bytes(seed)
     command = command_of(target, folder, clang)
@@ -71,7 +71,7 @@ def fuzz(target: str, seconds: int, clang: list[str]) -> bool:
 
 
 def main() -> int:
-    everything = [*targets.SOURCES, PYTHON_TARGET]
+    everything = [*targets.SOURCES, *PYTHON_TARGETS]
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(everything))
     parser.add_argument("--seconds", type=int, default=20, help="of each target (20)")

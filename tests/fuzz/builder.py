@@ -3,7 +3,7 @@ error of nybble's own, or loads, encodes and runs.
 
 An input is a list of choices, a byte each: a family's tiny file, what is changed of its metadata
 and tensors, and whether the tensors are made anew to fit the metadata, so that what no real model
-has comes as far as the engine. tests/fuzz/atheris_builder.py drives it.
+has comes as far as the engine. tests/fuzz/atheris_target.py drives it.
 """
 
 from __future__ import annotations
@@ -69,6 +69,10 @@ class Choices:
 
     def of(self, values: list[Any]) -> Any:
         return values[self.below(len(values))]
+
+    def wide(self) -> int:
+        """Two bytes' choice, below 65,536."""
+        return self.below(256) << 8 | self.below(256)
 
 
 class Key(NamedTuple):
@@ -278,6 +282,11 @@ def change(choices: Choices, file: File, family: str) -> None:
             _change_tensor(choices, file)
 
 
+def folder_in_memory() -> tempfile.TemporaryDirectory[str]:
+    """A folder whose files touch no disk, where there is such a place."""
+    return tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+
+
 def use(model: nybble.Model) -> None:
     """What a model that loads must be good for."""
     text = "the cat <|im_end|> \u00e9\n"
@@ -294,8 +303,7 @@ def try_one(data: bytes) -> bool:
     family = choices.of(list(FAMILIES))
     base = tiny(family)
     file = File(dict(base.keys), dict(base.tensors))
-    shm = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    with tempfile.TemporaryDirectory(dir=shm) as folder:
+    with folder_in_memory() as folder:
         try:
             fits = choices.below(2)
             change(choices, file, family)

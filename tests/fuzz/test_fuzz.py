@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz import builder, seeds, targets
+from tests.fuzz import builder, packed, seeds, targets
 
 sys.path.append(str(Path(__file__).parents[1] / "engine"))
 
@@ -54,22 +54,39 @@ def test_random_changes(target, tmp_path):
         run(program, "--flip", n, FLIPS[name], tmp_path / seed)
 
 
-def inputs_of_the_builder():
-    yield from ((path.name, path.read_bytes()) for path in sorted((CRASHES / "builder").glob("*")))
+def inputs(target):
+    """(name, inputs): what once crashed a target in Python, then random ones."""
+    for path in sorted((CRASHES / target).glob("*")):
+        yield path.name, [path.read_bytes()]
     rng = random.Random(7)
     for n in range(12):
         yield f"random-{n}", [rng.randbytes(rng.choice([4, 12, 40])) for _ in range(25)]
 
 
-@pytest.mark.parametrize(("name", "data"), [*inputs_of_the_builder()])
-def test_any_metadata_is_refused_or_runs(monkeypatch, name, data):
+@pytest.fixture
+def in_memory(monkeypatch):
+    """GGUF files have no copies here."""
     monkeypatch.setenv("NYBBLE_PACK", "0")
-    for one in data if isinstance(data, list) else [data]:
+
+
+@pytest.mark.parametrize(("name", "data"), [*inputs("builder")])
+def test_any_metadata_is_refused_or_runs(in_memory, name, data):
+    for one in data:
         builder.try_one(one)
 
 
 @pytest.mark.parametrize("number", range(len(builder.FAMILIES)))
 @pytest.mark.parametrize("fits", [0, 1])
-def test_unchanged_files_run(monkeypatch, number, fits):
-    monkeypatch.setenv("NYBBLE_PACK", "0")
+def test_unchanged_files_run(in_memory, number, fits):
     assert builder.try_one(bytes([number, fits]))
+
+
+@pytest.mark.parametrize(("name", "data"), [*inputs("packed")])
+def test_any_packed_file_is_refused_or_runs(in_memory, name, data):
+    for one in data:
+        packed.try_one(one)
+
+
+@pytest.mark.parametrize("number", range(len(builder.FAMILIES)))
+def test_unchanged_packed_files_run(in_memory, number):
+    assert packed.try_one(bytes([number]))
