@@ -7,7 +7,8 @@ One row a model. What it comes from is one of
     origin    an `hf:` name: a file on the hub of Hugging Face (huggingface.py)
 
 Where `sha256` is None the sum is what the hub says of its file when it is pulled, and `nbytes` is
-about right: nobody here has had that file.
+about right: nobody here has had that file. `kv` is what its config.json says of the KV cache, so
+that whether it fits a board can be told before it is pulled.
 """
 
 from __future__ import annotations
@@ -31,10 +32,33 @@ class Part:
         return f"<Part {self.package} {self.version}>"
 
 
+class Kv:
+    """Layers whose KV cache is alike: how many, and the numbers of a position's key, which are as
+    many as its value's. window: the positions that those layers see; 0 for all."""
+
+    __slots__ = ("layers", "width", "window")
+
+    def __init__(self, layers: int, width: int, window: int = 0) -> None:
+        self.layers = layers
+        self.width = width
+        self.window = window
+
+    def nbytes(self, context: int) -> int:
+        """Bytes of float16 that a token reads, `context` positions after the beginning."""
+        seen = min(context, self.window) if self.window else context
+        return self.layers * self.width * 2 * 2 * seen
+
+    def __repr__(self) -> str:
+        return f"<Kv {self.layers} x {self.width}>"
+
+
 class KnownModel:
     """One row: a name a user types, the file it stands for, and where that file comes from."""
 
-    __slots__ = ("about", "licence", "name", "nbytes", "origin", "parts", "sha256", "tested")
+    __slots__ = (
+        *("about", "kv", "licence", "name", "nbytes", "origin", "parts", "sha256", "tested"),
+        "unread_nbytes",
+    )
 
     def __init__(
         self,
@@ -42,6 +66,8 @@ class KnownModel:
         name: str,
         about: str,
         licence: str,
+        kv: tuple[Kv, ...] = (),
+        unread_nbytes: int = 0,
         parts: tuple[Part, ...] = (),
         origin: str = "",
         nbytes: int | None = None,
@@ -51,6 +77,8 @@ class KnownModel:
         self.name = name
         self.about = about
         self.licence = licence  # an SPDX identifier, or LicenseRef- and a name
+        self.kv = kv
+        self.unread_nbytes = unread_nbytes  # of an embedding table that is not the output head too
         self.parts = parts
         self.origin = origin or "pypi:" + ",".join(part.package for part in parts)
         self.nbytes = nbytes or sum(part.nbytes for part in parts)  # of the model file
@@ -69,6 +97,7 @@ class KnownModel:
 _ROWS = (
     KnownModel(
         name="smollm2-135m",
+        kv=(Kv(30, 3 * 64),),
         tested=True,
         parts=(
             Part(
@@ -85,6 +114,7 @@ _ROWS = (
     ),
     KnownModel(
         name="gemma3-270m",
+        kv=(Kv(3, 256), Kv(15, 256, window=512)),
         tested=True,
         parts=tuple(
             Part(
@@ -107,6 +137,8 @@ _ROWS = (
     ),
     KnownModel(
         name="qwen2.5-coder-0.5b",
+        kv=(Kv(24, 2 * 64),),
+        unread_nbytes=151_936 * 896 * 22 // 32,  # Q5_0
         tested=True,
         parts=tuple(
             Part(
@@ -131,6 +163,7 @@ _ROWS = (
     ),
     KnownModel(
         name="smollm2-360m",
+        kv=(Kv(32, 5 * 64),),
         origin="hf:bartowski/SmolLM2-360M-Instruct-GGUF/SmolLM2-360M-Instruct-Q4_K_M.gguf",
         nbytes=271_000_000,
         about="SmolLM2 360M Instruct, Q4_K_M: English",
@@ -138,6 +171,7 @@ _ROWS = (
     ),
     KnownModel(
         name="smollm2-1.7b",
+        kv=(Kv(24, 32 * 64),),
         origin="hf:HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF/smollm2-1.7b-instruct-q4_k_m.gguf",
         nbytes=1_056_000_000,
         about="SmolLM2 1.7B Instruct, Q4_K_M: English",
@@ -145,6 +179,8 @@ _ROWS = (
     ),
     KnownModel(
         name="qwen2.5-0.5b",
+        kv=(Kv(24, 2 * 64),),
+        unread_nbytes=151_936 * 896 * 22 // 32,  # Q5_0
         origin="hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q4_k_m.gguf",
         nbytes=491_000_000,
         about="Qwen2.5 0.5B Instruct, Q4_K_M: many languages",
@@ -152,6 +188,7 @@ _ROWS = (
     ),
     KnownModel(
         name="qwen2.5-1.5b",
+        kv=(Kv(28, 2 * 128),),
         origin="hf:Qwen/Qwen2.5-1.5B-Instruct-GGUF/qwen2.5-1.5b-instruct-q4_k_m.gguf",
         nbytes=1_117_000_000,
         about="Qwen2.5 1.5B Instruct, Q4_K_M: many languages",
@@ -159,6 +196,7 @@ _ROWS = (
     ),
     KnownModel(
         name="qwen3-0.6b",
+        kv=(Kv(28, 8 * 128),),
         origin="hf:unsloth/Qwen3-0.6B-GGUF/Qwen3-0.6B-Q4_K_M.gguf",
         nbytes=397_000_000,
         about="Qwen3 0.6B, Q4_K_M: many languages, can think first",
@@ -166,6 +204,7 @@ _ROWS = (
     ),
     KnownModel(
         name="qwen3-1.7b",
+        kv=(Kv(28, 8 * 128),),
         origin="hf:unsloth/Qwen3-1.7B-GGUF/Qwen3-1.7B-Q4_K_M.gguf",
         nbytes=1_107_000_000,
         about="Qwen3 1.7B, Q4_K_M: many languages, can think first",
@@ -173,6 +212,7 @@ _ROWS = (
     ),
     KnownModel(
         name="qwen3-4b",
+        kv=(Kv(36, 8 * 128),),
         origin="hf:Qwen/Qwen3-4B-GGUF/Qwen3-4B-Q4_K_M.gguf",
         nbytes=2_497_000_000,
         about="Qwen3 4B, Q4_K_M: many languages, can think first",
@@ -180,6 +220,7 @@ _ROWS = (
     ),
     KnownModel(
         name="llama3.2-1b",
+        kv=(Kv(16, 8 * 64),),
         origin="hf:bartowski/Llama-3.2-1B-Instruct-GGUF/Llama-3.2-1B-Instruct-Q4_K_M.gguf",
         nbytes=808_000_000,
         about="Llama 3.2 1B Instruct, Q4_K_M: eight languages",
@@ -187,6 +228,7 @@ _ROWS = (
     ),
     KnownModel(
         name="llama3.2-3b",
+        kv=(Kv(28, 8 * 128),),
         origin="hf:bartowski/Llama-3.2-3B-Instruct-GGUF/Llama-3.2-3B-Instruct-Q4_K_M.gguf",
         nbytes=2_019_000_000,
         about="Llama 3.2 3B Instruct, Q4_K_M: eight languages",
@@ -194,6 +236,7 @@ _ROWS = (
     ),
     KnownModel(
         name="gemma3-270m-it",
+        kv=(Kv(3, 256), Kv(15, 256, window=512)),
         origin="hf:ggml-org/gemma-3-270m-it-GGUF/gemma-3-270m-it-Q8_0.gguf",
         nbytes=292_000_000,
         about="Gemma 3 270M Instruct, Q8_0: many languages, to be tuned for a task",
@@ -201,6 +244,7 @@ _ROWS = (
     ),
     KnownModel(
         name="gemma3-1b",
+        kv=(Kv(4, 256), Kv(22, 256, window=512)),
         origin="hf:ggml-org/gemma-3-1b-it-GGUF/gemma-3-1b-it-Q4_K_M.gguf",
         nbytes=806_000_000,
         about="Gemma 3 1B Instruct, Q4_K_M: many languages",
@@ -208,6 +252,8 @@ _ROWS = (
     ),
     KnownModel(
         name="tinyllama-1.1b",
+        kv=(Kv(22, 4 * 64),),
+        unread_nbytes=32_000 * 2048 * 144 // 256,  # Q4_K
         origin="hf:TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF/tinyllama-1.1b-chat-v1.0.Q4_K_M.gguf",
         nbytes=669_000_000,
         about="TinyLlama 1.1B Chat, Q4_K_M: English",

@@ -6,6 +6,9 @@ MODE is "one" (one request fails), "all" (it and all that come after it) or "pyt
 nybble's modules to Python's own allocators, every STEP-th of them). Prints a JSON object for each
 request: what failed, what came of it, what of the memory that nybble's modules had was not given
 back, and VmRSS.
+
+MODE "count" refuses none: it prints how often memory is asked for by a load, by the first token of
+a reply, by the tokens after it, and by a whole second reply.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import ctypes
 import gc
 import json
 import sys
+from collections.abc import Callable
 
 import nybble
 from nybble._core.native import pool_stop
@@ -94,6 +98,26 @@ def attempt(faults: Faults, path: str, first: int, all_others: bool) -> tuple[ob
     return failed, came, type(error).__name__ if error else None, str(error) if error else None
 
 
+def count(faults: Faults, path: str) -> dict[str, int]:
+    """How often a load and the steps of two replies ask for memory."""
+    counts = {}
+
+    def counted(what: str, act: Callable[[], object]) -> object:
+        faults.begin(0, False)
+        came = act()
+        counts[what] = faults.requests()
+        return came
+
+    asked = {"temperature": 0.5, "seed": 1, "top_p": 0.9, "repeat_penalty": 1.1, "stop": "wir"}
+    pool_stop()
+    model = counted("load", lambda: nybble.load(path, context=256, threads=2))
+    it = iter(model.ask("Hello", max_tokens=100))
+    counted("first token", lambda: next(it))
+    counted("later tokens", lambda: list(it))
+    counted("second reply", lambda: str(model.complete("the cat " * 40, max_tokens=40, **asked)))
+    return counts
+
+
 def main() -> None:
     library, path, mode, *rest = sys.argv[1:]
     step = int(rest[0]) if rest else 1
@@ -102,6 +126,9 @@ def main() -> None:
     gc.collect()
     pool_stop()
     faults = Faults(library)
+    if mode == "count":
+        print(json.dumps(count(faults, path)))
+        return
     if mode == "python":
         faults.in_python()
     held = faults.held()

@@ -41,8 +41,8 @@ def failing(tmp_path_factory):
     return library
 
 
-def attempts(failing, path, mode, step=1):
-    """What came of each request's failure, and how many requests there are."""
+def run(failing, path, mode, step=1):
+    """The objects that failing_use.py prints."""
     command = [sys.executable, "-X", "faulthandler", "-m", "tests.faults.failing_use"]
     done = subprocess.run(
         [*command, failing, path, mode, str(step)],
@@ -53,7 +53,12 @@ def attempts(failing, path, mode, step=1):
         timeout=600,
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout[-500:]
-    *rows, last = map(json.loads, done.stdout.splitlines())
+    return list(map(json.loads, done.stdout.splitlines()))
+
+
+def attempts(failing, path, mode, step=1):
+    """What came of each request's failure."""
+    *rows, last = run(failing, path, mode, step)
     assert len(rows) == -(-last["requests"] // step)
     return rows
 
@@ -87,3 +92,13 @@ def test_each_request_to_pythons_allocators_may_fail(failing, path):
     rows = attempts(failing, path, "python", STEP)
     check(rows)
     assert {row["error"] for row in rows} == {"MemoryError"}
+
+
+@needs_compiler
+@needs_glibc
+def test_generation_asks_for_no_memory(failing, path):
+    """All that the engine needs is taken by the load: what the plan has counted."""
+    (counts,) = run(failing, path, "count")
+    assert counts.pop("load") > 10
+    # The pool's thread begins with the first batch; a text takes memory while it is encoded.
+    assert counts == {"first token": 1, "later tokens": 0, "second reply": 1}

@@ -1,6 +1,6 @@
 """Vocabularies of GGUF files: owns their tables, checks what Python hands in."""
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
@@ -235,18 +235,11 @@ cdef class Vocabulary:
     def token_bytes(self, id):
         """The bytes that a token stands for; a control token's are its spelling."""
         cdef const uint8_t *spelling = NULL
-        cdef uint8_t *out
-        cdef size_t n
         self.check_id(id)
-        n = vocab_spelling(&self.vocab, id, &spelling)
-        out = <uint8_t *>malloc(n + 1)
-        if out == NULL:
-            raise MemoryError
-        n = vocab_bytes(&self.vocab, id, out)
-        try:
-            return (<const char *>out)[:n]
-        finally:
-            free(out)
+        cdef size_t n = vocab_spelling(&self.vocab, id, &spelling)
+        out = PyBytes_FromStringAndSize(NULL, n)  # at least as many as the token's bytes
+        n = vocab_bytes(&self.vocab, id, <uint8_t *>PyBytes_AsString(out))
+        return out[:n]
 
     def spelling(self, id):
         """A token's bytes in the file: in the kind's own spelling, special tokens as they are."""

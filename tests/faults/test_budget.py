@@ -1,0 +1,115 @@
+"""The plan is kept: by the kernel's own count, and where exceeding it is death."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nybble
+from nybble import hub
+from tests.long import LONG
+
+ROOT = Path(__file__).parents[2]
+MIB = 1 << 20
+MODELS = {"smollm2": "smollm2_path", "gemma3": "gemma3_path", "qwen": "qwen_coder_path"}
+PEAKS = [
+    (model, context, sequences)
+    for model in (MODELS if LONG else ["smollm2"])
+    for context in (512, 2048, 4096)
+    for sequences in (1, 2)
+    if LONG or (context, sequences) in ((512, 1), (2048, 2))
+]
+LIMITED = [
+    (model, context)
+    for model in (MODELS if LONG else ["smollm2"])
+    for context in ((512, 2048, 4096) if LONG else (512, 2048))
+]
+TOKENS, TURNS = (2000, 20) if LONG else (500, 3)
+GROUPS = "/sys/fs/cgroup/memory"  # version 1
+
+
+@pytest.fixture
+def model(request):
+    """The path of the model that a test is for, packed."""
+    path = request.getfixturevalue(MODELS[request.node.callspec.params["name"]])
+    nybble.load(path)
+    return path
+
+
+def filled(path, *numbers, **options):
+    """What filled.py says."""
+    command = [sys.executable, "-m", "tests.faults.filled", path, *map(str, numbers)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=3600, **options
+    )
+    assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
+    return json.loads(done.stdout)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="reads /proc")
+@pytest.mark.parametrize(("name", "context", "sequences"), PEAKS)
+def test_the_peak_is_what_the_plan_says(model, name, context, sequences):
+    found = filled(model, context, sequences, 0, 1)
+    assert found["peak"] <= found["plan"]
+    assert found["plan"] <= found["peak"] * 1.03 + 4 * MIB
+
+
+@pytest.fixture
+def group():
+    """A memory control group of its own: the folder. Whoever exceeds its limit is killed."""
+    folder = f"{GROUPS}/nybble-{os.getpid()}"
+    try:
+        os.mkdir(folder)
+    except OSError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"CI needs to make a memory control group: {error}")
+        pytest.skip(f"needs root and version 1 of memory control groups: {error}")
+    yield folder
+    os.rmdir(folder)
+
+
+def write(folder, name, text):
+    with open(f"{folder}/{name}", "w") as file:
+        file.write(text)
+
+
+def read(folder, name):
+    with open(f"{folder}/{name}") as file:
+        return file.read()
+
+
+def drop_from_the_page_cache(path):
+    """Pages that are there are charged to whom they were read for."""
+    fd = os.open(path, os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+
+
+@pytest.mark.parametrize(("name", "context"), LIMITED)
+def test_nobody_is_killed_within_the_plan(model, group, name, context):
+    plan = filled(model, context, 1, 0, 0)["plan"]
+    write(group, "memory.limit_in_bytes", str(plan + plan // 50))
+    drop_from_the_page_cache(hub.copy_path(model))
+    filled(
+        model, context, 1, TOKENS, TURNS,
+        preexec_fn=lambda: write(group, "tasks", str(os.getpid())),
+    )  # fmt: skip
+    kills = [line for line in read(group, "memory.oom_control").splitlines() if "kill " in line]
+    assert kills in ([], ["oom_kill 0"])
+    assert int(read(group, "memory.max_usage_in_bytes")) > plan // 2  # it was in there
+
+
+def test_the_group_kills(group):
+    """Else the test above would say nothing."""
+    write(group, "memory.limit_in_bytes", str(64 * MIB))
+    done = subprocess.run(
+        [sys.executable, "-c", f"bytearray(b'x') * {128 * MIB}"],
+        preexec_fn=lambda: write(group, "tasks", str(os.getpid())),
+        capture_output=True,
+    )
+    assert done.returncode == -9
