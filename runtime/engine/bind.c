@@ -5,6 +5,7 @@
  * come from a file.
  */
 #include <float.h>
+#include <string.h>
 
 #include "layout.h"
 #include "nyb_pool.h"
@@ -395,7 +396,20 @@ int nyb_bind(nyb_bound *bound, const nyb_program *program, const nyb_limits *lim
     nyb_rows_pick(&bound->rows, cpu_bits);
     if (check(program, limits, &bound->rows, error))
         return -1;
+    nyb_tune(bound, &(nyb_tuning){limits->threads, limits->threads, cpu_bits});
     lay_out(program, bound, &allocator);
     uint64_t kv_bytes;
     return lay_out_kv(program, limits, bound->layers, &kv_bytes, error);
+}
+
+void nyb_tune(nyb_bound *bound, const nyb_tuning *tuning) {
+    static const nyb_op decode[] = {NYB_OP_gemv, NYB_OP_gemv16, NYB_OP_gemv32};
+    nyb_rows rows;
+    nyb_rows_pick(&rows, tuning->decode_bits);
+    for (size_t i = 0; i < sizeof decode / sizeof *decode; i++)
+        memcpy(bound->rows.of[decode[i]], rows.of[decode[i]], sizeof rows.of[decode[i]]);
+    const uint32_t most = bound->limits.threads;
+    bound->tuning = *tuning;
+    bound->tuning.decode_threads = tuning->decode_threads < most ? tuning->decode_threads : most;
+    bound->tuning.prefill_threads = tuning->prefill_threads < most ? tuning->prefill_threads : most;
 }

@@ -42,9 +42,17 @@ typedef struct nyb_scratch {
     void *panel;
 } nyb_scratch;
 
+/* What may be chosen by measurement: any choice gives the same bits. */
+typedef struct nyb_tuning {
+    uint32_t decode_threads;  /* that run a batch of one token: 1 to limits.threads */
+    uint32_t prefill_threads; /* and one of several */
+    uint32_t decode_bits; /* CPU bits that the rows which read a matrix for one token may need */
+} nyb_tuning;
+
 typedef struct nyb_bound {
     const nyb_program *program;
     nyb_limits limits;
+    nyb_tuning tuning;
     nyb_rows rows;
     const uint8_t *weights;
     uint8_t *kv;
@@ -69,6 +77,10 @@ int nyb_measure(const nyb_program *program, const nyb_limits *limits, uint32_t c
 int nyb_bind(nyb_bound *bound, const nyb_program *program, const nyb_limits *limits,
              uint32_t cpu_bits, const uint8_t *weights, uint8_t *kv, uint8_t *work,
              nyb_error *error);
+
+/* Chooses; a bound program begins with all threads and the rows it was bound to. Threads beyond
+ * the limits are as many as those. */
+void nyb_tune(nyb_bound *bound, const nyb_tuning *tuning);
 
 /* Consecutive tokens of one sequence. */
 typedef enum nyb_want {

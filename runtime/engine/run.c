@@ -496,7 +496,9 @@ static int load_batch(nyb_bound *bound, const nyb_batch *batch, nyb_error *error
 int nyb_run(nyb_bound *bound, const nyb_batch *batch, nyb_error *error) {
     if (load_batch(bound, batch, error))
         return -1;
-    nyb_pool_run(bound->limits.threads, run_program, bound);
+    const nyb_tuning *tuning = &bound->tuning;
+    nyb_pool_run(bound->n_tokens == 1 ? tuning->decode_threads : tuning->prefill_threads,
+                 run_program, bound);
     return 0;
 }
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".gguf"
 PACKED = ".nyb"
+TUNE = ".tune"
 HF = "hf:"
 _STEM_BYTES = 200  # of a model's name in that of its copy, which may have 255 with what is added
 PULL_PREFIX = ".pull-"  # of the folders in which pulls work
@@ -264,6 +265,11 @@ def copy_path(path: str) -> str:
     stem = os.fsencode(os.path.basename(whole).removesuffix(SUFFIX))
     name = os.fsdecode(stem[:_STEM_BYTES])
     return os.path.join(cache_folder(), "packed", f"{name}-{crc32(os.fsencode(whole)):08x}{PACKED}")
+
+
+def tune_path(path: str) -> str:
+    """Where is kept how the model at `path` runs quickest here (nybble.tuning): beside its copy."""
+    return copy_path(path).removesuffix(PACKED) + TUNE
 
 
 def copy_nbytes(path: str) -> int:

@@ -89,6 +89,8 @@ class Model:
     threads      : threads of the engine
     vocab, dim   : number of logits of a token, and of elements of a hidden state
     plan         : what it takes in memory, nybble.planning.Plan
+    tune         : what was found to be quick on this machine, nybble.tuning.Tune; None if all
+                   threads are used
     notice       : what a user should know of how the model was loaded; "" for nothing
     weights      : the packed weights and their program, for tools
     engine       : the program bound to this machine, for tools
@@ -140,6 +142,11 @@ class Model:
             sequences=n_sequences,
             chunk=self.plan.chunk,
         )
+        self.tune = None
+        if threads is None and self.weights.is_mapped:
+            from nybble import tuning
+
+            self.tune = tuning.tuned(path, self.engine)
         self._sequences = Sequences([Sequence(self.engine, slot) for slot in range(n_sequences)])
         self.vocab = tree.vocab
         self.dim = tree.dim

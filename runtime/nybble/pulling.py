@@ -168,7 +168,7 @@ def remove(name: str, on_wait: Callable[[], None] | None = None) -> int:
         _wait_for(lock, on_wait)
         nbytes = sum(size for other, _, size in hub.unfinished() if other == name)
         shutil.rmtree(_folder_of(name), ignore_errors=True)
-        for file in (path, hub.packed_path(path), hub.copy_path(path)):
+        for file in (path, hub.packed_path(path), hub.copy_path(path), hub.tune_path(path)):
             if os.path.lexists(file):
                 nbytes += os.lstat(file).st_size
                 os.unlink(file)

@@ -101,6 +101,10 @@ cdef extern from "nyb_engine.h" nogil:
     ctypedef struct nyb_sizes:
         uint64_t kv_bytes
         uint64_t work_bytes
+    ctypedef struct nyb_tuning:
+        uint32_t decode_threads
+        uint32_t prefill_threads
+        uint32_t decode_bits
     ctypedef struct nyb_bound:
         const nyb_program *program
         nyb_rows rows
@@ -125,6 +129,7 @@ cdef extern from "nyb_engine.h" nogil:
     int nyb_bind(nyb_bound *bound, const nyb_program *program, const nyb_limits *limits,
                  uint32_t cpu_bits, const uint8_t *weights, uint8_t *kv, uint8_t *work,
                  nyb_error *error) noexcept
+    void nyb_tune(nyb_bound *bound, const nyb_tuning *tuning) noexcept
     int nyb_run(nyb_bound *bound, const nyb_batch *batch, nyb_error *error) noexcept
     const float *nyb_logits(const nyb_bound *bound, uint32_t i) noexcept
     const float *nyb_hidden(const nyb_bound *bound, uint32_t i) noexcept

@@ -15,6 +15,7 @@ from nybble._core.engine cimport (
     nyb_program,
     nyb_sampling,
     nyb_sizes,
+    nyb_tuning,
     nyb_vocab,
     nyb_vocab_file,
 )
@@ -31,6 +32,7 @@ cdef int measure(const nyb_program *program, const nyb_limits *limits, uint32_t 
 cdef int bind(nyb_bound *bound, const nyb_program *program, const nyb_limits *limits,
               uint32_t cpu_bits, const uint8_t *weights, uint8_t *kv, uint8_t *work,
               nyb_error *error) noexcept nogil
+cdef void tune(nyb_bound *bound, const nyb_tuning *tuning) noexcept nogil
 cdef int run(nyb_bound *bound, const nyb_batch *batch, nyb_error *error) noexcept nogil
 cdef const float *logits(const nyb_bound *bound, uint32_t i) noexcept nogil
 cdef const float *hidden(const nyb_bound *bound, uint32_t i) noexcept nogil

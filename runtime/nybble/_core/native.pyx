@@ -30,6 +30,7 @@ from nybble._core.engine cimport (
     nyb_run,
     nyb_sample,
     nyb_sample_scratch,
+    nyb_tune,
     nyb_vocab_build,
     nyb_vocab_bytes,
     nyb_vocab_find,
@@ -147,16 +148,24 @@ def pool_stop():
 def cpu_bits():
     """The CPU bits that kernels may use: this machine's, or those of the level that the
     environment variable NYBBLE_ISA forces. CpuError if it is unknown or beyond this machine."""
-    cdef uint32_t have = nyb_cpu_bits()
     name = os.environ.get("NYBBLE_ISA", "")
     if not name:
-        return have
+        return nyb_cpu_bits()
+    try:
+        return level_bits(name)
+    except CpuError as error:
+        raise CpuError(f"NYBBLE_ISA={name}: {error}; unset NYBBLE_ISA") from None
+
+
+def level_bits(str name not None):
+    """The CPU bits that rows of this level, and of those below it, may need. CpuError if there is
+    no such level, or this machine's CPU lacks it."""
     cdef bytes encoded = name.encode()
     cdef const nyb_level *level = nyb_level_of(encoded)
     if level is NULL:
-        raise CpuError(f"NYBBLE_ISA={name}: no such level; this build has {', '.join(levels())}")
-    if level.bits & ~have:
-        raise CpuError(f"NYBBLE_ISA={name}: this machine's CPU lacks it; unset NYBBLE_ISA")
+        raise CpuError(f"no such level; this build has {', '.join(levels())}")
+    if level.bits & ~nyb_cpu_bits():
+        raise CpuError("this machine's CPU lacks it")
     return level.bits
 
 
@@ -190,6 +199,9 @@ cdef int bind(nyb_bound *bound, const nyb_program *program, const nyb_limits *li
               uint32_t cpu_bits, const uint8_t *weights, uint8_t *kv, uint8_t *work,
               nyb_error *error) noexcept nogil:
     return nyb_bind(bound, program, limits, cpu_bits, weights, kv, work, error)
+
+cdef void tune(nyb_bound *bound, const nyb_tuning *tuning) noexcept nogil:
+    nyb_tune(bound, tuning)
 
 cdef int run(nyb_bound *bound, const nyb_batch *batch, nyb_error *error) noexcept nogil:
     return nyb_run(bound, batch, error)

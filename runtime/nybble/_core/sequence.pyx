@@ -12,6 +12,7 @@ from nybble._core.engine cimport (
     nyb_limits,
     nyb_sizes,
     nyb_span,
+    nyb_tuning,
 )
 from nybble._core.kernels cimport NYB_PAGE
 from nybble._core.native cimport (
@@ -27,13 +28,14 @@ from nybble._core.native cimport (
     run,
     said,
     sample_scratch,
+    tune,
 )
 
 import os
 from _thread import allocate_lock
 from time import perf_counter
 
-from nybble._core.native import cpu_bits, pool_stop
+from nybble._core.native import cpu_bits, level_bits, pool_stop
 from nybble.errors import ContextError, FormatError, NumericError, UsageError
 
 # One engine call at a time in a process: they share the cores, and the pool. Whoever wants what a
@@ -108,6 +110,18 @@ cdef class Engine:
         if bind(&self.bound, &weights.program.c, &limits, bits, weights.data, self.kv.data,
                 self.work.data, &error):
             raise UsageError(f"this model cannot be run so: {said(&error)}")
+
+    def tune(self, uint32_t decode_threads, uint32_t prefill_threads, str level=None):
+        """Chooses, until it is called again, how many threads run one token and several, of the
+        engine's, and of which ISA level the rows that read a matrix for one token are; None for
+        the best. Any choice gives the same bits."""
+        if not (1 <= decode_threads <= self.threads and 1 <= prefill_threads <= self.threads):
+            raise UsageError(f"{decode_threads} and {prefill_threads} threads: the engine has "
+                             f"{self.threads}")
+        cdef uint32_t bits = cpu_bits() if level is None else level_bits(level)
+        cdef nyb_tuning tuning = nyb_tuning(decode_threads, prefill_threads, bits)
+        with engine_lock:
+            tune(&self.bound, &tuning)
 
     def read_seconds(self, uint32_t streams):
         """How long the engine's threads take to read all weights once, as `streams` streams each:
@@ -246,13 +260,17 @@ cdef class Sequence:
             raise self.damaged(f"the logit of token {id}")
         return 0
 
-    def damaged(self, str number):
-        """The error for a number that is NaN; the cache is cleared first, because a masked
-        lane of attention multiplies what is in it by zero, which for NaN is NaN again."""
+    def clear(self):
+        """Empties the cache and zeroes it: after NaN, say, because a masked lane of attention
+        multiplies what is in it by zero, which for NaN is NaN again."""
         for i in range(self.n_pages):
             clear_page(&self.engine.bound, self.pages[i])
         clear_slot(&self.engine.bound, self.slot)
         self.rewind(0)
+
+    def damaged(self, str number):
+        """The error for a number that is NaN; the cache is cleared first."""
+        self.clear()
         return NumericError(f"{number} is not a number; the weights are damaged or nybble has a "
                             "bug: get the model again, and if that does not help, report it")
 

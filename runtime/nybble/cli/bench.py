@@ -93,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
         "cpu": machine.cpu_name(),
         "compiler": native.compiler(),
         "threads": model.threads,
+        "tune": model.tune._asdict() if model.tune else None,
         "prompt": args.prompt,
         "gen": args.gen,
         "prefill_tok_s": median(run["prefill_tok_s"] for run in runs),
@@ -132,6 +133,8 @@ def _measure(args: argparse.Namespace, depths: list[int]) -> tuple[Model, list[d
 def _as_text(result: dict[str, Any]) -> Iterator[str]:
     runs = result["runs"]
     threads = counted(result["threads"], "thread")
+    if result["tune"]:
+        threads += " (decode {decode_threads}, prefill {prefill_threads})".format(**result["tune"])
     yield f"{result['model']} on {result['cpu']}, {threads}, {result['compiler']}"
     yield _rates("prefill", [run["prefill_tok_s"] for run in runs])
     for i, row in enumerate(result["decode"]):

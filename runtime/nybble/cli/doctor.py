@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
 def examine() -> dict[str, Any]:
     """Everything that doctor knows, as plain data."""
+    from nybble import tuning
     from nybble._core import native
 
     have = native.cpu_bits()
@@ -80,6 +81,7 @@ def examine() -> dict[str, Any]:
         ],
         "quota": machine.quota(),
         "threads": machine.default_threads(),
+        "tunes": {name: tune._asdict() for name, tune in tuning.all_kept()},
         "memory": machine.memory(),
     }
 
@@ -100,6 +102,11 @@ def _as_text(found: dict[str, Any]) -> list[str]:
     quota = "none" if found["quota"] is None else f"{found['quota']:g} CPUs' time"
     lines.append(f"quota     {quota}, by the control group")
     lines.append(f"threads   {found['threads']} by default")
+    for name, tune in found["tunes"].items():
+        lines.append(
+            f"{_INDENT}{printable(name)}, by trial: decode {tune['decode_threads']}, "
+            f"prefill {tune['prefill_threads']}, {tune['level']} rows"
+        )
     lines.append("memory    " + ", ".join(f"{size} {name}" for name, size in memory.items()))
     forced = f"; NYBBLE_ISA={found['isa']} forces one" if found["isa"] else ""
     lines.append(f"levels    {', '.join(found['levels'])} are built{forced}")
