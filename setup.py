@@ -10,11 +10,14 @@ import os
 import shlex
 import sys
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_clib import build_clib
+from setuptools.command.build_ext import build_ext
 
 sys.path.insert(0, str(Path(__file__).parent / "targets"))
 import build
@@ -29,6 +32,7 @@ CFLAGS = ["-O1", "-g"] if IS_QUICK else ["-O3"]
 if os.environ.get("NYBBLE_WERROR") == "1":
     CFLAGS += ["-Werror"]
 PY_LIMITED_API = "0x030B0000"  # Python 3.11
+CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Abi3Wheel(bdist_wheel):
@@ -36,6 +40,22 @@ class Abi3Wheel(bdist_wheel):
 
     def finalize_options(self):
         self.py_limited_api = "cp311"
+        super().finalize_options()
+
+
+class BuildLibraries(build_clib):
+    """As many libraries at a time as there are CPUs: each level of kernels is one."""
+
+    def build_libraries(self, libraries):
+        with ThreadPoolExecutor(CPUS) as threads:
+            list(threads.map(super().build_libraries, [[one] for one in libraries]))
+
+
+class BuildExtensions(build_ext):
+    """As many modules at a time as there are CPUs."""
+
+    def finalize_options(self):
+        self.parallel = self.parallel or CPUS
         super().finalize_options()
 
 
@@ -105,5 +125,9 @@ setup(
         compiler_directives={"language_level": 3},
         include_path=["runtime"],
     ),
-    cmdclass={"bdist_wheel": Abi3Wheel},
+    cmdclass={
+        "bdist_wheel": Abi3Wheel,
+        "build_clib": BuildLibraries,
+        "build_ext": BuildExtensions,
+    },
 )
