@@ -119,6 +119,17 @@ def test_what_is_there_is_checked_and_not_asked_for(server):
     assert path.read_bytes() == CONTENT
 
 
+def test_what_a_pull_left_that_was_killed_at_its_end_is_removed(server):
+    """The file has its name, and the folder that it was made in is still there."""
+    name = hub.pull(url_of(server)).name
+    folder = Path(pulling._folder_of(name))
+    folder.mkdir()
+    (folder / "state.json").write_text("{}")
+    assert list(hub.unfinished())
+    assert not hub.pull(url_of(server)).is_new
+    assert list(hub.unfinished()) == []
+
+
 def test_a_broken_connection_is_gone_on_with(server):
     server.cuts = [700_000, 700_000, 1_500_000]  # the second breaks before a byte came
     assert Path(hub.pull(url_of(server)).path).read_bytes() == CONTENT

@@ -139,6 +139,7 @@ def pull(
     asked, name = name, hub.local_name(name) or hub.canonical(name)
     there = _examine(name, check)
     if there is not None and not there.was_damaged:
+        _tidy(name)
         return there
     try:
         os.makedirs(hub.models_folder(), exist_ok=True)
@@ -150,6 +151,7 @@ def pull(
             name = hub.local_name(name) or name
             again = _examine(name, check)
             if again is not None and not again.was_damaged:
+                _tidy(name)
                 return again
         name, delivery = _delivery_of(name, asked)
         pulled = _fetch(name, delivery, lock, progress, check)
@@ -157,6 +159,11 @@ def pull(
         os.close(lock)
     pulled.was_damaged = there is not None
     return pulled
+
+
+def _tidy(name: str) -> None:
+    """Removes what a pull of a model that is whole has left, if it was killed at its very end."""
+    shutil.rmtree(_folder_of(name), ignore_errors=True)
 
 
 def remove(name: str, on_wait: Callable[[], None] | None = None) -> int:
