@@ -2,17 +2,18 @@
 
     python -m tests.faults.filled MODEL CONTEXT SEQUENCES TOKENS TURNS
 
-Prints the plan and the peak as JSON when it has also made TOKENS tokens, in as many replies as that
-takes, and had a chat of TURNS turns.
+Prints the plan, the peak and what that consists of as JSON, in bytes, when it has also made TOKENS
+tokens, in as many replies as that takes, and had a chat of TURNS turns.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import nybble
-from nybble import machine
+from nybble import hub, machine
 
 WORDS = "In the evening the geese fly south in a V, each in the wake of the one before it. "
 # Reading a page of a mapping brings in the 64 KiB around it: of the largest rows some 16.
@@ -58,6 +59,11 @@ def talk(model: nybble.Model, turns: int) -> None:
             chat = model.chat()
 
 
+def anonymous_bytes() -> int:
+    with open("/proc/self/smaps_rollup") as rollup:
+        return next(int(line.split()[1]) for line in rollup if line.startswith("Anon")) * 1024
+
+
 def main() -> None:
     path, *numbers = sys.argv[1:]
     context, sequences, tokens, turns = map(int, numbers)
@@ -69,8 +75,17 @@ def main() -> None:
     generate(model, tokens)
     if model.has_template:
         talk(model, turns)
-    plan = model.plan
-    print(json.dumps({"plan": plan.total_bytes, "peak": machine.peak_bytes()}))
+    print(
+        json.dumps(
+            {
+                "plan": model.plan.total_bytes,
+                "peak": machine.peak_bytes(),
+                "anonymous": anonymous_bytes(),
+                "kv": model.engine.kv.view().nbytes,
+                "packed": os.stat(hub.copy_path(path)).st_size,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -57,6 +57,9 @@ def test_the_peak_is_what_the_plan_says(model, name, context, sequences):
     found = filled(model, context, sequences, 0, 1)
     assert found["peak"] <= found["plan"]
     assert found["plan"] <= found["peak"] * 1.03 + 4 * MIB
+    if sequences == 1:
+        assert found["peak"] <= 1.05 * found["packed"] + found["kv"] + 30e6
+        assert found["anonymous"] - found["kv"] < 25e6
 
 
 @pytest.fixture

@@ -99,17 +99,19 @@ cdef class Arena:
     """`nbytes` of zeroed memory. What is never touched costs nothing, but the system is asked for
     pages of 2 MiB: with those of 4 KiB, looking up addresses costs a token 5 to 15 % of its time.
 
-    purpose : what the memory is for, for BudgetError's text if there is not as much
+    purpose   : what the memory is for, for BudgetError's text if there is not as much
+    is_filled : whether most of it will be used; else the pages are small, and stay away unless
+                they are touched
     """
 
-    def __cinit__(self, uint64_t nbytes, str purpose="memory"):
+    def __cinit__(self, uint64_t nbytes, str purpose="memory", bint is_filled=True):
         self.data = NULL
         cdef void *p = mmap(NULL, nbytes or 1, PROT_READ | PROT_WRITE,
                             MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         if p is MAP_FAILED:
             raise BudgetError(f"{purpose}: {nbytes / 2**20:,.1f} MiB, and the system does not give "
                               "that much; try a smaller context or a smaller model")
-        if nbytes >= HUGE_PAGE:
+        if is_filled and nbytes >= HUGE_PAGE:
             madvise(p, nbytes, MADV_HUGEPAGE)  # a wish: where it is not granted, nothing changes
         self.data = <uint8_t *>p
         self.nbytes = nbytes

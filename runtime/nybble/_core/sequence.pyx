@@ -57,7 +57,7 @@ os.register_at_fork(
 
 CHUNK = 128
 cdef enum:
-    LOGITS_BYTES = 4 * 1024 * 1024  # of a batch's logits, beyond its first row's
+    LOGITS_BYTES = 2 * 1024 * 1024  # of a batch's logits, beyond its first row's
 
 
 cdef nyb_limits limits_of(Program program, uint32_t context, uint32_t threads, uint32_t sequences,
@@ -104,7 +104,7 @@ cdef class Engine:
         self.kv = Arena(sizes.kv_bytes,
                         f"keys and values of {times}a context of {context:,} tokens")
         self.work = Arena(sizes.work_bytes, "working memory")
-        self.sampling = Arena(sample_scratch(weights.program.c.vocab), "the sampler")
+        self.sampling = Arena(sample_scratch(weights.program.c.vocab), "the sampler", False)
         self.context, self.chunk, self.threads = context, chunk, threads
         self.sequences, self.max_logits = sequences, limits.max_logits
         if bind(&self.bound, &weights.program.c, &limits, bits, weights.data, self.kv.data,
