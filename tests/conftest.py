@@ -11,6 +11,9 @@ from nybble.errors import DownloadError
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job that a script runs behind it:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what tests start is to hear Ctrl-C
 
+# Trials would say what else the machine does; tests/test_tuning.py has them on.
+os.environ["NYBBLE_TUNE"] = "0"
+
 
 def pulled(name):
     """Path of a known model, pulled into $NYBBLE_HOME on first use. Where it cannot be had, CI
