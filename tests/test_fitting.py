@@ -45,7 +45,7 @@ def test_ls_says_what_fits(empty, capsys):
         assert not row["is_planned"]
         assert row["fits"] == (row["total_bytes"] < (rpi4.memory_mib[0] - 64) << 20)
         # a token reads the file, but for an embedding table, and the cache
-        most = rpi4.read_gb_s * 1e9 / (0.9 * row["nbytes"])
+        most = rpi4.read_gb_s * 1e9 / (0.8 * row["nbytes"])
         assert 0.4 * most < row["decode_tok_s"] < most
     assert {row["fits"] for row in rows} == {True, False}
 
