@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ import vocabulary
 from nybble import tokenizer
 from nybble.errors import TemplateError, UsageError
 from nybble.formats.gguf import GgufFile
-from nybble.tokenizer import quick
+from nybble.tokenizer import quick, sandbox
 from nybble.tokenizer.template import ChatTemplate
 from tools import conversations
 
@@ -64,6 +65,42 @@ def specials_of(tokens, ids):
     """The spellings of the special tokens among ids, those of plain space left out."""
     found = [tokens.spelling(id) for id in ids if id in set(tokens.vocabulary.specials())]
     return [spelling for spelling in found if not spelling.isspace()]
+
+
+# A use of everything that a template may call; "!" stands for a space.
+USES = r"""
+-3|abs 'ab'|capitalize [1,2]|count x|d(7) x|default('y') {'b':1,'a':2}|dictsort|list '<'|e
+'<'|escape [4,5]|first '1.5'|float [{'k':1},{'k':2}]|groupby('k')|list 'a\nb'|indent
+'a\nb'|indent(2,true) '12'|int {'a':1}|items|list ['a','b']|join('-')
+[{'k':'v'}]|join(',',attribute='k') [4,5]|last 'abc'|length 'ab'|list 'AB'|lower
+[1,2]|map('string')|list [3,1]|max [3,1]|min [1,0]|reject('equalto',0)|list
+[{'k':1}]|rejectattr('k')|list 'aab'|replace('a','b') 'abc'|reverse 2.567|round(2) 'a'|safe
+[1,0]|select|list [{'k':1}]|selectattr('k')|list [3,1,2]|sort [1,2]|string [1,2]|sum
+'ab_c_d'|title '!x!'|trim 'xax'|trim('x') [1,1,2]|unique|list 'ab'|upper [1,{'a':[2]}]|tojson
+{'a':1}|tojson(indent=2) 'ab'.capitalize() 'aab'.count('a') 'ab'.endswith('b') 'abc'.find('c')
+'{}-{a}'.format(1,a=2) 'abc'.index('b') 'a1'.isalnum() 'ab'.isalpha() 'ab'.isascii()
+'1'.isdecimal() '1'.isdigit() 'a'.islower() '1'.isnumeric() '\t'.isspace() 'Ab'.istitle()
+'A'.isupper() '-'.join(['a','b']) 'AB'.lower() '\tx'.lstrip() 'a=b'.partition('=')
+'abc'.removeprefix('a') 'abc'.removesuffix('c') 'aa'.replace('a','b') 'aa'.replace('a','b',1)
+'abab'.rfind('a') 'abab'.rindex('b') 'a=b=c'.rpartition('=') 'a,b,c'.rsplit(',',1) 'x\t'.rstrip()
+'a,b'.split(',') 'a,b,c'.split(',',1) 'a\nb'.splitlines() 'abc'.startswith('a') '\tx\t'.strip()
+'xax'.strip('x') 'aB'.swapcase() 'ab_c'.title() 'ab'.upper() {'a':1}.get('a') {'a':1}.get('b',2)
+{'a':1}.items()|list {'a':1}.keys()|list {'a':1}.values()|list [1,2,1].count(1) [1,2].index(2)
+(1,2).count(1) (1,2).index(2) dict(a=1) range(3)|list 'a'~1~none 2**10 'ab'*3 [1]+[2] 7//2 7%3
+'abc'[1:] [1,2,3][:2] 1<2 'a'in'abc' 2!not!in!{1:1} 1==1.0 [1,[2]]==[1,[2]]
+""".split()
+
+
+@pytest.mark.parametrize("use", USES)
+def test_what_a_template_may_call_does_as_jinja2_does(use):
+    source = "{{ " + use.replace("!", " ") + " }}"
+    assert ChatTemplate(source, small()).render([]) == reference(source, [])
+
+
+def test_all_that_a_template_may_call_is_used():
+    called = {name for use in USES for name in re.findall(r"[|.]([a-z]+)", use)}
+    filters = sandbox.FILTERS & set(conversations.jinja2_environment().filters)
+    assert filters.union(*sandbox.METHODS.values()) - called == set()
 
 
 @pytest.mark.parametrize("prompt", [True, False])

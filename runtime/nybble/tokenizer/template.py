@@ -143,6 +143,7 @@ class ChatTemplate:
         import jinja2
 
         from nybble.tokenizer import sandbox
+        from nybble.tokenizer.metering import BudgetExceeded
 
         try:
             if self._code is None:
@@ -152,7 +153,7 @@ class ChatTemplate:
             raise TemplateError(
                 f"the chat template cannot render these messages: {error}"
             ) from None
-        except sandbox.BudgetExceeded as error:
+        except BudgetExceeded as error:
             raise TemplateError(f"the chat template is refused: {error}") from None
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(
