@@ -1,8 +1,8 @@
 """llama.cpp built for an emulated CPU, from the same source package as for bench-peers.
 
-Its library is built once for any aarch64, its kernels (ggml) once for each CPU with what a compiler
-is told for that CPU, so that the peer has every kernel that it has for it. All is static, as the
-counter needs it, without OpenMP: one thread is counted.
+The kernels are compiled for each CPU, with what an expert would tell the compiler for it, so that
+the peer has every one that it has for that CPU; what is above them once, for any aarch64. All is
+static, as the counter needs it, and without OpenMP: one thread is counted.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CMAKE = (
     *(f"-DCMAKE_C_COMPILER={CROSS}gcc", f"-DCMAKE_CXX_COMPILER={CROSS}g++"),
     *("-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=OFF", "-DGGML_NATIVE=OFF"),
     *("-DGGML_OPENMP=OFF", "-DGGML_LLAMAFILE=ON", "-DGGML_CPU_KLEIDIAI=OFF"),
-    *("-DGGML_BLAS=OFF", "-DGGML_CCACHE=OFF"),
+    *("-DGGML_BLAS=OFF", "-DGGML_CCACHE=OFF", "-DCMAKE_OPTIMIZE_DEPENDENCIES=ON"),
     *("-DLLAMA_CURL=OFF", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF"),
     *("-DLLAMA_BUILD_TOOLS=OFF", "-DLLAMA_BUILD_SERVER=OFF", "-DLLAMA_BUILD_COMMON=OFF"),
 )
@@ -71,12 +71,13 @@ def build(cpu: str, cache: Path, jobs: int, say: Say) -> Path:
         extract(download(PEER, cache), PEER.tree, source)
     say(f"{PEER.name}: building for {cpu} with {jobs} jobs, log in {home / 'build.log'}")
     llama = _cmake(source, home / "llama", "llama", "", cache, jobs, say)
-    ggml = _cmake(source, home / cpu, "ggml", CPUS[cpu], cache, jobs, say) / "ggml"
+    kernels = _cmake(source, home / cpu, "ggml-cpu", CPUS[cpu], cache, jobs, say)
     includes = [f"-I{source / 'include'}", f"-I{source / 'ggml' / 'include'}"]
     command = [f"{CROSS}gcc", "-O2", "-std=gnu11", "-c", *includes, str(DRIVER)]
     run([*command, "-o", f"{driver}.o"], home / "build.log")
-    libraries = [llama / "src" / "libllama.a"]
-    libraries += [ggml / "src" / f"lib{name}.a" for name in ("ggml", "ggml-cpu", "ggml-base")]
+    base = llama / "ggml" / "src"
+    libraries = [llama / "src" / "libllama.a", base / "libggml.a"]
+    libraries += [kernels / "ggml" / "src" / "libggml-cpu.a", base / "libggml-base.a"]
     link = [f"{CROSS}g++", "-static", f"{driver}.o", *map(str, libraries)]
     run([*link, "-lpthread", "-ldl", "-lm", "-o", str(driver)], home / "build.log")
     done.write_text(want)

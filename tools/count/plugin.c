@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later
+/* SPDX-License-Identifier: MIT
  * Counts the instructions that an emulated program executes, by function and by section.
  *
  *   qemu-aarch64 -plugin plugin.so,out=FILE,mark=NAME program ...
@@ -8,8 +8,9 @@
  * section, and at the end "end vcpus N": the counts are exact for one thread only, and more of
  * them are for the reader to refuse.
  *
- * This file is compiled against qemu's own qemu-plugin.h, which is under the licence above, and so
- * is this file, unlike the rest of nybble. It is a tool for a checkout and in no wheel.
+ * It is compiled against qemu's own qemu-plugin.h, which is GPL-2.0-or-later, so what comes out is
+ * too; this source's licence permits that. It is a tool for a checkout, built there on demand, and
+ * in no wheel.
  */
 #include <inttypes.h>
 #include <stdio.h>
