@@ -3,8 +3,6 @@ committed table."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from collections import Counter
 
@@ -12,6 +10,8 @@ import numpy as np
 import pytest
 
 import nybble
+from tests import emulated
+from tests.peers import give_up
 from tools import count
 from tools.count import __main__ as command_line
 from tools.count import baseline, emulator, peer
@@ -46,22 +46,9 @@ int main(void) {
 """
 
 
-def needs(program, package):
-    """CI has everything; elsewhere what is missing is told."""
-    if not shutil.which(program):
-        give_up(f"needs {program}: apt install {package}")
-
-
-def give_up(reason):
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 @pytest.fixture(scope="module", name="plugin")
 def fixture_plugin():
-    needs(emulator.QEMU, "qemu-user")
-    needs(count.COMPILER[0], "gcc-aarch64-linux-gnu")
+    emulated.need_tools()
     try:
         return emulator.build_plugin(default_cache(), print)
     except (BuildError, CountError) as error:
