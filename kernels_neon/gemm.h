@@ -3,35 +3,12 @@
  *
  *   y[t][n] = sum_k w[n][k] * x[t][k]
  *
- * A tile row is unpacked once into a panel that stays near the core, then meets all tokens, TOKENS
- * at a time: the inner loop knows which scales a format has, and how large weights are if int16 is
- * what they are summed in, and no other detail. In the panel weights are signed, their bias taken
- * off.
- *
- * A level defines, before it includes this, TOKENS and
- *
- *   put_block     writes a block of the panel: its weights in a tile, its scales
- *   multiply      the panel times `tokens` tokens, a constant: stores 8 rows of each y
+ * A tile row is unpacked once into a panel and then meets all tokens, TOKENS at a time: the inner
+ * loop knows which scales a format has, and how large weights are if int16 is what they are summed
+ * in, and no other detail. Beside TOKENS and put_block (panel.h) a level defines, before it
+ * includes this, multiply: the panel times `tokens` tokens, a constant; it stores 8 rows of each y.
  */
-ALWAYS_INLINE void unpack_block(format f, const tile_scales *scales, const uint8_t *p, int i,
-                                void **panel) {
-    ints scale[2];
-    nyb_v8 d, m;
-    load_scales(f, scales, i, &d, &m);
-    if (is_scaled(f))
-        load_scales16(p, scale);
-    put_block(f, panel, p, d, m, scale);
-}
-
-ALWAYS_INLINE void unpack_row(format f, const uint8_t *p, size_t n_blocks, void *panel) {
-    for (size_t b = 0; b < n_blocks;) {
-        tile_scales scales;
-        load_tile_scales(f, p, &scales);
-        p += f.scales_bytes;
-        for (int i = 0; i < f.blocks; i++, b++, p += f.block_bytes)
-            unpack_block(f, &scales, p, i, &panel);
-    }
-}
+#include "panel.h"
 
 ALWAYS_INLINE void gemm(format f, const nyb_gemm_args *a) {
     const size_t row_bytes = a->n_blocks / (size_t)f.blocks * nyb_tile_bytes(f);

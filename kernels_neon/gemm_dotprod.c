@@ -19,9 +19,9 @@ ALWAYS_INLINE void put_block(format f, void **panel, const uint8_t *block, nyb_v
     for (int i = 0; i < 2 && is_scaled(f); i++)
         put_ints(&half[i], scale[i]);
     *panel = half[1];
+    put(panel, d);
     if (nyb_has_min(f))
         put(panel, m);
-    put(panel, d);
 }
 
 /* 4 columns of a half. */
@@ -46,7 +46,7 @@ ALWAYS_INLINE void sum_block(format f, int tokens, const void **panel, const voi
     int8x16_t first[TOKENS], last[TOKENS];
     ints total[TOKENS];
     for (int t = 0; t < tokens; t++) {
-        sum[t] = zeros(x[t]);
+        sum[t] = zeros();
         const bytes a = as_bytes(next_floats(&x[t]));
         first[t] = vreinterpretq_s8_u8(a.lo), last[t] = vreinterpretq_s8_u8(a.hi);
     }
@@ -55,7 +55,7 @@ ALWAYS_INLINE void sum_block(format f, int tokens, const void **panel, const voi
         const ints scale = as_ints(next_floats(panel));
         for (int t = 0; t < tokens; t++) {
             total[t] = scaled_first(sum[t], scale);
-            sum[t] = zeros(x[t]);
+            sum[t] = zeros();
         }
     }
     add_half(tokens, panel, last, sum);
@@ -74,10 +74,10 @@ ALWAYS_INLINE void multiply(format f, int tokens, const void *panel, size_t n_bl
         xs[t] = stream_of(x + (size_t)t * x_stride);
         acc[t] = v8_set(0);
     }
-    for (size_t b = 0; b < n_blocks; b++) {
+    for (size_t left = n_blocks; left > 0; left--) {
         ints sum[TOKENS];
         sum_block(f, tokens, &p, xs, sum);
-        const nyb_v8 m = nyb_has_min(f) ? next_floats(&p) : v8_set(0), d = next_floats(&p);
+        const nyb_v8 d = next_floats(&p), m = nyb_has_min(f) ? next_floats(&p) : v8_set(0);
         for (int t = 0; t < tokens; t++) {
             const nyb_v8 product = v8_mul(to_floats(sum[t]), d);
             acc[t] = add_scaled(f, acc[t], product, m, next_scales(&xs[t]));

@@ -44,14 +44,14 @@ ALWAYS_INLINE void put_rows(format f, void **panel, const uint8_t *block, int32x
         put_ints(panel, (ints){first_scale, last_scale});
 }
 
-/* Rows 0-3, rows 4-7, the minimum if there is one, d. */
+/* Rows 0-3, rows 4-7, d, the minimum if there is one. */
 ALWAYS_INLINE void put_block(format f, void **panel, const uint8_t *block, nyb_v8 d, nyb_v8 m,
                              const ints scale[2]) {
     put_rows(f, panel, block, scale[0].lo, scale[1].lo);
     put_rows(f, panel, block + 16, scale[0].hi, scale[1].hi);
+    put(panel, d);
     if (nyb_has_min(f))
         put(panel, m);
-    put(panel, d);
 }
 
 /* How many products of the format's weights, as the panel has them, an int16 holds. */
@@ -141,14 +141,14 @@ ALWAYS_INLINE void multiply(format f, int tokens, const void *panel, size_t n_bl
         xs[t] = stream_of(x + (size_t)t * x_stride);
         acc[t] = v8_set(0);
     }
-    for (size_t b = 0; b < n_blocks; b++) {
+    for (size_t left = n_blocks; left > 0; left--) {
         bytes a[TOKENS];
         int32x4_t lo[TOKENS], hi[TOKENS];
         for (int t = 0; t < tokens; t++)
             a[t] = as_bytes(next_floats(&xs[t]));
         sum_rows(f, tokens, &p, a, lo);
         sum_rows(f, tokens, &p, a, hi);
-        const nyb_v8 m = nyb_has_min(f) ? next_floats(&p) : v8_set(0), d = next_floats(&p);
+        const nyb_v8 d = next_floats(&p), m = nyb_has_min(f) ? next_floats(&p) : v8_set(0);
         for (int t = 0; t < tokens; t++) {
             const nyb_v8 product = v8_mul(to_floats((ints){lo[t], hi[t]}), d);
             acc[t] = add_scaled(f, acc[t], product, m, next_scales(&xs[t]));

@@ -218,12 +218,12 @@ ALWAYS_INLINE ints as_ints(nyb_v8 a) {
     return (ints){vreinterpretq_s32_f32(a.lo), vreinterpretq_s32_f32(a.hi)};
 }
 
-/* Zeros for sums to begin with, loaded anew for each `use`: copies of a register would need the
- * units that multiply, and gcc makes more of them than there are sums. */
-ALWAYS_INLINE ints zeros(const void *use) {
+/* Zeros for sums to begin with, loaded each time: copies of a register would need the units that
+ * multiply, and gcc makes more of them than there are sums. */
+ALWAYS_INLINE ints zeros(void) {
     static const int32_t zero[8];
     ints a;
-    __asm__("ldp %q0, %q1, [%2]" : "=w"(a.lo), "=w"(a.hi) : "r"(zero), "r"(use));
+    __asm__ volatile("ldp %q0, %q1, [%2]" : "=w"(a.lo), "=w"(a.hi) : "r"(zero));
     return a;
 }
 
