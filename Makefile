@@ -18,7 +18,8 @@ C_FILES := $(shell find $(ROOMS) -type f \( -name '*.c' -o -name '*.h' -o -name 
 CYTHON_FILES := $(wildcard runtime/nybble/_core/*.pyx runtime/nybble/_core/*.pxd)
 BUILD := setup.py -q build_clib build_ext --inplace
 
-.PHONY: help demo test test-long test-sanitized fuzz lint format bench bench-peers debug clean
+.PHONY: help demo test test-long test-sanitized fuzz lint format bench bench-peers count-boards \
+	debug clean
 
 help:
 	@echo "make demo     install nybble in $(DEMO), pull $(MODEL) (98 MB), ask it a question"
@@ -31,6 +32,8 @@ help:
 	@echo "make bench    the benchmarks"
 	@echo "make bench-peers  beside llama.cpp and ik_llama.cpp, which it downloads (120 MB) and builds"
 	@echo "              once: needs a network, a C++ compiler and, the first time, ten to thirty minutes"
+	@echo "make count-boards  instructions a token on emulated boards, beside llama.cpp: the first time,"
+	@echo "              with its download and build, half an hour"
 	@echo "make debug    rebuild $(DEV) with -O1 -g, for debuggers (the next test build is plain)"
 	@echo "make clean    remove what was built; models stay"
 
@@ -72,6 +75,12 @@ bench: $(DEV)/.built
 
 bench-peers: $(DEV)/.built
 	$(DEV)/bin/python -m tools.peers
+
+# K-quants have blocks of 256 columns, which SmolLM2's 576 are no multiple of: the random model's are.
+count-boards: $(DEV)/.built
+	$(DEV)/bin/python -m tools.count --peer --form file --form Q4_0
+	$(DEV)/bin/python -m tools.count --peer --model random-768 --form "Q4_0 pure" --form "Q4_1 pure" \
+		--form "Q4_K pure" --form "Q6_K pure"
 
 lint: $(LINT)/.installed
 	$(LINT)/bin/ruff check .

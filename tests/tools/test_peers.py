@@ -473,6 +473,12 @@ def test_the_driver_feeds_prompts_and_replies_at_their_depths(tmp_path, name):
         [program, "quantize", "in", "out", "25", "1"], capture_output=True, text=True, check=True
     )
     assert done.stdout == "in out 25 1 1\n"
+    done = subprocess.run(
+        [program, "count", "m", "no flash", "3", "2"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "2 2 2\n"
+    assert done.stderr.splitlines()[1].startswith("context 256 batch 512 threads 1 ")
+    assert done.stderr.splitlines()[2:] == ["at 0: 3 from 0", "at 3: 1 from 2", "at 4: 1 from 1"]
     assert subprocess.run([program, "bench"], capture_output=True).returncode == 2
 
 

@@ -3,6 +3,7 @@
  *
  *   driver quantize IN OUT TYPE PURE      TYPE: a number of its enum llama_ftype
  *   driver bench MODEL THREADS OPTIONS PROMPT GEN DEPTH...
+ *   driver count MODEL OPTIONS PROMPT GEN         for tools/count, with one thread
  *
  * OPTIONS: "defaults", or some of "repacked", "merged", "no flash" with commas between. At most 16
  * depths.
@@ -77,9 +78,14 @@ static void quiet(enum ggml_log_level level, const char *text, void *data) {
         fputs(text, stderr);
 }
 
+/* Where an instruction counter begins and ends to count: tools/count/plugin.c. */
+__attribute__((noinline)) static void count_mark(void) { __asm__ volatile(""); }
+
 static void decode(run *r, llama_token *ids, int n) {
+    count_mark();
     if (llama_decode(r->context, batch_of(ids, n, r->position)))
         fail("llama_decode failed");
+    count_mark();
     r->position += n;
 }
 
@@ -95,13 +101,17 @@ static void choose(run *r) {
     r->next = best;
 }
 
+static llama_token arbitrary(const run *r, int position) {
+    return (llama_token)((uint64_t)position * 7919 % (uint64_t)r->vocab);
+}
+
 /* Fills the context with arbitrary tokens up to a depth. */
 static void fill(run *r, int depth) {
     llama_token ids[BATCH];
     while (r->position < depth) {
         const int n = depth - r->position < BATCH ? depth - r->position : BATCH;
         for (int i = 0; i < n; i++)
-            ids[i] = (llama_token)((uint64_t)(r->position + i) * 7919 % (uint64_t)r->vocab);
+            ids[i] = arbitrary(r, r->position + i);
         decode(r, ids, n);
     }
     choose(r);
@@ -122,6 +132,24 @@ static double tokens_per_second(run *r, int depth, int gen) {
     return gen / (seconds() - start);
 }
 
+static run start(const char *path, int threads, const char *options, int positions) {
+    struct llama_model_params mp = llama_model_default_params();
+    choose_loading(&mp, options);
+    struct llama_model *model = llama_model_load_from_file(path, mp);
+    if (!model)
+        fail("the model cannot be loaded");
+    struct llama_context_params cp = llama_context_default_params();
+    cp.n_ctx = (uint32_t)(positions + 256) / 256 * 256;
+    cp.n_batch = cp.n_ubatch = BATCH;
+    cp.n_threads = cp.n_threads_batch = threads;
+    choose_context(&cp, options);
+    run r = {.context = llama_init_from_model(model, cp)};
+    if (!r.context)
+        fail("no context");
+    r.vocab = llama_vocab_n_tokens(llama_model_get_vocab(model));
+    return r;
+}
+
 static int bench(int n, char **args) {
     const int threads = atoi(args[1]), prompt = atoi(args[3]), gen = atoi(args[4]);
     int depth[MAX_DEPTHS], n_depths = 0, longest = prompt;
@@ -131,21 +159,7 @@ static int bench(int n, char **args) {
         longest = depth[n_depths] > longest ? depth[n_depths] : longest;
         n_depths++;
     }
-    struct llama_model_params mp = llama_model_default_params();
-    choose_loading(&mp, args[2]);
-    struct llama_model *model = llama_model_load_from_file(args[0], mp);
-    if (!model)
-        fail("the model cannot be loaded");
-    struct llama_context_params cp = llama_context_default_params();
-    cp.n_ctx = (uint32_t)(longest + gen + 256) / 256 * 256;
-    cp.n_batch = cp.n_ubatch = BATCH;
-    cp.n_threads = cp.n_threads_batch = threads;
-    choose_context(&cp, args[2]);
-    run r = {.context = llama_init_from_model(model, cp)};
-    if (!r.context)
-        fail("no context");
-    r.vocab = llama_vocab_n_tokens(llama_model_get_vocab(model));
-
+    run r = start(args[0], threads, args[2], longest + gen);
     tokens_per_second(&r, 0, 1); /* brings the weights in */
     /* the prompt between the shallower depths and the others, which go on from it */
     for (int i = 0; i < n_depths; i++)
@@ -166,6 +180,22 @@ static int bench(int n, char **args) {
     return 0;
 }
 
+/* A prompt at once, then tokens one at a time; prints what would have come after each. */
+static int count(char **args) {
+    const int prompt = atoi(args[2]), gen = atoi(args[3]);
+    run r = start(args[0], 1, args[1], prompt + gen);
+    fill(&r, prompt);
+    printf("%d", r.next);
+    for (int i = 0; i < gen; i++) {
+        llama_token id = arbitrary(&r, r.position);
+        decode(&r, &id, 1);
+        choose(&r);
+        printf(" %d", r.next);
+    }
+    printf("\n");
+    return 0;
+}
+
 static int quantize(char **args) {
     llama_model_quantize_params p = llama_model_quantize_default_params();
     p.ftype = (enum llama_ftype)atoi(args[2]);
@@ -183,8 +213,11 @@ int main(int n, char **args) {
         return quantize(args + 2);
     if (n > 7 && n <= 7 + MAX_DEPTHS && !strcmp(args[1], "bench"))
         return bench(n - 2, args + 2);
+    if (n == 6 && !strcmp(args[1], "count"))
+        return count(args + 2);
     fputs("driver quantize IN OUT TYPE PURE\n"
-          "driver bench MODEL THREADS OPTIONS PROMPT GEN DEPTH...\n",
+          "driver bench MODEL THREADS OPTIONS PROMPT GEN DEPTH...\n"
+          "driver count MODEL OPTIONS PROMPT GEN\n",
           stderr);
     return 2;
 }

@@ -3,11 +3,14 @@
  *
  *   replay FILE [THREADS [LEVEL [CHUNK]]]
  *
+ * LEVEL is the CPU's best unless it is named; "best" names it too. CHUNK is 16.
+ *
  * Needs no Python: a static build runs under an emulator, a sanitizer or an instruction counter.
  * `python -m tools.replay dump` makes the file (dump.h). Exit code 0 if every logit is equal, 1 if
  * not, 2 if the file or the arguments are not usable.
  */
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,6 +50,9 @@ static uint8_t *read_file(const char *path, uint64_t *length) {
     return bytes;
 }
 
+/* Where an instruction counter begins and ends to count: tools/count/plugin.c. */
+__attribute__((noinline)) static void count_mark(void) { __asm__ volatile(""); }
+
 static uint64_t count_differences(const float *got, const float *expected, uint32_t n) {
     uint64_t differences = 0;
     for (uint32_t i = 0; i < n; i++)
@@ -69,8 +75,9 @@ int main(int argc, char **argv) {
         give_up(what);
     const dump_header h = d.header;
 
-    const nyb_level *level = argc > 3 ? nyb_level_of(argv[3]) : NULL;
-    if (argc > 3 && (!level || (level->bits & ~nyb_cpu_bits())))
+    const bool is_named = argc > 3 && strcmp(argv[3], "best") != 0;
+    const nyb_level *level = is_named ? nyb_level_of(argv[3]) : NULL;
+    if (is_named && (!level || (level->bits & ~nyb_cpu_bits())))
         give_up("no such level, or this CPU lacks it");
     const uint32_t cpu_bits = level ? level->bits : nyb_cpu_bits();
     const uint32_t chunk = number(argc, argv, 4, 16);
@@ -94,20 +101,22 @@ int main(int argc, char **argv) {
     if (nyb_bind(&bound, &d.program, &limits, cpu_bits, d.weights, kv, work, &error))
         give_up(error.what);
 
-    /* Tokens before the expected rows are fed in chunks, the others one at a time. */
+    /* The prompt, up to the first expected row, is fed in chunks; the others one at a time. */
+    const uint32_t prompt = h.n_ids - h.n_rows + 1;
     uint64_t differences = 0;
     for (uint32_t done = 0; done < h.n_ids;) {
-        const uint32_t plain = h.n_ids - h.n_rows;
-        uint32_t n = done < plain ? plain - done : 1;
+        uint32_t n = done < prompt ? prompt - done : 1;
         n = n < chunk - done % chunk ? n : chunk - done % chunk;
-        const nyb_want want = done < plain ? NYB_WANT_NONE : NYB_WANT_LAST;
+        const nyb_want want = done + n < prompt ? NYB_WANT_NONE : NYB_WANT_LAST;
         const nyb_span span = {d.ids + done, n, done, pages, 0, want};
+        count_mark();
         if (nyb_run(&bound, &(nyb_batch){&span, 1}, &error))
             give_up(error.what);
+        count_mark();
+        done += n;
         if (want == NYB_WANT_LAST)
             differences += count_differences(
-                nyb_logits(&bound, 0), d.expected + (uint64_t)(done - plain) * h.vocab, h.vocab);
-        done += n;
+                nyb_logits(&bound, 0), d.expected + (uint64_t)(done - prompt) * h.vocab, h.vocab);
     }
     printf("%s: %" PRIu64 " of %" PRIu64 " logits differ\n", differences ? "DIFFERENT" : "equal",
            differences, (uint64_t)h.n_rows * h.vocab);

@@ -1,0 +1,135 @@
+"""What every kernel row takes on small models, and a committed table to compare with.
+
+    python -m tools.count baseline              compare with the table of this compiler
+    python -m tools.count baseline --write      make that table anew
+
+Small random models, one for each format of weights and one for each family that has operations of
+its own, are replayed on a CPU of each ISA level, a prompt and two steps, and the instructions of
+each row are added up. Tables are in tools/count/baselines, one for each compiler that made one:
+another compiler has other counts. A new or changed kernel comes with its table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tempfile
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tools import count, replay
+from tools.count import emulator
+from tools.count.emulator import CountError
+from tools.peers.build import BuildError, Say, default_cache
+from tools.tiny_model import FILE_TYPES, FORMATS, tiny_model
+
+FOLDER = Path(__file__).with_name("baselines")
+CPUS = ("cortex-a53", "cortex-a76", "max")  # one for each level of rows
+PLAN = count.Plan(prompt=37, gen=2)  # no multiple of what a loop takes at once
+FAMILIES = ("qwen2", "gemma3", "granite")
+TOLERANCE = 0.02
+SIZES = {"layers": 1, "dim": 256, "heads": 4, "kv_heads": 2, "hidden": 512, "tied": False}
+
+Table = dict[str, dict[str, int]]  # CPU -> row -> instructions
+
+
+def models(folder: Path) -> Iterator[Path]:
+    """Writes the small models one after another: their dumps."""
+    kinds = [("llama", format) for format in FILE_TYPES] + [(one, "Q4_1") for one in FAMILIES]
+    for family, format in kinds:
+        model, dumped = folder / "tiny.gguf", folder / "dump"
+        tiny_model(model, family=family, formats=dict.fromkeys(FORMATS, format), **SIZES)
+        count.dump(model, PLAN, dumped)
+        yield dumped
+
+
+def measure(plugin: Path, say: Say) -> Table:
+    """The instructions of every row on every CPU."""
+    table: dict[str, Counter[str]] = {cpu: Counter() for cpu in CPUS}
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder, "replay")
+        say("compiling the static program")
+        replay.build(program, count.COMPILER)
+        for dumped in models(Path(folder)):
+            command = count.replay_command(program, dumped)
+            for cpu in CPUS:
+                for run in emulator.execute(plugin, cpu, command).runs:
+                    table[cpu] += run
+    return {
+        cpu: {name: counts[name] for name in sorted(counts) if is_row(name)}
+        for cpu, counts in table.items()
+    }
+
+
+def is_row(function: str) -> bool:
+    """Whether a function is a kernel's and not the engine's or the C library's."""
+    return re.fullmatch(r"nyb_\w+_(ref|neon|dotprod|i8mm)", function) is not None
+
+
+def compare(want: Mapping[str, Mapping[str, int]], got: Table) -> list[str]:
+    """A line for each row whose count is not within the tolerance of the table's, or that is in one
+    of both only. Fewer is told too: what was gained is to be kept."""
+    wrong = []
+    for cpu in want.keys() | got.keys():
+        old, new = want.get(cpu, {}), got.get(cpu, {})
+        for name in old.keys() | new.keys():
+            before, now = old.get(name, 0), new.get(name, 0)
+            if not before or not now:
+                wrong.append(f"{cpu}: {name} is {'new' if now else 'gone'}")
+            elif abs(more := now / before - 1) > TOLERANCE:
+                change = f"{before:,} instructions, now {now:,}: {more:+.1%}"
+                wrong.append(f"{cpu}: {name} took {change}")
+    return sorted(wrong)
+
+
+def path_of(compiler: str) -> Path:
+    """Where the table of a compiler is; it is named by the first line of its --version."""
+    return FOLDER / f"{re.sub(r'[^A-Za-z0-9.]+', '-', compiler).strip('-')}.toml"
+
+
+def text_of(compiler: str, table: Table) -> str:
+    """A table as TOML."""
+    lines = ["# Made by `python -m tools.count baseline --write`: instructions of each kernel row."]
+    lines.append(f'compiler = "{compiler}"')
+    for cpu, rows in table.items():
+        lines += ["", f"[rows.{cpu}]", *(f"{name} = {n}" for name, n in rows.items())]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Carry out `python -m tools.count baseline`."""
+    p = argparse.ArgumentParser(
+        prog="python -m tools.count baseline",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("--write", action="store_true", help="make this compiler's table anew")
+    args = p.parse_args(arguments)
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    try:
+        compiler = count.compiler()
+        path = path_of(compiler)
+        if not args.write and not path.exists():
+            say(f"no table of {compiler}: nothing was compared. --write makes one")
+            return 2
+        table = measure(emulator.build_plugin(default_cache(), say), say)
+        if args.write:
+            FOLDER.mkdir(exist_ok=True)
+            path.write_text(text_of(compiler, table))
+            return 0
+        wrong = compare(tomllib.loads(path.read_text())["rows"], table)
+    except (BuildError, CountError) as error:
+        say(f"tools.count: {error}")
+        return 1
+    print("\n".join(wrong) or f"{sum(map(len, table.values()))} counts are as in {path.name}")
+    return bool(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
