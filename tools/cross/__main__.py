@@ -6,11 +6,12 @@ import argparse
 import sys
 
 from tools import cross
-from tools.cross import toolbox, wheel
+from tools.cross import toolbox, userland, wheel
 
 _EXAMPLES = """\
 examples:
   python -m tools.cross wheel linux-aarch64
+  python -m tools.cross userland linux-aarch64
 """
 
 
@@ -23,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = p.add_subparsers(metavar="VERB", required=True)
-    for verb in (wheel,):
+    for verb in (wheel, userland):
         verb.add_parser(verbs)
     return p
 
