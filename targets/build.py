@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-KERNEL_ROOMS = ("kernels_x86", "kernels_ref")
+KERNEL_ROOMS = ("kernels_x86", "kernels_neon", "kernels_ref")
 INCLUDES = ("runtime/engine", "targets", *KERNEL_ROOMS)
 
 # Contraction off: a fused multiply-add is written where it is meant and nowhere else, or the
@@ -40,12 +40,14 @@ def built_levels(cc: Sequence[str]) -> dict[str, list[str]]:
     levels = tomllib.loads((ROOT / "targets/levels.toml").read_text())
     with tempfile.TemporaryDirectory() as folder:
         probe, out = Path(folder, "probe.c"), Path(folder, "probe.o")
-        found = {}
+        found: dict[str, list[str]] = {}
         for name, level in levels.items():
             probe.write_text(level["probe"])
-            command = [*cc, *level["cflags"], "-c", str(probe), "-o", str(out)]
-            if subprocess.run(command, capture_output=True).returncode == 0:
-                found[name] = level["cflags"]
+            for flags in level["cflags"]:
+                command = [*cc, *flags, "-c", str(probe), "-o", str(out)]
+                if subprocess.run(command, capture_output=True).returncode == 0:
+                    found[name] = flags
+                    break
     return found
 
 
@@ -79,3 +81,18 @@ def libraries(
                 found.append(library(f"nyb_{name}", sources, includes, "-std=c99", *flags))
     found.append(library("nyb_kernels_ref", files("kernels_ref"), ["kernels_ref"], "-std=c99"))
     return found
+
+
+def build_program(out: Path, sources: Sequence[str], command: Sequence[str]) -> None:
+    """Compiles a C program's sources (from ROOT) and links them with the engine and every kernel.
+    `command`: a compiler, which may be a cross compiler, and its flags. A warning is an error."""
+    main = Library("main", list(sources), list(INCLUDES), ["-std=c11", *CFLAGS, "-Werror"])
+    with tempfile.TemporaryDirectory() as folder:
+        objects = []
+        for library in [main, *libraries(command, ["-Werror"])]:
+            includes = [f"-I{ROOT / room}" for room in library.include_dirs]
+            for source in library.sources:
+                objects.append(f"{folder}/{library.name}-{Path(source).stem}.o")
+                compile_one = [*command, *library.cflags, *includes, "-c", str(ROOT / source)]
+                subprocess.run([*compile_one, "-o", objects[-1]], check=True)
+        subprocess.run([*command, *objects, "-o", str(out), "-lm", "-lpthread"], check=True)

@@ -86,6 +86,15 @@ const nyb_level nyb_levels[] = {
 #if NYB_HAVE_AVX512VNNI
     {"avx512vnni", NYB_CPU_AVX2 | NYB_CPU_AVX512VNNI},
 #endif
+#if NYB_HAVE_NEON
+    {"neon", NYB_CPU_NEON},
+#endif
+#if NYB_HAVE_DOTPROD
+    {"dotprod", NYB_CPU_NEON | NYB_CPU_DOTPROD},
+#endif
+#if NYB_HAVE_I8MM
+    {"i8mm", NYB_CPU_NEON | NYB_CPU_DOTPROD | NYB_CPU_I8MM},
+#endif
     {NULL, 0},
 };
 
@@ -98,6 +107,15 @@ const char *const nyb_levels_missing[] = {
 #endif
 #if defined(__x86_64__) && !NYB_HAVE_AVX512VNNI
     "avx512vnni",
+#endif
+#if defined(__aarch64__) && !NYB_HAVE_NEON
+    "neon",
+#endif
+#if defined(__aarch64__) && !NYB_HAVE_DOTPROD
+    "dotprod",
+#endif
+#if defined(__aarch64__) && !NYB_HAVE_I8MM
+    "i8mm",
 #endif
     NULL,
 };

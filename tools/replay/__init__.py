@@ -11,14 +11,12 @@ give a cross compiler for a board). What the compiled program says and takes: re
 from __future__ import annotations
 
 import struct
-import subprocess
-import tempfile
 from collections.abc import Sequence as Ids
 from pathlib import Path
 
 from nybble._core.program import Weights
 from nybble._core.sequence import Engine, Sequence
-from targets.build import CFLAGS, INCLUDES, ROOT, Library, libraries
+from targets.build import build_program
 
 SECTIONS = ("steps", "buffers", "attentions", "ropes", "turns")
 PAGE = 128
@@ -26,17 +24,7 @@ PAGE = 128
 
 def build(out: Path, command: Ids[str] = ("cc", "-O2", "-static")) -> None:
     """Compiles replay.c with the engine and every kernel. `command`: a compiler and its flags."""
-    with tempfile.TemporaryDirectory() as folder:
-        objects = []
-        sources = ["tools/replay/replay.c", "tools/replay/dump.c"]
-        replay = Library("replay", sources, list(INCLUDES), ["-std=c11", *CFLAGS])
-        for library in [replay, *libraries(command, ["-Werror"])]:
-            includes = [f"-I{ROOT / room}" for room in library.include_dirs]
-            for source in library.sources:
-                objects.append(f"{folder}/{library.name}-{Path(source).stem}.o")
-                compile_one = [*command, *library.cflags, *includes, "-c", str(ROOT / source)]
-                subprocess.run([*compile_one, "-o", objects[-1]], check=True)
-        subprocess.run([*command, *objects, "-o", str(out), "-lm", "-lpthread"], check=True)
+    build_program(out, ["tools/replay/replay.c", "tools/replay/dump.c"], command)
 
 
 def dump(weights: Weights, ids: list[int], rows: int, path: Path) -> None:

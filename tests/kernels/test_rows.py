@@ -1,0 +1,49 @@
+"""check_rows.c: every row against its reference without Python, here and as CPUs of boards."""
+
+import subprocess
+
+import pytest
+
+from nybble._core import native
+from targets.build import build_program
+from tests import emulated
+
+SOURCES = ["tests/kernels/check_rows.c"]
+
+
+def compared(stdout):
+    """ "neon: 48 rows" -> {"neon": 48}, without the levels of which none was."""
+    counts = dict(line.removesuffix(" rows").split(": ") for line in stdout.splitlines())
+    return {level: int(n) for level, n in counts.items() if int(n)}
+
+
+def test_all_rows_of_this_machine_equal_the_reference(tmp_path):
+    expected = {}
+    for row in native.rows():
+        if row["runs"] and row["level"] != "ref":
+            expected[row["level"]] = expected.get(row["level"], 0) + 1
+    if not expected:
+        pytest.skip("this CPU has no level above ref")
+    build_program(tmp_path / "check_rows", SOURCES, ["cc", "-O2"])
+    done = subprocess.run([tmp_path / "check_rows"], capture_output=True, text=True)
+    assert compared(done.stdout) == expected
+    assert done.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    emulated.need_tools()
+    out = tmp_path_factory.mktemp("aarch64") / "check_rows"
+    build_program(out, SOURCES, emulated.COMMAND)
+    return out
+
+
+@pytest.mark.parametrize("cpu", emulated.LEVELS)
+def test_all_rows_equal_the_reference_on_boards(cpu, program):
+    done = emulated.run(cpu, program)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert tuple(compared(done.stdout)) == emulated.LEVELS[cpu]
+
+
+def test_a_level_that_the_cpu_lacks_is_not_compared(program):
+    assert emulated.run("cortex-a53", program, "dotprod").returncode == 1
