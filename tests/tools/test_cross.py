@@ -1,17 +1,23 @@
-"""Cross-building: what a platform's file may say, and what is found in libraries and wheels.
+"""Cross-building: what a platform's file may say, what is found in libraries and wheels, and what
+counts as a failure of a board. `make test-boards` runs the whole of it.
 
 Libraries are small ones that the machine's compiler makes here, each with one thing that is wrong.
 """
 
 from __future__ import annotations
 
+import json
 import platform as machine
 import subprocess
+import sys
+import tomllib
 import zipfile
+from pathlib import Path
 
 import pytest
 
-from tools.cross import AskedError, CrossError, elf, platforms, wheel
+from nybble import board
+from tools.cross import AskedError, CrossError, elf, platforms, test, toolbox, trial, wheel
 from tools.cross.__main__ import main
 
 GLIBC_HERE = tuple(map(int, machine.libc_ver()[1].split(".")))[:2]
@@ -195,8 +201,105 @@ def test_what_is_wrong_in_a_wheel_is_told(tmp_path, platform, name, left_out, ad
 # -- the command line -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb", [[], ["wheel"]])
+@pytest.mark.parametrize("verb", ["wheel", "userland", "test"])
 def test_help_has_examples(verb, capsys):
-    with pytest.raises(SystemExit, match="0"):
-        main([*verb, "--help"])
-    assert "python -m tools.cross wheel linux-aarch64" in capsys.readouterr().out
+    for arguments in ([], [verb]):
+        with pytest.raises(SystemExit, match="0"):
+            main([*arguments, "--help"])
+        assert f"python -m tools.cross {verb} " in capsys.readouterr().out
+
+
+# -- boards ---------------------------------------------------------------------------------------
+
+
+def doctor(*levels, built=("ref", "neon", "dotprod", "i8mm"), missing=()):
+    kernels = {f"gemv_{n}": {"level": level, "lacking": []} for n, level in enumerate(levels)}
+    return {"levels": list(built), "levels_not_built": list(missing), "kernels": kernels}
+
+
+def test_rows_of_the_boards_level_are_counted():
+    assert trial.level_rows(doctor("neon", "ref", "neon"), "neon") == 2
+    assert trial.level_rows(doctor("neon", "dotprod", "i8mm"), "i8mm") == 1
+
+
+@pytest.mark.parametrize(
+    ("found", "what"),
+    [
+        (doctor("neon", "ref"), "the best rows are of level neon, not dotprod"),
+        (doctor("dotprod", "i8mm"), "the best rows are of level i8mm, not dotprod"),
+        (doctor("ref", built=["ref"]), "ref are built, dotprod not"),
+        (doctor("dotprod", missing=["i8mm"]), "are built, i8mm not"),
+    ],
+)
+def test_other_rows_than_the_boards_are_a_failure(found, what):
+    with pytest.raises(CrossError, match=what):
+        trial.level_rows(found, "dotprod")
+
+
+ANSWER = {"text": " Paris", "tokens": 2, "logits": "00ff"}
+
+
+def answered(**changes):
+    """What is made of a board that gives this answer, where the one here is ANSWER."""
+    said = json.dumps({**ANSWER, **changes})
+    board = trial.Runner(["sh", "-c", f"echo a warning; echo '{said}'"], {})
+    paths = {"smollm2-135m": Path("tiny.nyb")}
+    subject = trial.Subject(None, Path(), paths, {"smollm2-135m": ANSWER})
+    return trial.check_answer(board, "smollm2-135m", subject)
+
+
+def test_an_answer_may_differ_in_nothing():
+    assert answered() == " Paris"
+    for changes in ({"text": " Rome"}, {"tokens": 1}, {"logits": "00fe"}):
+        with pytest.raises(CrossError, match=f"here ' Paris'.*{next(iter(changes.values()))}"):
+            answered(**changes)
+
+
+def test_a_command_that_fails_is_told_with_its_output():
+    with pytest.raises(CrossError, match=r"exit status 3 of: sh -c .*\nout\n+err$"):
+        toolbox.run(["sh", "-c", "echo out; echo err >&2; exit 3"])
+    assert toolbox.run(["sh", "-c", "echo $A; echo err >&2"], env={"A": "out"}) == "out\n"
+
+
+def test_a_missing_program_is_told_with_its_package():
+    with pytest.raises(CrossError, match="qemu-vax is missing; .*apt-get install qemu-user"):
+        toolbox.program("qemu-vax", "qemu-user")
+
+
+def test_what_came_of_a_board_as_text():
+    outcome = trial.Outcome("rpi4", "cortex-a72", "neon", 48, {"m": " Paris"}, "9 passed", 7, [])
+    lines = test.as_text(outcome)
+    assert lines[0] == "rpi4: passed as cortex-a72, 7 s"
+    assert "  answer   m: ' Paris'" in lines
+    failed = test.as_text(outcome._replace(failures=["m: says"]))
+    assert failed[0] == "rpi4: FAILED as cortex-a72, 7 s"
+    assert failed[-1] == "  failed   m: says"
+
+
+@pytest.mark.parametrize("id", [id for id in board.boards() if board.load(id).qemu_cpu])
+def test_boards_that_are_emulated_have_a_platform_that_is(id):
+    assert platforms.load(f"linux-{board.load(id).isa}").userland is not None
+    levels = tomllib.loads((toolbox.ROOT / "targets/levels.toml").read_text())
+    assert board.load(id).expect_level in levels
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["wheel", "linux-vax"], "no platform 'linux-vax'; known: linux-aarch64"),
+        (["userland", "linux-x86_64"], "linux-x86_64 has no userland"),
+        (["test", "toaster"], "no board 'toaster'"),
+        (["test", "spacemit-k1"], "spacemit-k1 is not emulated"),
+        (["test", "rpi4", "--model", "x"], "no 'x' among the models: smollm2-135m"),
+    ],
+)
+def test_what_makes_no_sense_is_exit_code_2(arguments, what, monkeypatch, capsys):
+    monkeypatch.setattr(toolbox, "enter", lambda _: None)  # which would install the compiler
+    assert main(arguments) == 2
+    assert what in capsys.readouterr().err
+
+
+def test_all_tests_for_boards_are_there():
+    tests = [test.format(level="ref") for test in trial.TESTS]
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    toolbox.run([*command, *tests])

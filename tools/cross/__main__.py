@@ -6,12 +6,13 @@ import argparse
 import sys
 
 from tools import cross
-from tools.cross import toolbox, userland, wheel
+from tools.cross import test, toolbox, userland, wheel
 
 _EXAMPLES = """\
 examples:
   python -m tools.cross wheel linux-aarch64
   python -m tools.cross userland linux-aarch64
+  python -m tools.cross test rpi4
 """
 
 
@@ -24,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = p.add_subparsers(metavar="VERB", required=True)
-    for verb in (wheel, userland):
+    for verb in (wheel, userland, test):
         verb.add_parser(verbs)
     return p
 

@@ -61,20 +61,19 @@ def program(name: str, package: str) -> str:
 def run(
     command: Sequence[str | Path], *, cwd: Path = ROOT, env: Mapping[str, str] | None = None
 ) -> str:
-    """Runs a command, with `env` added to the environment, and returns what it prints; CrossError
-    with the end of that if it fails."""
+    """Runs a command, with `env` added to the environment, and returns its stdout; CrossError with
+    the end of its output if it fails."""
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
         env={**os.environ, **(env or {})},
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        capture_output=True,
         text=True,
         errors="replace",
     )
     if done.returncode != 0:
-        tail = "\n".join(done.stdout.splitlines()[-_TAIL:])
+        tail = "\n".join(f"{done.stdout}\n{done.stderr}".splitlines()[-_TAIL:])
         line = " ".join(str(part) for part in command)
         raise CrossError(f"exit status {done.returncode} of: {line:.300}\n{tail}")
     return done.stdout

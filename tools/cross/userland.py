@@ -158,5 +158,3 @@ def environment(tree: Tree, cpu: str | None, site: Path) -> Mapping[str, str]:
     """What its Python runs in: qemu's, and the packages of `site` and of the tree."""
     path = f"{site}{os.pathsep}{tree.site}"
     return {**tree.environment(cpu), "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
-
-

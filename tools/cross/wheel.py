@@ -23,7 +23,7 @@ _NAME = re.compile(r"nybble-[^-]+-cp311-abi3-(?P<tags>[\w.]+)\.whl")
 _EXAMPLES = """\
 examples:
   python -m tools.cross wheel linux-aarch64
-  python -m tools.cross wheel linux-x86_64 --out /tmp/wheels --json
+  python -m tools.cross wheel linux-x86_64 --out wheels --json
 """
 
 
