@@ -18,14 +18,16 @@ C_FILES := $(shell find $(ROOMS) -type f \( -name '*.c' -o -name '*.h' -o -name 
 CYTHON_FILES := $(wildcard runtime/nybble/_core/*.pyx runtime/nybble/_core/*.pxd)
 BUILD := setup.py -q build_clib build_ext --inplace
 
-.PHONY: help demo test test-long test-sanitized fuzz lint format bench bench-peers count-boards \
-	debug clean
+.PHONY: help demo test test-long test-sanitized test-boards fuzz lint format bench bench-peers \
+	count-boards debug clean
 
 help:
 	@echo "make demo     install nybble in $(DEMO), pull $(MODEL) (98 MB), ask it a question"
 	@echo "make test     build for development in $(DEV) and run the tests"
 	@echo "make test-long  the long form of some tests: more kills, 20 minutes of mixed use"
 	@echo "make test-sanitized  the tests of what reads files, with the Cython modules under sanitizers"
+	@echo "make test-boards  a wheel for ARM, tried on the emulated CPUs of BOARDS: five minutes; needs"
+	@echo "              Debian's qemu-user and mmdebstrap"
 	@echo "make fuzz     the fuzz targets for FUZZ_SECONDS each (20), FUZZ_JOBS at a time: needs clang"
 	@echo "make lint     ruff, mypy, cython-lint, clang-format, codespell"
 	@echo "make format   let ruff and clang-format rewrite what they would complain about"
@@ -60,6 +62,11 @@ test-sanitized: $(DEV)/.built
 		--build-lib $(SANITIZED)/lib
 	$(SANITIZED_ENV) $(DEV)/bin/python -c 'import nybble; assert "/sanitized/" in nybble.__file__'
 	$(SANITIZED_ENV) $(DEV)/bin/python -m pytest -p no:cacheprovider $(SANITIZED_TESTS)
+
+# One board for each kind of core: A53, A72, A76, and one that has all that nybble has rows for.
+BOARDS ?= rpi-zero-2w rpi4 rpi5 android-i8mm
+test-boards:
+	$(PYTHON) -m tools.cross test $(BOARDS)
 
 FUZZ_SECONDS ?= 20
 FUZZ_JOBS ?= 1

@@ -116,7 +116,11 @@ setup(
         "nybble.formats",
         "nybble.tokenizer",
     ],
-    package_data={"nybble": ["py.typed"], "nybble._core": ["*.pyi", "*.pxd", "*.h"]},
+    include_package_data=False,  # MANIFEST.in is for source packages
+    package_data={
+        "nybble": ["py.typed", "boards/*.toml"],
+        "nybble._core": ["*.pyi", "*.pxd", "*.h"],
+    },
     libraries=[library(lib) for lib in LIBRARIES],
     # Bounds are checked everywhere: what is hot is in C, and no input may reach undefined
     # behaviour.

@@ -176,6 +176,9 @@ GOOD = {
         ({"clusters": [{"cpu": "x", "cores": 0, "ghz": 1.0}]}, "out of range"),
         ({"memory_mib": [1024, 512]}, "in order"),
         ({"page_size": 5000}, "page_size"),
+        ({"qemu_cpu": "cortex-a53"}, "qemu_cpu and expect_level come together"),
+        ({"expect_level": "neon"}, "qemu_cpu and expect_level come together"),
+        ({"qemu_cpu": 53, "expect_level": "neon"}, "texts"),
     ],
 )
 def test_bad_boards(change, says):

@@ -3,7 +3,9 @@
 A board's file has its name, its `isa`, its `clusters` of cores, strongest first (`cpu`, as
 compilers name it, `cores`, `ghz`), the sizes it is sold with (`memory_mib`, least first), its
 `page_size` in bytes, and, where somebody measured it, how fast its CPUs read memory (`read_gb_s`,
-all of the strongest cluster's together) with the `source` of that. What is not known is not there.
+all of the strongest cluster's together) with the `source` of that. A board that `tools/cross` tries
+has the CPU that qemu is to be (`qemu_cpu`) and the level of the best kernels that it is to be found
+fit for (`expect_level`). What is not known is not there.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ class Board(NamedTuple):
     page_size: int
     read_gb_s: float | None
     source: str
+    qemu_cpu: str
+    expect_level: str
 
 
 def boards() -> list[str]:
@@ -63,7 +67,7 @@ def parsed(id: str, fields: dict[str, Any]) -> Board:
     needed = {"name", "isa", "clusters", "memory_mib", "page_size"}
     for key in needed - fields.keys():
         check(False, f"{key} is missing")
-    for key in fields.keys() - needed - {"read_gb_s", "source"}:
+    for key in fields.keys() - needed - {"read_gb_s", "source", "qemu_cpu", "expect_level"}:
         check(False, f"{key} is unknown")
     check(fields["isa"] in ("aarch64", "armv7", "riscv64", "x86_64"), "no such isa")
     check(bool(fields["clusters"]) and bool(fields["memory_mib"]), "clusters or memory are empty")
@@ -76,6 +80,9 @@ def parsed(id: str, fields: dict[str, Any]) -> Board:
     read = fields.get("read_gb_s")
     check((read is None) == ("source" not in fields), "read_gb_s and source come together")
     check(read is None or 0 < read < 1000, "read_gb_s out of range")
+    cpu, level = fields.get("qemu_cpu", ""), fields.get("expect_level", "")
+    check(isinstance(cpu, str) and isinstance(level, str), "qemu_cpu and expect_level are texts")
+    check(bool(cpu) == bool(level), "qemu_cpu and expect_level come together")
     return Board(
         id=id,
         name=fields["name"],
@@ -85,4 +92,6 @@ def parsed(id: str, fields: dict[str, Any]) -> Board:
         page_size=fields["page_size"],
         read_gb_s=read,
         source=fields.get("source", ""),
+        qemu_cpu=cpu,
+        expect_level=level,
     )

@@ -50,12 +50,16 @@ def default_threads() -> int:
 
 
 def cpu_name() -> str:
-    """What the kernel calls the CPU; the architecture where it has no name for it."""
+    """What the kernel calls the CPU; the architecture where it has no name for it. An emulator may
+    show the CPU below it: `vendor_id` is a word of x86 kernels."""
+    found: dict[str, str] = {}
     for line in _lines("/proc/cpuinfo"):
         key, _, value = line.partition(":")
-        if key.strip() in ("model name", "uarch", "Model"):
-            return value.strip()
-    return os.uname().machine
+        found.setdefault(key.strip(), value.strip())
+    names = [found[key] for key in ("model name", "uarch", "Model") if key in found]
+    name = names[0] if names else os.uname().machine
+    is_shown_below = "vendor_id" in found and os.uname().machine in ("aarch64", "armv7l", "riscv64")
+    return f"emulated on {name}" if is_shown_below else name
 
 
 def memory() -> dict[str, int]:

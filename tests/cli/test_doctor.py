@@ -1,9 +1,12 @@
 """nybble doctor: which rows, and why these."""
 
 import json
+import os
+from types import SimpleNamespace
 
 import pytest
 
+from nybble import machine
 from nybble._core import native
 from nybble.cli import main
 
@@ -52,3 +55,25 @@ def test_all_of_doctor_fits_a_narrow_terminal(open_terminal):
     lines = terminal.seen.splitlines()
     assert lines[0].startswith("nybble    ")
     assert max(map(len, lines)) <= 40
+
+
+ARM = "processor\t: 0\nCPU part\t: 0xd08\n"
+PI = ARM + "\nModel\t\t: Raspberry Pi 4 Model B Rev 1.4\n"
+X86 = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC\n"
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "architecture", "name"),
+    [
+        (PI, "aarch64", "Raspberry Pi 4 Model B Rev 1.4"),
+        (ARM, "aarch64", "aarch64"),
+        (X86, "x86_64", "AMD EPYC"),
+        (X86, "aarch64", "emulated on AMD EPYC"),
+    ],
+)
+def test_an_emulated_cpu_has_not_the_name_of_the_one_below(
+    monkeypatch, cpuinfo, architecture, name
+):
+    monkeypatch.setattr(machine, "_lines", lambda path: cpuinfo.splitlines())
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine=architecture))
+    assert machine.cpu_name() == name

@@ -1,0 +1,305 @@
+"""Cross-building: what a platform's file may say, what is found in libraries and wheels, and what
+counts as a failure of a board. `make test-boards` runs the whole of it.
+
+Libraries are small ones that the machine's compiler makes here, each with one thing that is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import platform as machine
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from nybble import board
+from tools.cross import AskedError, CrossError, elf, platforms, test, toolbox, trial, wheel
+from tools.cross.__main__ import main
+
+GLIBC_HERE = tuple(map(int, machine.libc_ver()[1].split(".")))[:2]
+FIELDS = {
+    "zig": "x86_64-linux-gnu.2.28",
+    "machine": {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}.get(machine.machine(), ""),
+    "glibc": "2.28",
+    "page_align": 65536,
+    "needed": ["libc.so.6", "libm.so.6", "libpthread.so.0"],
+}
+USERLAND = {
+    "qemu": "qemu-aarch64",
+    "arch": "arm64",
+    "suite": "bookworm",
+    "python": "3.11",
+    "include": ["python3"],
+    "packages": ["pytest==8.4.2"],
+}
+
+
+# -- platforms ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("id", platforms.platforms())
+def test_every_platform_is_read(id):
+    platform = platforms.load(id)
+    assert platform.zig.startswith(platform.cpu)
+    assert platform.tags()[-1] == f"manylinux_2_{platform.glibc[1]}_{platform.cpu}"
+
+
+def test_an_unknown_platform_is_told_with_those_there_are():
+    with pytest.raises(AskedError, match="no platform 'linux-vax'; known: .*linux-aarch64"):
+        platforms.load("linux-vax")
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"speed": 3}, "speed is unknown"),
+        ({"machine": 62}, "machine is 62"),
+        ({"page_align": True}, "page_align is True"),
+        ({"page_align": 5000}, "page_align is 5000, no power of two"),
+        ({"needed": []}, "needed is \\[\\]"),
+        ({"needed": [6]}, "needed is \\[6\\]"),
+        ({"glibc": "new"}, "not for glibc new"),
+        ({"glibc": "2.31"}, "not for glibc 2.31"),
+        ({"userland": {**USERLAND, "speed": 3}}, r"\[userland\]: speed is unknown"),
+        ({"userland": {**USERLAND, "packages": ["pytest"]}}, "pytest has no version"),
+        ({"userland": {**USERLAND, "python": "3"}}, "'3' is no version"),
+        ({"userland": {"qemu": "qemu-aarch64"}}, "is missing"),
+    ],
+)
+def test_what_is_wrong_in_a_platforms_file_is_named(change, what):
+    with pytest.raises(CrossError, match=rf"platforms/x\.toml.*{what}"):
+        platforms.parsed("x", {**FIELDS, **change})
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_missing_field_of_a_platform_is_named(name):
+    fields = {key: value for key, value in FIELDS.items() if key != name}
+    with pytest.raises(CrossError, match=f"{name} is missing"):
+        platforms.parsed("x", fields)
+
+
+def test_a_userland_has_another_key_when_a_field_differs():
+    one, other = (
+        platforms.parsed("x", {**FIELDS, "userland": {**USERLAND, "suite": suite}}).userland
+        for suite in ("bookworm", "trixie")
+    )
+    assert one.key() != other.key()
+    assert one.key() == one._replace().key()
+
+
+# -- libraries ------------------------------------------------------------------------------------
+
+
+PLAIN = "int plain(int a) { return a + 1; }"
+# A thread's start is in glibc 2.34 what it was in 2.2.5, under another version.
+NEW = "#include <pthread.h>\nint f(void *g) { return pthread_create(g, 0, g, 0); }"
+TEXTREL = '__asm__(".text\\n.quad abort\\n"); int plain(void) { return 1; }'
+ALIGNED = "-Wl,-z,max-page-size=65536"
+
+
+def library(folder, source, *flags):
+    """The bytes of a shared library of this C source."""
+    c_file, path = folder / "plain.c", folder / "plain.so"
+    c_file.write_text(source)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", path, c_file, *flags], check=True)
+    return path.read_bytes()
+
+
+@pytest.fixture(name="platform")
+def fixture_platform():
+    if not FIELDS["machine"]:
+        pytest.skip("no platform for this machine")
+    return platforms.parsed("linux-x86_64", FIELDS)
+
+
+def test_a_plain_library_is_fine(tmp_path, platform):
+    assert elf.complaints(library(tmp_path, PLAIN, ALIGNED), platform) == []
+
+
+def test_what_is_wrong_in_a_library_is_found(tmp_path, platform):
+    def found(source, *flags):
+        return elf.complaints(library(tmp_path, source, *flags), platform)
+
+    other = tmp_path / "libother.so"
+    subprocess.run(["cc", "-shared", "-o", other, "-x", "c", "/dev/null"], check=True)
+    small = "segments are aligned to 4096 bytes, not 65536"
+    assert found(PLAIN, "-Wl,-z,max-page-size=4096") == [small]
+    assert found(PLAIN, ALIGNED, "-Wl,-z,execstack") == ["asks for an executable stack"]
+    assert found(PLAIN, ALIGNED, "-Wl,-rpath,/here") == ["looks for libraries in /here"]
+    assert found(PLAIN, ALIGNED, "-Wl,--no-as-needed", str(other)) == [f"needs {other}"]
+    assert set(found(TEXTREL, ALIGNED, "-Wl,-z,notext")) == {"has relocations in its text"}
+
+
+@pytest.mark.skipif(GLIBC_HERE < (2, 34), reason="needs a glibc of 2.34 or newer")
+def test_a_symbol_newer_than_the_platform_is_found(tmp_path, platform):
+    wanted = "wants GLIBC_2.34 of libc.so.6, not at most GLIBC_2.28"
+    assert elf.complaints(library(tmp_path, NEW, ALIGNED), platform) == [wanted]
+    newer = platform._replace(glibc=(2, 34))
+    assert elf.complaints(library(tmp_path, NEW, ALIGNED), newer) == []
+
+
+def test_versions_are_compared_as_numbers():
+    fits = ("GLIBC_2.9", "GLIBC_2.2.5", "GLIBC_2.28")
+    assert [elf._is_old_enough(version, (2, 28)) for version in fits] == [True] * 3
+    not_fit = ("GLIBC_2.29", "GLIBC_3.0", "GLIBC_PRIVATE", "GLIBCXX_3.4", "GLIBC_ABI_DT_RELR")
+    assert [elf._is_old_enough(version, (2, 28)) for version in not_fit] == [False] * 5
+
+
+def test_what_is_no_library_for_the_machine_is_told(tmp_path, platform):
+    data = library(tmp_path, PLAIN, ALIGNED)
+    mips = data[:18] + (8).to_bytes(2, "little") + data[20:]
+    (said,) = elf.complaints(mips, platform)
+    assert said == f"ET_DYN for EM_MIPS, not a library for {platform.machine}"
+    cut = (0, 4, 20, 63, 100, 1000, len(data) // 2, len(data) - 100)
+    for damaged in (b"PK" * 50, *(data[:length] for length in cut)):
+        (said,) = elf.complaints(damaged, platform)
+        assert "no ELF file" in said
+
+
+# -- wheels ---------------------------------------------------------------------------------------
+
+GOOD_NAME = "nybble-1.0-cp311-abi3-manylinux2014_x86_64.manylinux_2_17_x86_64.whl"
+
+
+def packed(folder, name, left_out="", added=()):
+    """A wheel of this name with all that one has to have."""
+    modules = (wheel.ROOT / "runtime/nybble/_core").glob("*.pyx")
+    names = {f"nybble/_core/{path.stem}.abi3.so" for path in modules}
+    boards = (wheel.ROOT / "targets/boards").glob("*.toml")
+    names |= {f"nybble/boards/{path.name}" for path in boards}
+    library_bytes = library(folder, PLAIN, ALIGNED)
+    with zipfile.ZipFile(folder / name, "w") as archive:
+        for entry in sorted((names | set(added)) - {left_out}):
+            archive.writestr(entry, library_bytes if ".so" in entry else "")
+    return folder / name
+
+
+def test_a_wheel_as_it_should_be(tmp_path, platform):
+    wheel.check(packed(tmp_path, GOOD_NAME), platform)
+
+
+@pytest.mark.parametrize(
+    ("name", "left_out", "added", "what"),
+    [
+        (GOOD_NAME.replace("2_17", "2_29").replace("2014", "9"), "", (), "it is not tagged"),
+        (GOOD_NAME.replace("x86_64", "riscv64"), "", (), "it is not tagged"),
+        (GOOD_NAME.replace("abi3", "cp311"), "", (), "it is not tagged cp311-abi3-manylinux_2_28"),
+        (GOOD_NAME, "nybble/boards/rpi4.toml", (), "boards/rpi4.toml is missing"),
+        (GOOD_NAME, "nybble/_core/native.abi3.so", (), "native.abi3.so is missing"),
+        (GOOD_NAME, "", ("nybble.libs/libgomp-1.so",), "libgomp-1.so is no module"),
+    ],
+)
+def test_what_is_wrong_in_a_wheel_is_told(tmp_path, platform, name, left_out, added, what):
+    with pytest.raises(CrossError, match=what):
+        wheel.check(packed(tmp_path, name, left_out, added), platform)
+
+
+# -- the command line -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["wheel", "userland", "test"])
+def test_help_has_examples(verb, capsys):
+    for arguments in ([], [verb]):
+        with pytest.raises(SystemExit, match="0"):
+            main([*arguments, "--help"])
+        assert f"python -m tools.cross {verb} " in capsys.readouterr().out
+
+
+# -- boards ---------------------------------------------------------------------------------------
+
+
+def doctor(*levels, built=("ref", "neon", "dotprod", "i8mm"), missing=()):
+    kernels = {f"gemv_{n}": {"level": level, "lacking": []} for n, level in enumerate(levels)}
+    return {"levels": list(built), "levels_not_built": list(missing), "kernels": kernels}
+
+
+def test_rows_of_the_boards_level_are_counted():
+    assert trial.level_rows(doctor("neon", "ref", "neon"), "neon") == 2
+    assert trial.level_rows(doctor("neon", "dotprod", "i8mm"), "i8mm") == 1
+
+
+@pytest.mark.parametrize(
+    ("found", "what"),
+    [
+        (doctor("neon", "ref"), "the best rows are of level neon, not dotprod"),
+        (doctor("dotprod", "i8mm"), "the best rows are of level i8mm, not dotprod"),
+        (doctor("ref", built=["ref"]), "ref are built, dotprod not"),
+        (doctor("dotprod", missing=["i8mm"]), "are built, i8mm not"),
+    ],
+)
+def test_other_rows_than_the_boards_are_a_failure(found, what):
+    with pytest.raises(CrossError, match=what):
+        trial.level_rows(found, "dotprod")
+
+
+ANSWER = {"text": " Paris", "tokens": 2, "logits": "00ff"}
+
+
+def answered(**changes):
+    """What is made of a board that gives this answer, where the one here is ANSWER."""
+    said = json.dumps({**ANSWER, **changes})
+    board = trial.Runner(["sh", "-c", f"echo a warning; echo '{said}'"], {})
+    paths = {"smollm2-135m": Path("tiny.nyb")}
+    subject = trial.Subject(None, Path(), paths, {"smollm2-135m": ANSWER})
+    return trial.check_answer(board, "smollm2-135m", subject)
+
+
+def test_an_answer_may_differ_in_nothing():
+    assert answered() == " Paris"
+    for changes in ({"text": " Rome"}, {"tokens": 1}, {"logits": "00fe"}):
+        with pytest.raises(CrossError, match=f"here ' Paris'.*{next(iter(changes.values()))}"):
+            answered(**changes)
+
+
+def test_a_command_that_fails_is_told_with_its_output():
+    with pytest.raises(CrossError, match=r"exit status 3 of: sh -c .*\nout\n+err$"):
+        toolbox.run(["sh", "-c", "echo out; echo err >&2; exit 3"])
+    assert toolbox.run(["sh", "-c", "echo $A; echo err >&2"], env={"A": "out"}) == "out\n"
+
+
+def test_a_missing_program_is_told_with_its_package():
+    with pytest.raises(CrossError, match="qemu-vax is missing; .*apt-get install qemu-user"):
+        toolbox.program("qemu-vax", "qemu-user")
+
+
+def test_what_came_of_a_board_as_text():
+    outcome = trial.Outcome("rpi4", "cortex-a72", "neon", 48, {"m": " Paris"}, "9 passed", 7, [])
+    lines = test.as_text(outcome)
+    assert lines[0] == "rpi4: passed as cortex-a72, 7 s"
+    assert "  answer   m: ' Paris'" in lines
+    failed = test.as_text(outcome._replace(failures=["m: says"]))
+    assert failed[0] == "rpi4: FAILED as cortex-a72, 7 s"
+    assert failed[-1] == "  failed   m: says"
+
+
+@pytest.mark.parametrize("id", [id for id in board.boards() if board.load(id).qemu_cpu])
+def test_boards_that_are_emulated_have_a_platform_that_is(id):
+    assert platforms.load(f"linux-{board.load(id).isa}").userland is not None
+    levels = tomllib.loads((toolbox.ROOT / "targets/levels.toml").read_text())
+    assert board.load(id).expect_level in levels
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["wheel", "linux-vax"], "no platform 'linux-vax'; known: linux-aarch64"),
+        (["userland", "linux-x86_64"], "linux-x86_64 has no userland"),
+        (["test", "toaster"], "no board 'toaster'"),
+        (["test", "spacemit-k1"], "spacemit-k1 is not emulated"),
+        (["test", "rpi4", "--model", "x"], "no 'x' among the models: smollm2-135m"),
+    ],
+)
+def test_what_makes_no_sense_is_exit_code_2(arguments, what, monkeypatch, capsys):
+    monkeypatch.setattr(toolbox, "enter", lambda _: None)  # which would install the compiler
+    assert main(arguments) == 2
+    assert what in capsys.readouterr().err
+
+
+def test_all_tests_for_boards_are_there():
+    tests = [test.format(level="ref") for test in trial.TESTS]
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    toolbox.run([*command, *tests])

@@ -1,0 +1,93 @@
+"""python -m tools.cross test: a wheel tried on the emulated CPUs of boards.
+
+On each CPU the wheel's modules load, `nybble doctor` finds the level of kernels that the board's
+file promises, models continue a text with the logits, bit for bit, that they have on this machine,
+and some of the repository's tests pass. Models are packed here, as for a real board.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tools.cross import AskedError, platforms
+from tools.cross.toolbox import cache
+
+_EXAMPLES = """\
+examples:
+  python -m tools.cross test rpi4
+  python -m tools.cross test rpi-zero-2w rpi5 --model smollm2-135m --json
+"""
+
+
+def add_parser(verbs: Any) -> None:
+    """Describe the verb to argparse."""
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        "test",
+        help="try a wheel on the emulated CPUs of boards",
+        description=f"{__doc__.partition(chr(10) * 2)[2]}\nqemu is some 20 times slower than the "
+        "board, so these are few. The models (843 MB) are pulled if they are not there.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "board", nargs="+", metavar="BOARD", help="as in targets/boards, with a qemu_cpu there"
+    )
+    parser.add_argument(
+        "--wheel", type=Path, metavar="FILE", help="for the boards' platform; built if not given"
+    )
+    parser.add_argument(
+        "--model", action="append", metavar="NAME", help="repeatable (those that tests run)"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a board")
+    parser.set_defaults(run=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Carry out the verb."""
+    # Not before, because nybble need not be there outside of .venv/cross.
+    from nybble import board as boards
+    from nybble.errors import UsageError
+    from tools.cross import trial
+
+    try:
+        chosen = [boards.load(id) for id in dict.fromkeys(args.board)]
+    except UsageError as error:
+        raise AskedError(str(error)) from None
+    for board in chosen:
+        if not board.qemu_cpu:
+            raise AskedError(f"{board.id} is not emulated: its file has no qemu_cpu")
+    if len({board.isa for board in chosen}) > 1:
+        raise AskedError("boards of one architecture at a time: they share a wheel")
+    for model in args.model or ():
+        if model not in trial.MODELS:
+            raise AskedError(f"no {model!r:.40} among the models: {', '.join(trial.MODELS)}")
+    platform = platforms.load(f"linux-{chosen[0].isa}")
+    # In the cache and not in /tmp, which may be memory: the packed models are 860 MB.
+    home = cache() / "cross"
+    home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home) as scratch:
+        models = args.model or [*trial.MODELS]
+        subject = trial.prepare(platform, args.wheel, models, Path(scratch))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            outcomes = list(pool.map(lambda board: trial.try_board(board, subject), chosen))
+    for outcome in outcomes:
+        print(json.dumps(outcome._asdict()) if args.json else "\n".join(as_text(outcome)))
+    return 1 if any(outcome.failures for outcome in outcomes) else 0
+
+
+def as_text(outcome: Any) -> list[str]:
+    """The lines that say what came of a board."""
+    lines = [
+        f"{outcome.board}: {'FAILED' if outcome.failures else 'passed'} as {outcome.cpu}, "
+        f"{outcome.seconds} s",
+        f"  kernels  {outcome.rows} of level {outcome.level}",
+    ]
+    lines += [f"  answer   {model}: {text!r}" for model, text in outcome.answers.items()]
+    lines += [f"  tests    {outcome.tests}"]
+    return lines + [f"  failed   {failure}" for failure in outcome.failures]
