@@ -8,7 +8,12 @@ CHUNK: int
 engine_lock: LockType
 
 def sizes(
-    program: Program, context: int, threads: int = 1, sequences: int = 1, chunk: int = ...
+    program: Program,
+    context: int,
+    threads: int = 1,
+    sequences: int = 1,
+    chunk: int = ...,
+    kv: str = "f16",
 ) -> tuple[int, int]: ...
 
 class Engine:
@@ -28,6 +33,7 @@ class Engine:
         threads: int = 1,
         sequences: int = 1,
         chunk: int = ...,
+        kv: str = "f16",
     ) -> None: ...
     def read_seconds(self, streams: int) -> float: ...
     def barrier_seconds(self) -> float: ...
