@@ -35,6 +35,7 @@ def load(
     *,
     threads: int | None = None,
     context: int | None = None,
+    kv: str = "f16",
     sequences: int = 1,
     memory: int | str | None = None,
     on_exceed: str = "refuse",
@@ -49,14 +50,19 @@ def load(
                   process's affinity and quota. The tokens do not depend on it
     context     : positions in a sequence, prompt and reply together; the lesser of the model's and
                   2,048 by default
+    kv          : how keys and values are stored. "f16": in 16 bits. "v8": values in 8, a quarter
+                  less memory for a KL divergence that cannot be told from none. "int8": both in 8,
+                  half the memory, which costs some models little and ruins others
+                  (docs/fidelity.md). "auto": f16 if it fits, else v8
     sequences   : how many replies may be under way at once, each with memory for a context of its
                   own. With all taken, another thread or asyncio task waits for one, and the one
                   that has it gets BusyError
     memory      : the most that the process may hold, pages of files included: bytes, or "300MiB".
                   By default $NYBBLE_MEMORY, else what the machine can give (what is available, less
                   64 MiB; its control group's limit; ulimit -v). `nybble plan` shows what is needed
-    on_exceed   : what is done if that is too little: "refuse", or "adapt", which takes a smaller
-                  context and says so in `Model.plan` and `Reply.stats`. Nothing else changes tokens
+    on_exceed   : what is done if that is too little: "refuse", or "adapt", which takes v8 for f16
+                  and, where that is not enough, a smaller context, and says so in `Model.plan` and
+                  `Reply.stats`. Nothing else changes tokens
     on_progress : called with (bytes of weights packed, bytes in all)
 
     ModelNotFoundError says how to get the model, FormatError what is wrong with its file,
@@ -75,6 +81,7 @@ def load(
         hub.resolve(name),
         threads=threads,
         context=context,
+        kv=kv,
         sequences=sequences,
         memory=memory,
         on_exceed=on_exceed,
@@ -100,6 +107,7 @@ class Model:
         *,
         threads: int | None = None,
         context: int | None = None,
+        kv: str = "f16",
         sequences: int = 1,
         memory: int | str | None = None,
         on_exceed: str = "refuse",
@@ -123,6 +131,7 @@ class Model:
             budget=planning.budget_of(memory, held),
             held=held,
             on_exceed=on_exceed,
+            kv=kv,
         )
         self.context = self.plan.context
         self.weights = reading.weights(on_progress)
@@ -139,6 +148,7 @@ class Model:
             threads=self.threads,
             sequences=n_sequences,
             chunk=self.plan.chunk,
+            kv=self.plan.kv,
         )
         self._sequences = Sequences([Sequence(self.engine, slot) for slot in range(n_sequences)])
         self.vocab = tree.vocab
@@ -326,6 +336,7 @@ class Model:
         self._check_prompt(ids)
         reply = Reply(self._sequences, self._tokenizer, ids, options, splitter, on_end)
         reply.stats.context = self.context
+        reply.stats.kv = self.plan.kv
         return reply
 
     def _check_prompt(self, ids: list[int]) -> None:

@@ -37,6 +37,8 @@ class Stats:
     seed           : of the random numbers
     context        : positions there are for prompt and reply: fewer than were asked for where the
                      model was loaded with on_exceed="adapt" into too little memory
+    kv             : how keys and values are stored: "f16", "v8" or "int8", which may not be what
+                     was asked for either
     stop_reason    : "end", "stop", "length", "context", "timeout", "closed"; None while running
     """
 
@@ -45,6 +47,7 @@ class Stats:
         "context",
         "decode_tok_s",
         "first_token_s",
+        "kv",
         "peak_bytes",
         "prefill_tok_s",
         "prompt_tokens",
@@ -57,6 +60,7 @@ class Stats:
     def __init__(self, prompt_tokens: int, seed: int) -> None:
         self.prompt_tokens = prompt_tokens
         self.context: int | None = None
+        self.kv: str | None = None
         self.cached_tokens = 0
         self.tokens = 0
         self.prefill_tok_s: float | None = None
