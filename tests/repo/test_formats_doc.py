@@ -115,7 +115,7 @@ def file_rows(format):
 def test_every_format_has_its_example():
     shown = {name.removesuffix(" tile").upper() for name in BLOCKS if name.endswith(" tile")}
     assert shown == set(FORMATS)
-    assert {name for name in BLOCKS if " " not in name} == {"q8", "q16", "page"}
+    assert {name for name in BLOCKS if " " not in name} == {"q8", "q16"}
 
 
 @pytest.mark.parametrize("format", FORMATS)
