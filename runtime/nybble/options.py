@@ -39,6 +39,8 @@ FILE_KEYS = {
 
 # What `load` takes for kv=
 KV = ("f16", "v8", "int8", "auto")
+# and for overflow=
+OVERFLOW = ("error", "shift")
 
 
 class Options:

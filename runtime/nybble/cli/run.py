@@ -29,7 +29,7 @@ from nybble.cli.terminal import (
 )
 from nybble.errors import ContextError, ModelNotFoundError, UsageError
 from nybble.known import DEFAULT, KNOWN
-from nybble.options import KV
+from nybble.options import KV, OVERFLOW
 
 if TYPE_CHECKING:
     from nybble.model import Model
@@ -62,7 +62,7 @@ _ASK_OPTIONS: dict[str, tuple[type, str]] = {
     "seed": (int, "of what is drawn (0); --seed $RANDOM draws anew each time"),
     "timeout_s": (float, "end the reply after this many seconds"),
 }
-_LOAD_OPTIONS = ("threads", "context", "kv", "memory", "on_exceed")
+_LOAD_OPTIONS = ("threads", "context", "overflow", "kv", "memory", "on_exceed")
 _MORE_ASK_OPTIONS = ("stop", "think", "ignore_eos")
 _ALL_OPTIONS = (*_ASK_OPTIONS, *_MORE_ASK_OPTIONS, *_LOAD_OPTIONS)
 
@@ -96,6 +96,12 @@ def add_parser(verbs: Any) -> None:
         type=int,
         metavar="N",
         help="tokens the model can look back (2048, or all it has learnt if that is less)",
+    )
+    parser.add_argument(
+        "--overflow",
+        metavar="HOW",
+        choices=OVERFLOW,
+        help="when that is full: error (as it is by itself), or shift: forget the oldest, go on",
     )
     parser.add_argument(
         "--kv",
