@@ -5,6 +5,7 @@ from nybble._core.program import Arena, Program, Weights
 from nybble.errors import NumericError
 
 CHUNK: int
+KV_TYPES: dict[str, int]
 engine_lock: LockType
 
 def sizes(
