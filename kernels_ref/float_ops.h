@@ -180,17 +180,113 @@ void NYB_KERNEL(rope)(const nyb_rope_args *a) {
         v8_store(a->out + i, v8_flush(v8_mul(v8_load(a->x + i), scale)));
 }
 
-void NYB_KERNEL(append_f16)(const nyb_append_args *a) {
+/* Three stages within eight: sums and differences of neighbours, of every second, of halves. */
+NYB_INLINE void hadamard_of_eight(const float *x, float *out) {
+    float from[NYB_LANES], to[NYB_LANES];
+    memcpy(from, x, sizeof from);
+    for (int h = 1; h < NYB_LANES; h *= 2) {
+        for (int i = 0; i < NYB_LANES; i++)
+            to[i] = i & h ? from[i ^ h] - from[i] : from[i] + from[i ^ h];
+        memcpy(from, to, sizeof from);
+    }
+    memcpy(out, from, sizeof from);
+}
+
+void NYB_KERNEL(hadamard)(const nyb_hadamard_args *a) {
+    const nyb_v8 scale = v8_set(1.0f / v8_sqrt1((float)a->n_block));
+    for (size_t i = 0; i < a->n; i += NYB_LANES)
+        hadamard_of_eight(a->x + i, a->out + i);
+    for (size_t h = NYB_LANES; h < a->n_block; h *= 2)
+        for (size_t i = 0; i < a->n; i += NYB_LANES) {
+            if (i & h) /* its pair has seen to it */
+                continue;
+            const nyb_v8 x = v8_load(a->out + i), y = v8_load(a->out + i + h);
+            v8_store(a->out + i, v8_add(x, y));
+            v8_store(a->out + i + h, v8_sub(x, y));
+        }
+    for (size_t i = 0; i < a->n; i += NYB_LANES)
+        v8_store(a->out + i, v8_flush(v8_mul(v8_load(a->out + i), scale)));
+}
+
+/* Keys go into a lane of their tile, values into a row. */
+NYB_INLINE size_t key_at(const nyb_append_args *a, size_t dim) {
     const size_t tile = a->position_in_page / NYB_LANES, lane = a->position_in_page % NYB_LANES;
-    uint16_t *k = a->k + tile * a->head_dim * NYB_LANES + lane;
-    uint16_t *v = a->v + a->position_in_page * a->head_dim;
+    return (tile * a->head_dim + dim) * NYB_LANES + lane;
+}
+
+NYB_INLINE void append_key_halves(const nyb_append_args *a) {
     for (size_t i = 0; i < a->head_dim; i += NYB_LANES) {
         uint16_t halves[NYB_LANES];
         v8_store_half(halves, v8_load(a->key + i));
         for (size_t j = 0; j < NYB_LANES; j++)
-            k[(i + j) * NYB_LANES] = halves[j];
-        v8_store_half(v + i, v8_load(a->value + i));
+            ((uint16_t *)a->k)[key_at(a, i + j)] = halves[j];
     }
+}
+
+NYB_INLINE void append_value_halves(const nyb_append_args *a) {
+    uint16_t *v = (uint16_t *)a->v + a->position_in_page * a->head_dim;
+    for (size_t i = 0; i < a->head_dim; i += NYB_LANES)
+        v8_store_half(v + i, v8_load(a->value + i));
+}
+
+/* n columns, 32 or what is left of a head, as int8; returns their scale, a half. It is rounded
+ * before it divides, and below 2^-17 so coarsely that what it gives may have to be cut off. */
+NYB_INLINE uint16_t stored_bytes(const float *x, size_t n, int8_t q[NYB_BLOCK]) {
+    float block[NYB_BLOCK] = {0}, d[NYB_LANES];
+    uint16_t halves[NYB_LANES];
+    int16_t sums[2];
+    memcpy(block, x, n * sizeof *x);
+    v8_store_half(halves, v8_set(block_amax(block) / 127.0f));
+    v8_store(d, v8_load_half(halves));
+    const int usable = d[0] > 0; /* neither 0 nor NaN */
+    const nyb_v8 inverse = v8_set(usable ? 1.0f / d[0] : 0), most = v8_set(127);
+    nyb_v8 scaled[4];
+    for (int i = 0; i < 4; i++) {
+        const nyb_v8 y = v8_max(v8_mul(v8_load(block + NYB_LANES * i), inverse), v8_set(-127));
+        scaled[i] = usable ? v8_select_less(most, y, most, y) : v8_set(0);
+    }
+    v8_store_bytes(q, scaled, sums);
+    return halves[0];
+}
+
+NYB_INLINE size_t columns_from(size_t d, size_t head_dim) {
+    return head_dim - d < NYB_BLOCK ? head_dim - d : NYB_BLOCK;
+}
+
+NYB_INLINE void append_key_bytes(const nyb_append_args *a) {
+    for (size_t d = 0; d < a->head_dim; d += NYB_BLOCK) {
+        int8_t q[NYB_BLOCK];
+        const size_t n = columns_from(d, a->head_dim);
+        a->k_scales[d / NYB_BLOCK * NYB_PAGE + a->position_in_page] =
+            stored_bytes(a->key + d, n, q);
+        for (size_t j = 0; j < n; j++)
+            ((int8_t *)a->k)[key_at(a, d + j)] = q[j];
+    }
+}
+
+NYB_INLINE void append_value_bytes(const nyb_append_args *a) {
+    for (size_t d = 0; d < a->head_dim; d += NYB_BLOCK) {
+        int8_t q[NYB_BLOCK];
+        const size_t n = columns_from(d, a->head_dim);
+        a->v_scales[d / NYB_BLOCK * NYB_PAGE + a->position_in_page] =
+            stored_bytes(a->value + d, n, q);
+        memcpy((int8_t *)a->v + a->position_in_page * a->head_dim + d, q, n);
+    }
+}
+
+void NYB_KERNEL(append_f16)(const nyb_append_args *a) {
+    append_key_halves(a);
+    append_value_halves(a);
+}
+
+void NYB_KERNEL(append_v8)(const nyb_append_args *a) {
+    append_key_halves(a);
+    append_value_bytes(a);
+}
+
+void NYB_KERNEL(append_int8)(const nyb_append_args *a) {
+    append_key_bytes(a);
+    append_value_bytes(a);
 }
 
 void NYB_KERNEL(softmax)(const nyb_softmax_args *a) {
@@ -215,14 +311,25 @@ void NYB_KERNEL(softmax)(const nyb_softmax_args *a) {
 #endif
 
 /* While one group of 4 tiles, that is 32 positions, is worked on, a later one is fetched, a cache
- * line in each of D turns: either is 64 * D bytes. All at once would stand in the way of the reads
- * at hand; and into L2, because it has more room for reads under way than L1. */
+ * line in each of D turns, or of int8 in each second: either is 64 * D bytes of halves. All at once
+ * would stand in the way of the reads at hand; and into L2, because it has more room for reads
+ * under way than L1. */
 #define NYB_GROUP      (NYB_TILES * NYB_LANES)
 #define NYB_AHEAD      (2 * NYB_GROUP)
 #define NYB_CACHE_LINE 64
 
-static inline __attribute__((always_inline)) void nyb_fetch_line(const uint16_t *group, size_t i) {
-    __builtin_prefetch((const char *)group + i * NYB_CACHE_LINE, 0, 2);
+NYB_INLINE void nyb_fetch_line(const char *group, size_t i) {
+    __builtin_prefetch(group + i * NYB_CACHE_LINE, 0, 2);
+}
+
+/* Bytes of a number in the cache. */
+NYB_INLINE size_t nyb_key_bytes(nyb_kv kv) { return kv == NYB_KV_INT8 ? 1 : 2; }
+NYB_INLINE size_t nyb_value_bytes(nyb_kv kv) { return kv == NYB_KV_F16 ? 2 : 1; }
+
+/* Eight numbers of the cache, halves or int8, from number i on. */
+NYB_INLINE nyb_v8 v8_load_stored(const void *p, size_t i, size_t bytes) {
+    return bytes == 2 ? v8_load_half((const uint16_t *)p + i)
+                      : v8_load_bytes((const int8_t *)p + i);
 }
 
 /* Positions whose keys are read: whole tiles. */
@@ -232,59 +339,88 @@ static inline size_t nyb_keys_read(const nyb_attend_args *a) {
 
 /* Where the position lies that is read `n` after the first: keys, then values, then those keys
  * that will be read next. */
-static inline const uint16_t *nyb_read_after(const nyb_attend_args *a, size_t n) {
+NYB_INLINE const char *nyb_read_after(const nyb_attend_args *a, nyb_kv kv, size_t n) {
     const size_t keys = nyb_keys_read(a), values = a->end - a->first;
+    const size_t key = nyb_key_bytes(kv) * a->head_dim, value = nyb_value_bytes(kv) * a->head_dim;
     if (n < keys)
-        return a->k + (a->first / NYB_LANES * NYB_LANES + n) * a->head_dim;
+        return (const char *)a->k + (a->first / NYB_LANES * NYB_LANES + n) * key;
     if (n < keys + values)
-        return a->v + (a->first + n - keys) * a->head_dim;
-    return a->next + (n - keys - values) * a->head_dim;
+        return (const char *)a->v + (a->first + n - keys) * value;
+    return (const char *)a->next + (n - keys - values) * key;
 }
 
-/* The dimensions that are m modulo 4 of the scores of `n` queries with `tiles` tiles of 8 keys,
- * while as many tiles at `ahead` are fetched, in as many of the four m. */
-static inline __attribute__((always_inline)) void
-attend_partial(int n, int tiles, size_t m, size_t head_dim, const float *q, const uint16_t *k,
-               const uint16_t *ahead, nyb_v8 sum[NYB_QUERIES][NYB_TILES]) {
+/* The dimensions begin + m, begin + m + 4, ... before `end` of the scores of `n` queries with
+ * `tiles` tiles of 8 keys, whose numbers have `bytes`, while as many tiles at `ahead` are fetched,
+ * in as many of the four m. */
+NYB_INLINE void attend_partial(int n, int tiles, size_t bytes, size_t m, size_t begin, size_t end,
+                               const nyb_attend_args *a, const float *q, size_t k,
+                               const char *ahead, nyb_v8 sum[NYB_QUERIES][NYB_TILES]) {
     for (int j = 0; j < n; j++)
         for (int t = 0; t < tiles; t++)
             sum[j][t] = v8_set(0);
-    for (size_t d = m; d < head_dim; d += 4) {
+    for (size_t d = begin + m; d < end; d += 4) {
         if (m < (size_t)tiles)
-            nyb_fetch_line(ahead, (m * head_dim + d) / 4);
+            nyb_fetch_line(ahead, (m * a->head_dim + d) / 4);
         for (int t = 0; t < tiles; t++) {
-            const nyb_v8 key = v8_load_half(k + ((size_t)t * head_dim + d) * NYB_LANES);
+            const size_t at = k + ((size_t)t * a->head_dim + d) * NYB_LANES;
+            const nyb_v8 key = v8_load_stored(a->k, at, bytes);
             for (int j = 0; j < n; j++)
-                sum[j][t] = v8_fma(v8_set(q[(size_t)j * head_dim + d]), key, sum[j][t]);
+                sum[j][t] = v8_fma(v8_set(q[(size_t)j * a->head_dim + d]), key, sum[j][t]);
         }
     }
 }
 
-/* score = (s0 + s1) + (s2 + s3), where s_m sums over the dimensions that are m modulo 4. So no
- * chain of multiply-adds is longer than D / 4; and one m after another leaves room for the sums
- * of several tiles in registers, enough of them to hide each other's latency. */
-static inline __attribute__((always_inline)) void
-attend_scores(int n, int tiles, size_t head_dim, const float *q, const uint16_t *k,
-              const uint16_t *ahead, nyb_v8 scores[NYB_QUERIES][NYB_TILES]) {
+/* (s0 + s1) + (s2 + s3), where s_m sums over the dimensions that are m modulo 4. So no chain of
+ * multiply-adds is longer than D / 4; and one m after another leaves room for the sums of several
+ * tiles in registers, enough of them to hide each other's latency. */
+NYB_INLINE void attend_sums(int n, int tiles, size_t bytes, size_t begin, size_t end,
+                            const nyb_attend_args *a, const float *q, size_t k, const char *ahead,
+                            nyb_v8 sums[NYB_QUERIES][NYB_TILES]) {
     nyb_v8 s0[NYB_QUERIES][NYB_TILES], s1[NYB_QUERIES][NYB_TILES];
-    attend_partial(n, tiles, 0, head_dim, q, k, ahead, s0);
-    attend_partial(n, tiles, 1, head_dim, q, k, ahead, s1);
+    attend_partial(n, tiles, bytes, 0, begin, end, a, q, k, ahead, s0);
+    attend_partial(n, tiles, bytes, 1, begin, end, a, q, k, ahead, s1);
     for (int j = 0; j < n; j++)
         for (int t = 0; t < tiles; t++)
-            scores[j][t] = v8_add(s0[j][t], s1[j][t]);
-    attend_partial(n, tiles, 2, head_dim, q, k, ahead, s0);
-    attend_partial(n, tiles, 3, head_dim, q, k, ahead, s1);
+            sums[j][t] = v8_add(s0[j][t], s1[j][t]);
+    attend_partial(n, tiles, bytes, 2, begin, end, a, q, k, ahead, s0);
+    attend_partial(n, tiles, bytes, 3, begin, end, a, q, k, ahead, s1);
     for (int j = 0; j < n; j++)
         for (int t = 0; t < tiles; t++)
-            scores[j][t] = v8_add(scores[j][t], v8_add(s0[j][t], s1[j][t]));
+            sums[j][t] = v8_add(sums[j][t], v8_add(s0[j][t], s1[j][t]));
+}
+
+/* The scores of `n` queries with `tiles` tiles from tile `t` on. Int8 keys are summed up by blocks
+ * that share a scale. */
+NYB_INLINE void attend_scores(int n, int tiles, size_t bytes, const nyb_attend_args *a,
+                              const float *q, size_t t, const char *ahead,
+                              nyb_v8 scores[NYB_QUERIES][NYB_TILES]) {
+    const size_t k = t * NYB_LANES * a->head_dim;
+    if (bytes == 2) {
+        attend_sums(n, tiles, bytes, 0, a->head_dim, a, q, k, ahead, scores);
+        return;
+    }
+    for (int j = 0; j < n; j++)
+        for (int i = 0; i < tiles; i++)
+            scores[j][i] = v8_set(0);
+    for (size_t d = 0; d < a->head_dim; d += NYB_BLOCK) {
+        const uint16_t *scales = a->k_scales + d / NYB_BLOCK * NYB_PAGE + t * NYB_LANES;
+        const size_t end = d + columns_from(d, a->head_dim);
+        nyb_v8 sums[NYB_QUERIES][NYB_TILES];
+        attend_sums(n, tiles, bytes, d, end, a, q, k, ahead, sums);
+        for (int i = 0; i < tiles; i++) {
+            const nyb_v8 scale = v8_load_half(scales + NYB_LANES * i);
+            for (int j = 0; j < n; j++)
+                scores[j][i] = v8_fma(sums[j][i], scale, scores[j][i]);
+        }
+    }
 }
 
 /* Scores of `tiles` tiles from tile `t` on, kept in scratch, and their maxima. */
-static inline __attribute__((always_inline)) void
-attend_tiles(int n, int tiles, const nyb_attend_args *a, const float *q, size_t t,
-             const uint16_t *ahead, float *scores, nyb_v8 max[NYB_QUERIES]) {
+NYB_INLINE void attend_tiles(int n, int tiles, size_t bytes, const nyb_attend_args *a,
+                             const float *q, size_t t, const char *ahead, float *scores,
+                             nyb_v8 max[NYB_QUERIES]) {
     nyb_v8 found[NYB_QUERIES][NYB_TILES];
-    attend_scores(n, tiles, a->head_dim, q, a->k + t * NYB_LANES * a->head_dim, ahead, found);
+    attend_scores(n, tiles, bytes, a, q, t, ahead, found);
     for (int i = 0; i < tiles; i++) {
         const int at = (int)((t + (size_t)i) * NYB_LANES);
         for (int j = 0; j < n; j++) {
@@ -295,12 +431,31 @@ attend_tiles(int n, int tiles, const nyb_attend_args *a, const float *q, size_t 
     }
 }
 
-/* 8 * `width` dimensions, from d on, of what `n` queries sum of the values begin..end: one chain
- * of multiply-adds for each query and 8 dimensions, several of which hide each other's latency.
- * The chains go on where the values before `begin` left them in `out`. */
-static inline __attribute__((always_inline)) void
-attend_values(int n, int width, const nyb_attend_args *a, size_t begin, size_t end, size_t d,
-              const uint16_t *ahead, const float *p, float *out) {
+/* What multiplies the numbers of the values begin..end in the block of dimension d: p, or where
+ * they are int8 p times their scale, which is written to `room`. */
+NYB_INLINE const float *attend_weights(int n, size_t bytes, const nyb_attend_args *a, size_t begin,
+                                       size_t end, size_t d, const float *p,
+                                       float room[NYB_QUERIES * NYB_PAGE]) {
+    if (bytes == 2)
+        return p;
+    const uint16_t *scales = a->v_scales + d / NYB_BLOCK * NYB_PAGE;
+    for (size_t i = begin / NYB_LANES * NYB_LANES; i < end; i += NYB_LANES) {
+        const nyb_v8 scale = v8_load_half(scales + i);
+        for (int j = 0; j < n; j++) {
+            const size_t at = (size_t)j * NYB_PAGE + i;
+            v8_store(room + at, v8_mul(v8_load(p + at), scale));
+        }
+    }
+    return room;
+}
+
+/* 8 * `width` dimensions, from d on, of what `n` queries sum of the values begin..end, whose
+ * numbers have `bytes`, times w: one chain of multiply-adds for each query and 8 dimensions,
+ * several of which hide each other's latency. The chains go on where the values before `begin` left
+ * them in `out`. */
+NYB_INLINE void attend_values(int n, int width, size_t bytes, const nyb_attend_args *a,
+                              size_t begin, size_t end, size_t d, const char *ahead, const float *w,
+                              float *out) {
     nyb_v8 sum[NYB_QUERIES][4];
     for (int j = 0; j < n; j++)
         for (int b = 0; b < width; b++)
@@ -310,9 +465,9 @@ attend_values(int n, int width, const nyb_attend_args *a, size_t begin, size_t e
             nyb_fetch_line(ahead, d + i - begin);
         for (int b = 0; b < width; b++) {
             const size_t at = i * a->head_dim + d + (size_t)(NYB_LANES * b);
-            const nyb_v8 value = v8_load_half(a->v + at);
+            const nyb_v8 value = v8_load_stored(a->v, at, bytes);
             for (int j = 0; j < n; j++)
-                sum[j][b] = v8_fma(v8_set(p[(size_t)j * NYB_PAGE + i]), value, sum[j][b]);
+                sum[j][b] = v8_fma(v8_set(w[(size_t)j * NYB_PAGE + i]), value, sum[j][b]);
         }
     }
     for (int j = 0; j < n; j++)
@@ -320,9 +475,25 @@ attend_values(int n, int width, const nyb_attend_args *a, size_t begin, size_t e
             v8_store(out + (size_t)j * a->out_stride + d + (size_t)(NYB_LANES * b), sum[j][b]);
 }
 
+/* All dimensions of the values begin..end. */
+NYB_INLINE void attend_rows(int n, size_t bytes, const nyb_attend_args *a, size_t begin, size_t end,
+                            const char *ahead, const float *p, float *out) {
+    float room[NYB_QUERIES * NYB_PAGE];
+    size_t d = 0;
+    for (; d + NYB_BLOCK <= a->head_dim; d += NYB_BLOCK) {
+        const float *w = attend_weights(n, bytes, a, begin, end, d, p, room);
+        attend_values(n, 4, bytes, a, begin, end, d, ahead, w, out);
+    }
+    if (d == a->head_dim)
+        return;
+    const float *w = attend_weights(n, bytes, a, begin, end, d, p, room);
+    for (; d < a->head_dim; d += NYB_LANES)
+        attend_values(n, 1, bytes, a, begin, end, d, ahead, w, out);
+}
+
 /* Fetches what lies `lead` positions ahead. */
-static inline __attribute__((always_inline)) void attend_group(int n, const nyb_attend_args *a,
-                                                               size_t query, size_t lead) {
+NYB_INLINE void attend_group(int n, nyb_kv kv, const nyb_attend_args *a, size_t query,
+                             size_t lead) {
     const float *q = a->q + query * a->head_dim;
     float *scores = a->scores + query * NYB_PAGE;
     float *out = a->out + query * a->out_stride;
@@ -333,10 +504,11 @@ static inline __attribute__((always_inline)) void attend_group(int n, const nyb_
         max[j] = v8_set(-INFINITY);
     size_t t = first_tile;
     const int tiles = NYB_SUMS / n < NYB_TILES ? 2 : NYB_TILES;
+    const size_t bytes = nyb_key_bytes(kv);
     for (; t + (size_t)tiles <= end_tile; t += (size_t)tiles, lead += (size_t)tiles * NYB_LANES)
-        attend_tiles(n, tiles, a, q, t, nyb_read_after(a, lead), scores, max);
+        attend_tiles(n, tiles, bytes, a, q, t, nyb_read_after(a, kv, lead), scores, max);
     for (; t < end_tile; t++, lead += NYB_LANES)
-        attend_tiles(n, 1, a, q, t, nyb_read_after(a, lead), scores, max);
+        attend_tiles(n, 1, bytes, a, q, t, nyb_read_after(a, kv, lead), scores, max);
     for (int j = 0; j < n; j++) {
         float *mine = scores + (size_t)j * NYB_PAGE + first_tile * NYB_LANES;
         float *stats = out + (size_t)j * a->out_stride + a->head_dim;
@@ -350,12 +522,8 @@ static inline __attribute__((always_inline)) void attend_group(int n, const nyb_
             v8_store(out + (size_t)j * a->out_stride + d, v8_set(0));
     for (size_t i = a->first; i < a->end; i += NYB_GROUP, lead += NYB_GROUP) {
         const size_t end = i + NYB_GROUP < a->end ? i + NYB_GROUP : a->end;
-        const uint16_t *ahead = nyb_read_after(a, lead);
-        size_t d = 0;
-        for (; d + 4 * NYB_LANES <= a->head_dim; d += 4 * NYB_LANES)
-            attend_values(n, 4, a, i, end, d, ahead, scores, out);
-        for (; d < a->head_dim; d += NYB_LANES)
-            attend_values(n, 1, a, i, end, d, ahead, scores, out);
+        const char *ahead = nyb_read_after(a, kv, lead);
+        attend_rows(n, nyb_value_bytes(kv), a, i, end, ahead, scores, out);
     }
     for (int j = 0; j < n; j++)
         for (size_t d = 0; d < a->head_dim; d += NYB_LANES) {
@@ -366,7 +534,7 @@ static inline __attribute__((always_inline)) void attend_group(int n, const nyb_
 
 /* The first queries bring in what this page still lacks; the last of several, for which it is
  * there, the page to come. */
-void NYB_KERNEL(attend_f16)(const nyb_attend_args *a) {
+NYB_INLINE void attend(nyb_kv kv, const nyb_attend_args *a) {
     const size_t n = a->n_queries;
     size_t query = 0, lead = NYB_AHEAD;
     for (; query < n; query += NYB_QUERIES) {
@@ -374,19 +542,23 @@ void NYB_KERNEL(attend_f16)(const nyb_attend_args *a) {
             lead = nyb_keys_read(a) + a->end - a->first;
         switch (n - query) {
         case 1:
-            attend_group(1, a, query, lead);
+            attend_group(1, kv, a, query, lead);
             break;
         case 2:
-            attend_group(2, a, query, lead);
+            attend_group(2, kv, a, query, lead);
             break;
         case 3:
-            attend_group(3, a, query, lead);
+            attend_group(3, kv, a, query, lead);
             break;
         default:
-            attend_group(4, a, query, lead);
+            attend_group(4, kv, a, query, lead);
         }
     }
 }
+
+void NYB_KERNEL(attend_f16)(const nyb_attend_args *a) { attend(NYB_KV_F16, a); }
+void NYB_KERNEL(attend_v8)(const nyb_attend_args *a) { attend(NYB_KV_V8, a); }
+void NYB_KERNEL(attend_int8)(const nyb_attend_args *a) { attend(NYB_KV_INT8, a); }
 
 void NYB_KERNEL(combine)(const nyb_combine_args *a) {
     const float *stats = a->parts + a->head_dim;

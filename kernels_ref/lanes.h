@@ -114,6 +114,12 @@ static inline void v8_store_half(uint16_t *p, nyb_v8 a) {
     NYB_EACH_LANE(i) p[i] = nyb_half_of_float(a.lane[i]);
 }
 
+static inline nyb_v8 v8_load_bytes(const int8_t *p) {
+    nyb_v8 r;
+    NYB_EACH_LANE(i) r.lane[i] = p[i];
+    return r;
+}
+
 static inline nyb_v8 v8_load_int(const int32_t *p) {
     nyb_v8 r;
     NYB_EACH_LANE(i) r.lane[i] = (float)p[i];

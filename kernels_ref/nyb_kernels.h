@@ -45,6 +45,15 @@ typedef enum nyb_format {
     NYB_FORMATS = 48, /* one more than the largest number that may come to be used */
 } nyb_format;
 
+/* How keys and values are stored. A row of `append` or `attend` has this where others have their
+ * weights' format. */
+typedef enum nyb_kv {
+    NYB_KV_F16,  /* both as halves */
+    NYB_KV_V8,   /* keys as halves, values as int8 */
+    NYB_KV_INT8, /* both as int8; what is int8 the engine rotates before (`hadamard`) */
+    NYB_KVS,
+} nyb_kv;
+
 /* What a CPU can do, as far as kernels care (targets/cpu.c finds out). */
 enum {
     NYB_CPU_AVX2 = 1 << 0, /* with FMA and F16C, and the OS saves ymm registers */
@@ -151,6 +160,12 @@ static inline int nyb_has_min(nyb_tile_format f) {
     NYB_ROW(op, q6_k, Q6_K, level, needs, panel_bytes)                                             \
     NYB_ROW(op, iq4_nl, IQ4_NL, level, needs, panel_bytes)                                         \
     NYB_ROW(op, mxfp4, MXFP4, level, needs, panel_bytes)
+
+/* One NYB_ROW for each way to store keys and values. */
+#define NYB_KV_ROWS(op, level, needs)                                                              \
+    NYB_ROW(op, f16, KV_F16, level, needs, 0)                                                      \
+    NYB_ROW(op, v8, KV_V8, level, needs, 0)                                                        \
+    NYB_ROW(op, int8, KV_INT8, level, needs, 0)
 
 /* Formats of plain floats: a tile is 8 rows by one column, and activations are floats too. Their
  * matrix operations are gemv32 and gemm32, written once in float_matrices.h. */
@@ -301,11 +316,22 @@ typedef struct nyb_rope_args {
     float *out;          /* (head_dim,) */
 } nyb_rope_args;
 
-/* Writes a position's key and value into a page (layout: nyb_attend_args). */
+/* out = x times the orthonormal Hadamard matrix of n_block rows, a block of as many after another:
+ * its own inverse, and it spreads what is large over the block. May be done in place. */
+typedef struct nyb_hadamard_args {
+    size_t n;       /* a multiple of n_block */
+    size_t n_block; /* a power of two, 8 or more */
+    const float *x; /* (n,) flushed */
+    float *out;     /* (n,) flushed */
+} nyb_hadamard_args;
+
+/* Writes a position's key and value into a page (layout: nyb_attend_args). Where they are int8,
+ * 32 columns (at the end of a head what is left, a multiple of 8) have a scale of their own. */
 typedef struct nyb_append_args {
     size_t head_dim, position_in_page;
-    const float *key, *value; /* (head_dim,) */
-    uint16_t *k, *v;          /* the page of this KV head */
+    const float *key, *value;      /* (head_dim,) flushed */
+    void *k, *v;                   /* the page of this KV head */
+    uint16_t *k_scales, *v_scales; /* of int8 */
 } nyb_append_args;
 
 /* Attention of some query heads to some positions of one page of their common KV head.
@@ -316,15 +342,17 @@ typedef struct nyb_append_args {
  * Each query's partial result is D floats of out (flushed), then max, then the sum of the
  * exponentials: `combine` joins those of several pages. */
 typedef struct nyb_attend_args {
-    size_t head_dim;      /* D, a multiple of 8 */
-    size_t n_queries;     /* heads that share this KV head */
-    size_t first, end;    /* positions attended to, 0 <= first < end <= 128 */
-    const float *q;       /* (n_queries, D), rotated and scaled */
-    const uint16_t *k;    /* halves, (16 tiles, D, 8 positions) */
-    const uint16_t *v;    /* halves, (128 positions, D) */
-    const uint16_t *next; /* keys that the thread will read afterwards: a kernel may fetch them */
-    float *scores;        /* scratch, (n_queries, 128) */
-    float *out;           /* (n_queries, out_stride), out_stride >= D + 2 */
+    size_t head_dim;          /* D, a multiple of 8 */
+    size_t n_queries;         /* heads that share this KV head */
+    size_t first, end;        /* positions attended to, 0 <= first < end <= 128 */
+    const float *q;           /* (n_queries, D), rotated and scaled */
+    const void *k;            /* halves or int8, (16 tiles, D, 8 positions) */
+    const void *v;            /* halves or int8, (128 positions, D) */
+    const uint16_t *k_scales; /* of int8: halves, (D / 32 rounded up, 128 positions) */
+    const uint16_t *v_scales; /* the same */
+    const void *next; /* keys that the thread will read afterwards: a kernel may fetch them */
+    float *scores;    /* scratch, (n_queries, 128) */
+    float *out;       /* (n_queries, out_stride), out_stride >= D + 2 */
     size_t out_stride;
 } nyb_attend_args;
 
@@ -362,6 +390,7 @@ typedef struct nyb_softmax_args {
     X(gelu_mul)                                                                                    \
     X(rope_angles)                                                                                 \
     X(rope)                                                                                        \
+    X(hadamard)                                                                                    \
     X(append)                                                                                      \
     X(attend)                                                                                      \
     X(combine)                                                                                     \
@@ -384,12 +413,12 @@ typedef union nyb_run_fn {
 #undef NYB_OP_MEMBER
 } nyb_run_fn;
 
-/* A row of a kernels.def. Float operations have the format NYB_F32, attention that of K and V. */
+/* A row of a kernels.def. */
 typedef struct nyb_row {
     const char *name; /* op_format_level, or op_level for float operations */
     const char *level;
     nyb_op op;
-    nyb_format format;
+    uint32_t format;      /* nyb_format; NYB_F32 of float operations, nyb_kv of append and attend */
     uint32_t needs;       /* NYB_CPU bits */
     uint32_t panel_bytes; /* of a gemm: scratch for each block of 32 columns */
     nyb_run_fn run;

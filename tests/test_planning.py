@@ -17,7 +17,7 @@ def tiny(tmp_path):
     return str(tmp_path / "tiny.gguf")
 
 
-def planned(path, budget, context=512, sequences=1, on_exceed="refuse"):
+def planned(path, budget, context=512, sequences=1, on_exceed="refuse", kv="f16"):
     return planning.plan(
         packing.read(path),
         context=context,
@@ -26,6 +26,7 @@ def planned(path, budget, context=512, sequences=1, on_exceed="refuse"):
         budget=(budget, "test"),
         held=10 * MIB,
         on_exceed=on_exceed,
+        kv=kv,
     )
 
 
@@ -145,6 +146,58 @@ def test_an_adapted_model_says_so_and_runs(tiny, monkeypatch):
         model.complete("abc" * 1024)
 
 
+# -- how keys and values are stored
+
+
+def kv_bytes(plan):
+    return next(line.nbytes for line in plan.lines if line.what.startswith("KV cache"))
+
+
+def test_fewer_bits_take_less_memory(tiny):
+    """32 columns are 64 bytes of halves, or 32 of int8 and a half as their scale."""
+    halves, v8, int8 = (planned(tiny, 1 << 40, kv=kv) for kv in ("f16", "v8", "int8"))
+    assert kv_bytes(v8) == kv_bytes(halves) * (64 + 34) // 128
+    assert kv_bytes(int8) == kv_bytes(halves) * 34 // 64
+    assert halves.read_bytes > v8.read_bytes > int8.read_bytes
+    assert (v8.kv, v8.as_dict()["kv"], v8.asked_kv, v8.notice) == ("v8", "v8", "v8", "")
+    assert "float16 and int8 (v8)" in v8.lines[-2].what
+
+
+def test_auto_takes_v8_where_halves_do_not_fit(tiny):
+    room, tight = (planned(tiny, 1, on_exceed="tell", kv=kv).total_bytes for kv in ("f16", "v8"))
+    assert planned(tiny, room, kv="auto").kv == "f16"
+    plan = planned(tiny, tight, kv="auto")
+    assert (plan.kv, plan.context, plan.fits) == ("v8", 512, True)
+    assert "stored as v8, not f16" in plan.notice
+    with pytest.raises(BudgetError):
+        planned(tiny, tight - 1, kv="auto")
+    with pytest.raises(BudgetError, match="--kv v8"):
+        planned(tiny, tight)
+
+
+def test_adapting_goes_no_further_than_v8_and_shortens_the_context_last(tiny):
+    tight = planned(tiny, 1, on_exceed="tell", kv="v8").total_bytes
+    plan = planned(tiny, tight, on_exceed="adapt")
+    assert (plan.kv, plan.asked_kv, plan.context) == ("v8", "f16", 512)
+    less = planned(tiny, 1, context=384, on_exceed="tell", kv="v8").total_bytes
+    plan = planned(tiny, less, on_exceed="adapt")
+    assert (plan.kv, plan.context) == ("v8", 384)
+    assert "the context is" in plan.notice
+    assert "stored as v8" in plan.notice
+    assert planned(tiny, less, on_exceed="adapt", kv="int8").kv == "int8"
+
+
+def test_a_model_of_fewer_bits_says_so(tiny):
+    for kv in ("f16", "v8", "int8"):
+        model = nybble.load(tiny, context=256, kv=kv)
+        reply = model.complete("abc", max_tokens=3)
+        assert reply.text is not None
+        assert (model.plan.kv, reply.stats.kv) == (kv, kv)
+    for bad in ("q4", "F16", None, 8, ["v8"]):
+        with pytest.raises(UsageError, match="kv must be 'f16', 'v8', 'int8' or 'auto'"):
+            nybble.load(tiny, kv=bad)
+
+
 # -- boards
 
 
@@ -203,6 +256,10 @@ def test_plan_prints_lines_and_exits_by_them(tiny, capsys):
     out = capsys.readouterr().out
     assert "KV cache of 256 tokens, float16" in out
     assert "it fits" in out
+    assert "add to the KL divergence" not in out
+    assert main(["plan", tiny, "--kv", "int8"]) == 0
+    said = "int8 add to the KL divergence from float32: smollm2-135m 0.000"
+    assert said in capsys.readouterr().out
     assert main(["plan", tiny, "--memory", "1MiB"]) == 3
     assert "it does not fit" in capsys.readouterr().out
 

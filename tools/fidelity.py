@@ -18,7 +18,8 @@ choice of positions matters, not how another text would come out.
 
 Everything here is float64.
 
-    python -m tools.fidelity GOLDEN.npz MODEL.gguf     # nybble's figures beside llama.cpp's
+    python -m tools.fidelity GOLDEN.npz MODEL.gguf         # nybble's figures beside llama.cpp's
+    python -m tools.fidelity GOLDEN.npz MODEL.gguf --kv    # what storing keys and values so costs
 
 docs/fidelity.md has the commands that make a golden file, and what was seen.
 """
@@ -35,6 +36,7 @@ from typing import NamedTuple
 import numpy as np
 
 import nybble
+from tools import oracle
 
 TOP = 128
 FORMULA = "kl-top128-tail-nats"
@@ -244,13 +246,44 @@ def report(golden: Golden, got: Comparison) -> str:
     return "\n".join(lines)
 
 
+def kv_report(golden: Golden, path: Path) -> str:
+    """What each way to store keys and values costs, as lines of text: added to float32, where
+    nothing else is rounded; and in nybble, whose figures differ by as much wherever anything is
+    rounded otherwise, beside its own with halves."""
+    lines = [
+        f"{len(golden.tokens)} positions of {len(golden.starts)} texts, "
+        + golden.about["model_file"],
+        "      float32 with it  nybble with it  ratio to f16",
+    ]
+    halves = None
+    for kv in ("f16", "v8", "int8"):
+        alone = compare(golden, _float32_rows(golden, path, kv)).kl_mean
+        got = compare(golden, logits_rows(nybble.load(path, kv=kv), golden))
+        halves = got.kl if halves is None else halves
+        low, high = ratio_interval(got.kl, halves)
+        ratio = got.kl_mean / halves.mean()
+        lines.append(
+            f"{kv:<5} {alone:15.7f} {got.kl_mean:15.6f}  {ratio:.3f} ({low:.3f} to {high:.3f})"
+        )
+    return "\n".join(lines)
+
+
+def _float32_rows(golden: Golden, path: Path, kv: oracle.KvType) -> Iterator[np.ndarray]:
+    for ids in golden.texts():
+        yield from oracle.logits(path, ids.tolist(), kv=kv)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("golden", type=Path, help="made by tools/make_fidelity_goldens.py")
     parser.add_argument("model", type=Path, help="the GGUF file that it was made with")
+    parser.add_argument("--kv", action="store_true", help="compare how keys and values are stored")
     args = parser.parse_args(arguments)
     golden = load_golden(args.golden)
     check_model(golden, args.model)
+    if args.kv:
+        print(kv_report(golden, args.model))
+        return
     got = compare(golden, logits_rows(nybble.load(args.model), golden))
     print(report(golden, got))
 

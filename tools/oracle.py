@@ -24,7 +24,7 @@ import argparse
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -45,7 +45,8 @@ ROPE_FACTORS = "rope_freqs.weight"
 HEAD_ROWS = 8192  # of the head, dequantized at a time
 QUERIES = 256  # rows of attention scores held at a time
 
-KvType = Literal["f32", "f16"]
+BLOCK = 32  # numbers of a key or value that share a scale
+KvType = Literal["f32", "f16", "v8", "int8"]
 
 
 class Layer(NamedTuple):
@@ -166,7 +167,7 @@ def logits(
 ) -> np.ndarray:
     """The logits after each of `ids`, from position 0: (len(ids), vocab) of `dtype`.
 
-    kv : "f16" rounds K (rotated) and V to half precision, as a cache of halves does.
+    kv : how K (rotated by its position) and V are stored, as in nybble's cache; "f32" leaves them.
     """
     model = Model(path, dtype)
     x = hidden(model, ids, kv)
@@ -211,8 +212,7 @@ def _attention(model: Model, i: int, x: np.ndarray, kv: KvType) -> np.ndarray:
         return turn(_normed(model, f"{at}attn_{part}_norm.weight", y), cos, sin)
 
     q, k, v = heads("q", s.heads), heads("k", s.kv_heads), heads("v", s.kv_heads)
-    if kv == "f16":
-        k, v = (a.astype(np.float16).astype(model.dtype) for a in (k, v))
+    k, v = stored(k, v, kv)
     seen = attention(q, k, v, s.scale, layer.window)
     return seen.reshape(len(x), -1) @ model.tensor(at + "attn_output.weight").T
 
@@ -223,6 +223,41 @@ def _mlp(model: Model, i: int, x: np.ndarray, _: KvType) -> np.ndarray:
     h = _normed(model, at + "ffn_norm.weight", x)
     gate, up = (h @ model.tensor(f"{at}ffn_{part}.weight").T for part in ("gate", "up"))
     return (act(gate) * up) @ model.tensor(at + "ffn_down.weight").T
+
+
+def stored(k: np.ndarray, v: np.ndarray, kv: KvType) -> tuple[np.ndarray, np.ndarray]:
+    """K and V (T, KV, D) as they come back from a cache of this type (docs/arithmetic.md)."""
+    if kv == "f32":
+        return k, v
+    k = _turned(as_bytes(_turned(k))) if kv == "int8" else as_halves(k)
+    return k, as_halves(v) if kv == "f16" else _turned(as_bytes(_turned(v)))
+
+
+def as_halves(x: np.ndarray) -> np.ndarray:
+    return x.astype(np.float16).astype(x.dtype)
+
+
+def as_bytes(x: np.ndarray) -> np.ndarray:
+    """Rounded to 8 bits, with a half as the scale of each 32 of the last axis or what is left."""
+    out = np.empty_like(x)
+    for d in range(0, x.shape[-1], BLOCK):
+        block = x[..., d : d + BLOCK]
+        scale = as_halves(np.abs(block).max(axis=-1, keepdims=True) / 127)
+        q = np.divide(block, scale, out=np.zeros_like(block), where=scale > 0)
+        out[..., d : d + BLOCK] = np.clip(np.rint(q), -127, 127) * scale
+    return out
+
+
+def _turned(x: np.ndarray) -> np.ndarray:
+    """The last axis times the orthonormal Hadamard matrix, in blocks of 32 or of the largest power
+    of two that divides it; its own inverse."""
+    size = x.shape[-1]
+    n = min(BLOCK, size & -size)
+    matrix = np.ones((1, 1))
+    while len(matrix) < n:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    blocks = x.reshape(*x.shape[:-1], size // n, n)
+    return (blocks @ (matrix / np.sqrt(n)).astype(x.dtype)).reshape(x.shape)
 
 
 def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
@@ -305,7 +340,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("ids", type=int, nargs="+")
     parser.add_argument("--top", type=int, default=5)
-    parser.add_argument("--kv", choices=("f32", "f16"), default="f32")
+    parser.add_argument("--kv", choices=get_args(KvType), default="f32")
     parser.add_argument("--float64", action="store_true")
     args = parser.parse_args()
     dtype = np.float64 if args.float64 else np.float32

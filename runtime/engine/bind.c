@@ -67,7 +67,7 @@ static void lay_out(const nyb_program *program, nyb_bound *bound, allocator *wor
     for (uint32_t t = 0; t < limits->threads; t++) {
         const nyb_scratch scratch = {
             .query = take(work, group * head_dim * sizeof(float)),
-            .key = take(work, head_dim * sizeof(float)),
+            .key = take(work, 2 * head_dim * sizeof(float)),
             .scores = take(work, group * NYB_PAGE * sizeof(float)),
             .parts = take(work, group_parts * sizeof(float)),
             .panel = take(work, panel),
@@ -333,6 +333,7 @@ static int check(const nyb_program *program, const nyb_limits *limits, const nyb
           "pages out of range", limits->max_pages);
     CHECK(limits->sequences >= 1 && limits->sequences <= limits->n_pages,
           "sequences must be 1 to the pages", limits->sequences);
+    CHECK(limits->kv < NYB_KVS, "keys and values of an unknown type", limits->kv);
     CHECK(program->vocab >= 1 && program->vocab <= MAX_SHAPE, "vocabulary out of range",
           program->vocab);
     CHECK(program->n_steps <= MAX_COUNT && program->n_buffers <= MAX_COUNT &&
@@ -340,7 +341,7 @@ static int check(const nyb_program *program, const nyb_limits *limits, const nyb
           "a program has too many parts", program->n_steps);
     for (nyb_op op = NYB_OP_rmsnorm; op < NYB_OPS; op++) {
         const int on_kv = op == NYB_OP_append || op == NYB_OP_attend;
-        CHECK(has_row(rows, op, on_kv ? NYB_F16 : NYB_F32), "no kernel for an operation", op);
+        CHECK(has_row(rows, op, on_kv ? limits->kv : NYB_F32), "no kernel for an operation", op);
     }
     for (at = 0; at < program->n_buffers; at++)
         CHECK(program->buffers[at].row_bytes % 64 == 0 &&
@@ -367,11 +368,11 @@ static int lay_out_kv(const nyb_program *program, const nyb_limits *limits, uint
     for (uint64_t at = 0; at < program->n_attentions; at++) {
         const nyb_attention *a = &program->attentions[at];
         const uint64_t pages = nyb_layer_pages(a, limits);
+        const uint64_t page_bytes = nyb_page_bytes(a, limits->kv);
         if (layers)
             layers[at] = *bytes;
-        CHECK(pages <= (UINT64_MAX - *bytes) / nyb_page_bytes(a), "the KV cache is too large",
-              pages);
-        *bytes += nyb_page_bytes(a) * pages;
+        CHECK(pages <= (UINT64_MAX - *bytes) / page_bytes, "the KV cache is too large", pages);
+        *bytes += page_bytes * pages;
     }
     return 0;
 }

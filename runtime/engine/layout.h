@@ -9,13 +9,26 @@
 /* A partial result of attention: D floats, the maximum, the sum, filled up to 8. */
 static inline uint32_t nyb_part_stride(uint32_t head_dim) { return head_dim + NYB_LANES; }
 
-/* Bytes of one KV head's page: keys, then values, as halves. */
-static inline uint64_t nyb_head_page_bytes(const nyb_attention *a) {
-    return (uint64_t)NYB_PAGE * a->head_dim * 2 * sizeof(uint16_t);
+/* Bytes of one KV head's keys in a page, or its values: halves, or int8 and then the scales of 32
+ * columns, halves. */
+static inline uint64_t nyb_side_bytes(const nyb_attention *a, int is_int8) {
+    const uint64_t blocks = (a->head_dim + NYB_BLOCK - 1) / NYB_BLOCK;
+    const uint64_t position =
+        is_int8 ? a->head_dim + blocks * sizeof(uint16_t) : a->head_dim * sizeof(uint16_t);
+    return NYB_PAGE * position;
 }
 
-static inline uint64_t nyb_page_bytes(const nyb_attention *a) {
-    return a->kv_heads * nyb_head_page_bytes(a);
+static inline uint64_t nyb_keys_bytes(const nyb_attention *a, uint32_t kv) {
+    return nyb_side_bytes(a, kv == NYB_KV_INT8);
+}
+
+/* Bytes of one KV head's page: keys, then values. */
+static inline uint64_t nyb_head_page_bytes(const nyb_attention *a, uint32_t kv) {
+    return nyb_keys_bytes(a, kv) + nyb_side_bytes(a, kv != NYB_KV_F16);
+}
+
+static inline uint64_t nyb_page_bytes(const nyb_attention *a, uint32_t kv) {
+    return a->kv_heads * nyb_head_page_bytes(a, kv);
 }
 
 /* The first position that a token at `position` sees. */

@@ -21,6 +21,7 @@ typedef struct nyb_limits {
     uint32_t max_pages;  /* pages of one sequence: its context / 128, rounded up */
     uint32_t n_pages;    /* pages of the KV cache, of all sequences together */
     uint32_t sequences;  /* each with its ring in every layer that has a window */
+    uint32_t kv;         /* nyb_kv: how keys and values are stored */
 } nyb_limits;
 
 typedef struct nyb_sizes {
@@ -36,7 +37,7 @@ typedef struct nyb_token {
 /* Where a thread keeps what it need not share. */
 typedef struct nyb_scratch {
     float *query;  /* (query heads of a KV head, head_dim) */
-    float *key;    /* (head_dim,) */
+    float *key;    /* (2, head_dim) a key and a value */
     float *scores; /* (query heads of a KV head, 128) */
     float *parts;  /* (max_pages, query heads of a KV head, part stride) */
     void *panel;

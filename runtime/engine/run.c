@@ -88,10 +88,23 @@ static range pages_seen(const nyb_attention *a, uint64_t position) {
     return (range){nyb_first_seen(a, position) / NYB_PAGE, position / NYB_PAGE + 1};
 }
 
+/* What is stored as int8 is rotated before, in blocks of the columns that share a scale, or of the
+ * largest power of two that divides a head. With the keys the queries are, and what is summed of
+ * the values is rotated back. */
+static void rotate(const worker *w, const nyb_attention *a, const float *x, float *out) {
+    const uint64_t n_block = (NYB_BLOCK | a->head_dim) & (0 - (uint64_t)(NYB_BLOCK | a->head_dim));
+    CALL(w, hadamard, NYB_F32, .n = a->head_dim, .n_block = n_block, .x = x, .out = out);
+}
+
+static int keys_are_rotated(const worker *w) { return w->bound->limits.kv == NYB_KV_INT8; }
+static int values_are_rotated(const worker *w) { return w->bound->limits.kv != NYB_KV_F16; }
+
 static void join(const worker *w, const nyb_attention *a, const float *parts, uint64_t n_parts,
                  uint64_t stride, float *out) {
     CALL(w, combine, NYB_F32, .head_dim = a->head_dim, .n_parts = n_parts, .parts = parts,
          .stride = stride, .out = out);
+    if (values_are_rotated(w))
+        rotate(w, a, out, out);
 }
 
 /* What ATTEND left of a single token: for each query head the parts of its pages. */
@@ -234,7 +247,7 @@ typedef struct head {
 static uint8_t *pages_of(const nyb_bound *bound, uint64_t attention, uint64_t kv_head) {
     const nyb_attention *a = &bound->program->attentions[attention];
     return bound->kv + bound->layers[attention] +
-           kv_head * nyb_layer_pages(a, &bound->limits) * nyb_head_page_bytes(a);
+           kv_head * nyb_layer_pages(a, &bound->limits) * nyb_head_page_bytes(a, bound->limits.kv);
 }
 
 static head head_of(const worker *w, const nyb_step *step, uint64_t kv_head) {
@@ -247,14 +260,19 @@ static head head_of(const worker *w, const nyb_step *step, uint64_t kv_head) {
                   a->heads / a->kv_heads};
 }
 
-/* The keys of a page of the token's sequence in the cache; its values follow them. */
-static uint16_t *keys_of(const head *h, const nyb_token *token, uint64_t page) {
-    const uint64_t at = h->ring ? token->slot * h->ring + page % h->ring : token->pages[page];
-    return (uint16_t *)(h->pages + at * nyb_head_page_bytes(h->a));
-}
+/* A page of the token's sequence in the cache: the keys, and what lies behind them. */
+typedef struct kv_page {
+    uint8_t *k, *v;
+    uint16_t *k_scales, *v_scales; /* behind the numbers, where these are int8 */
+} kv_page;
 
-static uint16_t *values_of(const head *h, const nyb_token *token, uint64_t page) {
-    return keys_of(h, token, page) + NYB_PAGE * h->a->head_dim;
+static kv_page page_of(const head *h, const nyb_token *token, uint64_t page) {
+    const uint32_t kv = h->w->bound->limits.kv;
+    const uint64_t at = h->ring ? token->slot * h->ring + page % h->ring : token->pages[page];
+    uint8_t *k = h->pages + at * nyb_head_page_bytes(h->a, kv);
+    uint8_t *v = k + nyb_keys_bytes(h->a, kv);
+    const uint64_t numbers = NYB_PAGE * (uint64_t)h->a->head_dim;
+    return (kv_page){k, v, (uint16_t *)(k + numbers), (uint16_t *)(v + numbers)};
 }
 
 /* A head of a query or key as the scores need it: normed, if this attention does that (with the
@@ -273,14 +291,22 @@ static void prepare(const head *h, uint64_t row, uint64_t norm, float scale, con
 
 /* The token's key (prepared) and value go to their place in the cache. */
 static void append(const head *h, uint64_t row) {
-    const nyb_token *token = &h->w->bound->tokens[row];
-    const uint64_t page = token->position / NYB_PAGE, first = h->kv_head * h->a->head_dim;
-    float *key = h->w->bound->scratch[h->w->thread].key;
-    prepare(h, row, h->a->k_norm, 1, (const float *)row_of(h->w, h->a->k, row) + first, key);
-    CALL(h->w, append, NYB_F16, .head_dim = h->a->head_dim,
-         .position_in_page = token->position % NYB_PAGE, .key = key,
-         .value = (const float *)row_of(h->w, h->a->v, row) + first, .k = keys_of(h, token, page),
-         .v = values_of(h, token, page));
+    const worker *w = h->w;
+    const nyb_token *token = &w->bound->tokens[row];
+    const uint64_t dim = h->a->head_dim, first = h->kv_head * dim;
+    const kv_page page = page_of(h, token, token->position / NYB_PAGE);
+    float *key = w->bound->scratch[w->thread].key;
+    const float *value = (const float *)row_of(w, h->a->v, row) + first;
+    prepare(h, row, h->a->k_norm, 1, (const float *)row_of(w, h->a->k, row) + first, key);
+    if (keys_are_rotated(w))
+        rotate(w, h->a, key, key);
+    if (values_are_rotated(w)) {
+        rotate(w, h->a, value, key + dim);
+        value = key + dim;
+    }
+    CALL(w, append, w->bound->limits.kv, .head_dim = dim,
+         .position_in_page = token->position % NYB_PAGE, .key = key, .value = value, .k = page.k,
+         .v = page.v, .k_scales = page.k_scales, .v_scales = page.v_scales);
 }
 
 /* The group's queries of a token, prepared, in this thread's scratch. */
@@ -288,22 +314,27 @@ static const float *queries(const head *h, uint64_t row) {
     const uint64_t first = h->kv_head * h->group * h->a->head_dim;
     const float *q = (const float *)row_of(h->w, h->a->q, row) + first;
     float *out = h->w->bound->scratch[h->w->thread].query;
-    for (uint64_t i = 0; i < h->group; i++)
-        prepare(h, row, h->a->q_norm, h->a->scale, q + i * h->a->head_dim,
-                out + i * h->a->head_dim);
+    for (uint64_t i = 0; i < h->group; i++, q += h->a->head_dim) {
+        float *one = out + i * h->a->head_dim;
+        prepare(h, row, h->a->q_norm, h->a->scale, q, one);
+        if (keys_are_rotated(h->w))
+            rotate(h->w, h->a, one, one);
+    }
     return out;
 }
 
 /* The group's attention to one page, before the keys at `next` are read: query i's part goes to
  * parts + i * stride. */
 static void attend_page(const head *h, const float *q, const nyb_token *token, uint64_t page,
-                        const uint16_t *next, float *parts, uint64_t stride) {
+                        const void *next, float *parts, uint64_t stride) {
+    const kv_page kv = page_of(h, token, page);
     const uint64_t begin = page * NYB_PAGE, seen = nyb_first_seen(h->a, token->position);
     const uint64_t behind = token->position - begin + 1;
-    CALL(h->w, attend, NYB_F16, .head_dim = h->a->head_dim, .n_queries = h->group,
+    CALL(h->w, attend, h->w->bound->limits.kv, .head_dim = h->a->head_dim, .n_queries = h->group,
          .first = seen > begin ? seen - begin : 0, .end = behind < NYB_PAGE ? behind : NYB_PAGE,
-         .q = q, .k = keys_of(h, token, page), .v = values_of(h, token, page), .next = next,
-         .scores = h->w->bound->scratch[h->w->thread].scores, .out = parts, .out_stride = stride);
+         .q = q, .k = kv.k, .v = kv.v, .k_scales = kv.k_scales, .v_scales = kv.v_scales,
+         .next = next, .scores = h->w->bound->scratch[h->w->thread].scores, .out = parts,
+         .out_stride = stride);
 }
 
 /* A single token: the units are (KV head, page), so that a long context feeds every thread. The
@@ -327,7 +358,7 @@ static void attend_single(const worker *w, const nyb_step *step) {
         const uint64_t following = u + 1 < units.end ? u + 1 : u;
         const head next = head_of(w, step, following / n_pages);
         attend_page(&h, q, token, pages.begin + i,
-                    keys_of(&next, token, pages.begin + following % n_pages),
+                    page_of(&next, token, pages.begin + following % n_pages).k,
                     w->bound->parts + h.kv_head * h.group * stride + i * part, stride);
     }
 }
@@ -347,7 +378,7 @@ static void attend_several(const worker *w, const nyb_step *step) {
         const float *q = queries(&h, row);
         for (uint64_t page = pages.begin; page < pages.end; page++) {
             const uint64_t next = page + 1 < pages.end ? page + 1 : pages.begin;
-            attend_page(&h, q, token, page, keys_of(&h, token, next),
+            attend_page(&h, q, token, page, page_of(&h, token, next).k,
                         parts + (page - pages.begin) * part, stride);
         }
         float *out = (float *)row_of(w, a->out, row) + h.kv_head * h.group * a->head_dim;
@@ -531,7 +562,7 @@ void nyb_clear_page(nyb_bound *bound, uint32_t page) {
         return;
     for (uint32_t i = 0; i < bound->program->n_attentions; i++) {
         const nyb_attention *a = &bound->program->attentions[i];
-        const uint64_t bytes = nyb_head_page_bytes(a);
+        const uint64_t bytes = nyb_head_page_bytes(a, bound->limits.kv);
         for (uint64_t h = 0; !a->window && h < a->kv_heads; h++)
             memset(pages_of(bound, i, h) + page * bytes, 0, bytes);
     }
@@ -542,7 +573,8 @@ void nyb_clear_slot(nyb_bound *bound, uint32_t slot) {
         return;
     for (uint32_t i = 0; i < bound->program->n_attentions; i++) {
         const nyb_attention *a = &bound->program->attentions[i];
-        const uint64_t bytes = nyb_ring_pages(a, &bound->limits) * nyb_head_page_bytes(a);
+        const uint64_t bytes =
+            nyb_ring_pages(a, &bound->limits) * nyb_head_page_bytes(a, bound->limits.kv);
         for (uint64_t h = 0; h < a->kv_heads; h++)
             memset(pages_of(bound, i, h) + slot * bytes, 0, bytes);
     }

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nybble.options import Options
     from nybble.reply import Stats
     from nybble.sequences import Loan
+    from nybble.shift import Shift
     from nybble.thinking import Part
 
 
@@ -42,9 +43,8 @@ class Clock:
         if stats.first_token_s is None:
             self._first = now
             stats.first_token_s = stats.total_s
-            stats.prefill_tok_s = (stats.prompt_tokens - stats.cached_tokens) / (
-                now - self._prefill
-            )
+            ran = stats.prompt_tokens - stats.dropped_tokens - stats.cached_tokens
+            stats.prefill_tok_s = ran / (now - self._prefill)
         if not is_end:
             stats.tokens += 1
             if stats.tokens > 1:
@@ -59,6 +59,7 @@ def generate(
     splitter: Splitter | None,
     stats: Stats,
     clock: Clock,
+    shift: Shift | None,
 ) -> Generator[list[Part], None, str]:
     """Yields after each step what it completed, often nothing; returns the stop reason. The
     sequence is given back however this ends."""
@@ -67,7 +68,7 @@ def generate(
         shown = () if splitter is None else marks(tokenizer)
         stream = tokenizer.text_stream(behind=prompt[-1], shown=shown)
         writer = _Writer(stream, splitter, options.stop)
-        reason = yield from _run(sequence, tokenizer, prompt, options, writer, stats, clock)
+        reason = yield from _run(sequence, tokenizer, prompt, options, writer, stats, clock, shift)
         yield writer.flush(is_cut=reason != "end")
         return "stop" if writer.stopped else reason
     finally:
@@ -82,21 +83,15 @@ def _run(
     writer: _Writer,
     stats: Stats,
     clock: Clock,
+    shift: Shift | None,
 ) -> Generator[list[Part], None, str]:
-    """Runs the prompt, and each token for the next; returns why there are no more."""
+    """Runs the prompt, and each token for the next; returns why there are no more. With `shift`
+    what does not fit the context is let go of, and what is kept is run again."""
     clock.begin_prefill()
-    stats.cached_tokens = sequence.reuse(prompt)
-    while True:
-        if clock.is_late():
-            return "timeout"
-        done = len(sequence.ids)
-        fed = prompt[done : done + sequence.next_chunk(len(prompt) - done)]
-        if done + len(fed) == len(prompt):
-            break  # the first token comes with these
-        sequence.feed(fed)
-        stats.total_s = clock.passed()
-        yield []
-
+    ids = prompt if shift is None else shift.held(prompt)
+    stats.dropped_tokens = len(prompt) - len(ids)
+    stats.cached_tokens = sequence.reuse(ids)
+    fed = yield from _read(sequence, ids, stats, clock)
     sampler = Sampler(
         temperature=options.temperature,
         top_k=options.top_k,
@@ -105,7 +100,7 @@ def _run(
         repeat_penalty=options.repeat_penalty,
         seed=options.seed,
     )
-    while True:
+    while fed:
         token = sampler.next(sequence, fed, stats.tokens)
         is_end = token in tokenizer.end_ids and not options.ignore_eos
         clock.note_token(stats, is_end)
@@ -116,11 +111,33 @@ def _run(
             return "stop"
         if stats.tokens == options.max_tokens:
             return "length"
-        if len(sequence.ids) + 1 == sequence.context:
+        if len(sequence.ids) + 1 < sequence.context:
+            fed = [] if clock.is_late() else [token]
+        elif shift is None:
             return "context"
-        if clock.is_late():
-            return "timeout"
-        fed = [token]
+        else:
+            ids = [*sequence.ids, token]
+            held = shift.held(ids)
+            stats.dropped_tokens += len(ids) - len(held)
+            sequence.reuse(held)
+            fed = yield from _read(sequence, held, stats, clock)
+    return "timeout"
+
+
+def _read(
+    sequence: Sequence, ids: list[int], stats: Stats, clock: Clock
+) -> Generator[list[Part], None, list[int]]:
+    """Runs these tokens, of which some may be in the cache, but for the last chunk: returns that,
+    with which the next token comes, or nothing when time is up."""
+    while not clock.is_late():
+        done = len(sequence.ids)
+        fed = ids[done : done + sequence.next_chunk(len(ids) - done)]
+        if done + len(fed) == len(ids):
+            return fed
+        sequence.feed(fed)
+        stats.total_s = clock.passed()
+        yield []
+    return []
 
 
 class _Writer:

@@ -12,9 +12,10 @@ from nybble._core.sequence import Engine, Sequence
 from nybble.chat import Chat
 from nybble.errors import ContextError, TemplateError, UsageError
 from nybble.known import DEFAULT
-from nybble.options import Options, checked, flag, recommended, whole
+from nybble.options import OVERFLOW, Options, checked, flag, recommended, whole
 from nybble.reply import Reply
 from nybble.sequences import Sequences
+from nybble.shift import Shift, prefix_of
 from nybble.thinking import Splitter, Switch, is_open
 from nybble.tokenizer import lone_surrogate
 
@@ -35,6 +36,8 @@ def load(
     *,
     threads: int | None = None,
     context: int | None = None,
+    overflow: str = "error",
+    kv: str = "f16",
     sequences: int = 1,
     memory: int | str | None = None,
     on_exceed: str = "refuse",
@@ -49,14 +52,24 @@ def load(
                   process's affinity and quota. The tokens do not depend on it
     context     : positions in a sequence, prompt and reply together; the lesser of the model's and
                   2,048 by default
+    overflow    : what is done when the context is full. "error": a prompt that does not fit is a
+                  ContextError, and a reply that has filled it ends. "shift": the oldest half of
+                  what comes behind the system message (of a text: behind BOS) is let go of, what is
+                  kept is run again, and the reply goes on; so nothing but the model's own end,
+                  `max_tokens`, `stop` or `timeout_s` ends it. `Reply.stats` counts what was dropped
+    kv          : how keys and values are stored. "f16": in 16 bits. "v8": values in 8, a quarter
+                  less memory for a KL divergence that cannot be told from none. "int8": both in 8,
+                  half the memory, which costs some models little and ruins others
+                  (docs/fidelity.md). "auto": f16 if it fits, else v8
     sequences   : how many replies may be under way at once, each with memory for a context of its
                   own. With all taken, another thread or asyncio task waits for one, and the one
                   that has it gets BusyError
     memory      : the most that the process may hold, pages of files included: bytes, or "300MiB".
                   By default $NYBBLE_MEMORY, else what the machine can give (what is available, less
                   64 MiB; its control group's limit; ulimit -v). `nybble plan` shows what is needed
-    on_exceed   : what is done if that is too little: "refuse", or "adapt", which takes a smaller
-                  context and says so in `Model.plan` and `Reply.stats`. Nothing else changes tokens
+    on_exceed   : what is done if that is too little: "refuse", or "adapt", which takes v8 for f16
+                  and, where that is not enough, a smaller context, and says so in `Model.plan` and
+                  `Reply.stats`. Nothing else changes tokens
     on_progress : called with (bytes of weights packed, bytes in all)
 
     ModelNotFoundError says how to get the model, FormatError what is wrong with its file,
@@ -75,6 +88,8 @@ def load(
         hub.resolve(name),
         threads=threads,
         context=context,
+        overflow=overflow,
+        kv=kv,
         sequences=sequences,
         memory=memory,
         on_exceed=on_exceed,
@@ -86,6 +101,7 @@ class Model:
     """A loaded model; made by `nybble.load`.
 
     context      : positions in a sequence, prompt and reply together
+    overflow     : what is done when that is full: "error" or "shift"
     threads      : threads of the engine
     vocab, dim   : number of logits of a token, and of elements of a hidden state
     plan         : what it takes in memory, nybble.planning.Plan
@@ -102,6 +118,8 @@ class Model:
         *,
         threads: int | None = None,
         context: int | None = None,
+        overflow: str = "error",
+        kv: str = "f16",
         sequences: int = 1,
         memory: int | str | None = None,
         on_exceed: str = "refuse",
@@ -113,6 +131,9 @@ class Model:
         self.path = path
         self.threads = threads_of(threads)
         n_sequences = whole("sequences", sequences, 1, MAX_SEQUENCES)
+        if not isinstance(overflow, str) or overflow not in OVERFLOW:
+            raise UsageError(f"overflow must be 'error' or 'shift', not {overflow!r:.40}")
+        self.overflow = overflow
         if on_progress is not None and not callable(on_progress):
             raise UsageError(f"on_progress must be a function, not {on_progress!r:.60}")
         reading = packing.read(path)
@@ -125,6 +146,7 @@ class Model:
             budget=planning.budget_of(memory, held),
             held=held,
             on_exceed=on_exceed,
+            kv=kv,
         )
         self.context = self.plan.context
         self.weights = reading.weights(on_progress)
@@ -141,6 +163,7 @@ class Model:
             threads=self.threads,
             sequences=n_sequences,
             chunk=self.plan.chunk,
+            kv=self.plan.kv,
         )
         self.tune = None
         if threads is None and self.weights.is_mapped:
@@ -317,11 +340,15 @@ class Model:
         template, switch = self._template()
         how = checked(self._recommended, options)
         _check_messages(messages)
-        ids = template.encode(messages, **switch.turned(how.think, messages))
+
+        def encode(messages: list[Message]) -> list[int]:
+            return template.encode(messages, **switch.turned(how.think, messages))
+
+        ids, said = encode(messages), list(messages)
         splitter = None
         if switch.marks:
             splitter = Splitter(is_open=is_open(ids, self._tokenizer))
-        return self._reply(ids, how, splitter, on_end)
+        return self._reply(ids, how, splitter, on_end, lambda: prefix_of(encode, said, ids))
 
     def _reply(
         self,
@@ -329,10 +356,17 @@ class Model:
         options: Options,
         splitter: Splitter | None = None,
         on_end: Callable[[str], None] | None = None,
+        prefix: Callable[[], int] | None = None,
     ) -> Reply:
-        self._check_prompt(ids)
-        reply = Reply(self._sequences, self._tokenizer, ids, options, splitter, on_end)
+        """prefix: how many tokens a shift keeps; without it BOS, if it is there."""
+        shift = None
+        if self.overflow == "shift" and self.context > 1:
+            bos = self._tokenizer.bos
+            shift = Shift(self.context, prefix or (lambda: int(ids[0] == bos)))
+        self._check_prompt(ids if shift is None else ids[:1])
+        reply = Reply(self._sequences, self._tokenizer, ids, options, splitter, on_end, shift)
         reply.stats.context = self.context
+        reply.stats.kv = self.plan.kv
         return reply
 
     def _check_prompt(self, ids: list[int]) -> None:

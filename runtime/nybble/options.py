@@ -37,6 +37,12 @@ FILE_KEYS = {
 }
 
 
+# What `load` takes for kv=
+KV = ("f16", "v8", "int8", "auto")
+# and for overflow=
+OVERFLOW = ("error", "shift")
+
+
 class Options:
     """The checked options of one reply: `Model.ask` says what they mean. UsageError for a wrong
     type or a number out of range."""

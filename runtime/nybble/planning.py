@@ -14,6 +14,7 @@ from nybble import machine
 from nybble._core.sequence import CHUNK, sizes
 from nybble.errors import BudgetError, UsageError
 from nybble.formats.gguf import GgufFile
+from nybble.options import KV
 
 TYPE_CHECKING = False  # typing's own costs its import
 if TYPE_CHECKING:
@@ -27,6 +28,14 @@ OBJECTS = 5 * MIB  # templates and their engine, replies, and what Python keeps 
 HEADROOM = 64 * MIB  # of the machine's memory, left to others where nobody says how much to use
 _CHUNKS = (CHUNK, 64, 32, 16)
 _PAGE = 128  # positions; a context is planned in whole pages
+# How keys and values may be stored: what a plan calls it, and what it alone adds to the KL
+# divergence from float32, by model (docs/fidelity.md).
+KV_TYPES = {"f16": "float16", "v8": "float16 and int8 (v8)", "int8": "int8"}
+KV_KL = {
+    "f16": {"smollm2-135m": 4e-7, "gemma3-270m": 4e-7, "qwen2.5-coder-0.5b": 2.3e-6},
+    "v8": {"smollm2-135m": 2.5e-5, "gemma3-270m": 3.4e-5, "qwen2.5-coder-0.5b": 1.5e-5},
+    "int8": {"smollm2-135m": 1.9e-4, "gemma3-270m": 2.5e-4, "qwen2.5-coder-0.5b": 5.9e-3},
+}
 UNITS = {"": 1, "kib": 1 << 10, "mib": MIB, "gib": 1 << 30, "kb": 1e3, "mb": 1e6, "gb": 1e9}
 
 
@@ -44,7 +53,8 @@ class Plan:
     total_bytes  : their sum, which the process will not exceed
     budget_bytes : what it may take, and `budget`, who says so
     context, sequences, threads, chunk : what it is for; chunk is the tokens of prefill at once
-    asked_context : the context that was asked for, if the plan had to take a smaller one
+    kv           : how keys and values are stored: "f16", "v8" or "int8"
+    asked_context, asked_kv : what was asked for, where the plan had to take something else
     read_bytes   : bytes that one token of decode reads, with the context full
     """
 
@@ -56,6 +66,7 @@ class Plan:
         sequences: int,
         threads: int,
         chunk: int,
+        kv: str,
         read_bytes: int,
     ):
         self.lines = lines
@@ -64,10 +75,12 @@ class Plan:
         self.sequences = sequences
         self.threads = threads
         self.chunk = chunk
+        self.kv = kv
         self.read_bytes = read_bytes
         self.budget_bytes = 0
         self.budget = ""
         self.asked_context = context
+        self.asked_kv = kv
 
     @property
     def fits(self) -> bool:
@@ -77,12 +90,21 @@ class Plan:
     @property
     def notice(self) -> str:
         """What a user should know of how the plan was made to fit; "" for nothing."""
-        if self.context == self.asked_context:
+        changes = []
+        if self.context != self.asked_context:
+            changes.append(f"the context is {self.context:,} tokens, not {self.asked_context:,}")
+        if self.kv != self.asked_kv:
+            changes.append(f"keys and values are stored as {self.kv}, not {self.asked_kv}")
+        if not changes:
             return ""
-        return (
-            f"the context is {self.context:,} tokens, not {self.asked_context:,}: more does not"
-            f" fit {_mib(self.budget_bytes)} ({self.budget})"
-        )
+        said = " and ".join(changes)
+        return f"{said}: more does not fit {_mib(self.budget_bytes)} ({self.budget})"
+
+    @property
+    def kv_kl(self) -> dict[str, float]:
+        """What storing keys and values so adds to the mean KL divergence from float32, in nats, by
+        known model."""
+        return KV_KL[self.kv]
 
     def tok_s(self, read_gb_s: float) -> float:
         """Tokens a second of decode that memory read at this rate allows, the context full."""
@@ -97,6 +119,9 @@ class Plan:
             "fits": self.fits,
             "context": self.context,
             "asked_context": self.asked_context,
+            "kv": self.kv,
+            "asked_kv": self.asked_kv,
+            "kv_kl": self.kv_kl,
             "sequences": self.sequences,
             "threads": self.threads,
             "chunk": self.chunk,
@@ -117,27 +142,37 @@ def plan(
     budget: tuple[int, str],
     held: int,
     on_exceed: str = "refuse",
+    kv: str = "f16",
 ) -> Plan:
     """The plan of a model that has been opened, within a budget.
 
     budget    : bytes that the process may hold, and who says so
     held      : bytes that it holds already
-    on_exceed : "refuse": BudgetError if it does not fit. "adapt": then a smaller context is taken,
-                if one fits. "tell": the plan is returned, whether it fits or not
+    on_exceed : "refuse": BudgetError if it does not fit. "adapt": then v8 is taken for f16 and, if
+                that is not enough, a smaller context, if one fits. "tell": the plan is returned,
+                whether it fits or not
+    kv        : "f16", "v8", "int8", or "auto": f16 if it fits, else v8
 
     A smaller prefill chunk, which changes no token, is tried first in any case.
     """
     if on_exceed not in ("refuse", "adapt", "tell"):
         raise UsageError(f"on_exceed must be 'refuse' or 'adapt', not {on_exceed!r:.40}")
 
+    if not isinstance(kv, str) or kv not in KV:
+        raise UsageError(f"kv must be 'f16', 'v8', 'int8' or 'auto', not {kv!r:.40}")
+    may_be_v8 = kv == "auto" or (kv == "f16" and on_exceed == "adapt")
+    asked = "f16" if kv == "auto" else kv
+
     fixed = _fixed(reading, held)  # once: the size of a file that is yet to be packed takes time
 
     def made(context: int) -> Plan:
-        for chunk in _CHUNKS:
-            tried = _plan(reading.program, fixed, context, sequences, threads, chunk)
-            tried.budget_bytes, tried.budget = budget
-            if tried.fits:
-                break
+        for kind in (asked, "v8") if may_be_v8 else (asked,):
+            for chunk in _CHUNKS:
+                tried = _plan(reading.program, fixed, context, sequences, threads, chunk, kind)
+                tried.budget_bytes, tried.budget = budget
+                tried.asked_kv = asked
+                if tried.fits:
+                    return tried
         return tried
 
     whole = made(context)
@@ -210,21 +245,28 @@ def _fixed(reading: Reading, held: int) -> list[Line]:
 
 
 def _plan(
-    program: Program, fixed: list[Line], context: int, sequences: int, threads: int, chunk: int
+    program: Program,
+    fixed: list[Line],
+    context: int,
+    sequences: int,
+    threads: int,
+    chunk: int,
+    kv: str,
 ) -> Plan:
-    kv, work = sizes(program, context, threads, sequences, chunk)
+    kv_bytes, work_bytes = sizes(program, context, threads, sequences, chunk, kv)
     times = f"{sequences:,} times " if sequences > 1 else ""
     return Plan(
         [
             *fixed,
-            Line(f"KV cache of {times}{context:,} tokens, float16", kv),
-            Line(f"working memory for {chunk} tokens at once", work),
+            Line(f"KV cache of {times}{context:,} tokens, {KV_TYPES[kv]}", kv_bytes),
+            Line(f"working memory for {chunk} tokens at once", work_bytes),
         ],
         context=context,
         sequences=sequences,
         threads=threads,
         chunk=chunk,
-        read_bytes=program.read_bytes + program.kv_read_bytes(context),
+        kv=kv,
+        read_bytes=program.read_bytes + program.kv_read_bytes(context, kv),
     )
 
 
@@ -248,11 +290,12 @@ def _refusal(reading: Reading, whole: Plan, largest: Plan | None) -> str:
         f"{name} needs {_mib(whole.total_bytes)} with a context of {whole.context:,} "
         f"tokens, and may take {_mib(whole.budget_bytes)} ({whole.budget})"
     )
+    smaller = ", more of it with values in 8 bits (--kv v8)" if whole.kv == "f16" else ""
     if largest is None:
         return f"{said}; no context makes it fit: take a smaller model, or close other programs"
     return (
         f"{said}; a context of {largest.context:,} fits (--context {largest.context}, "
-        f"{_mib(largest.total_bytes)}), or take a smaller model"
+        f"{_mib(largest.total_bytes)}){smaller}, or take a smaller model"
     )
 
 

@@ -18,6 +18,7 @@ from nybble.tokenizer import Tokenizer
 
 TYPE_CHECKING = False  # typing's own costs its import
 if TYPE_CHECKING:
+    from nybble.shift import Shift
     from nybble.thinking import Kind, Part
 
 LONGEST_POLL_S = 0.01
@@ -37,6 +38,10 @@ class Stats:
     seed           : of the random numbers
     context        : positions there are for prompt and reply: fewer than were asked for where the
                      model was loaded with on_exceed="adapt" into too little memory
+    kv             : how keys and values are stored: "f16", "v8" or "int8", which may not be what
+                     was asked for either
+    dropped_tokens : of the prompt and the reply so far, how many a full context has let go of: 0
+                     but where the model was loaded with overflow="shift"
     stop_reason    : "end", "stop", "length", "context", "timeout", "closed"; None while running
     """
 
@@ -44,7 +49,9 @@ class Stats:
         "cached_tokens",
         "context",
         "decode_tok_s",
+        "dropped_tokens",
         "first_token_s",
+        "kv",
         "peak_bytes",
         "prefill_tok_s",
         "prompt_tokens",
@@ -57,7 +64,9 @@ class Stats:
     def __init__(self, prompt_tokens: int, seed: int) -> None:
         self.prompt_tokens = prompt_tokens
         self.context: int | None = None
+        self.kv: str | None = None
         self.cached_tokens = 0
+        self.dropped_tokens = 0
         self.tokens = 0
         self.prefill_tok_s: float | None = None
         self.decode_tok_s: float | None = None
@@ -99,6 +108,7 @@ class Reply:
         options: Options,
         splitter: Splitter | None = None,
         on_end: Callable[[str], None] | None = None,
+        shift: Shift | None = None,
     ) -> None:
         self.stats = Stats(len(prompt), options.seed)
         self._sequences = sequences
@@ -107,6 +117,7 @@ class Reply:
         self._tokenizer = tokenizer
         self._splitter = splitter
         self._on_end = on_end
+        self._shift = shift
         self._parts: list[Part] = []
         self._lock = allocate_lock()  # of readers
         self._clock: Clock | None = None
@@ -295,6 +306,7 @@ class Reply:
                 self._splitter,
                 self.stats,
                 clock,
+                self._shift,
             )
             return True
         except BaseException:

@@ -7,6 +7,8 @@ class Stats:
     prompt_tokens = 5
     cached_tokens = 0
     tokens = 3
+    context = 2048
+    dropped_tokens = 0
     prefill_tok_s = 50.0
     decode_tok_s = 25.0
     first_token_s = 0.1

@@ -61,14 +61,30 @@ def test_run_with_nothing_piped_and_no_prompt_is_an_error(calls, stdin, capsys):
     assert calls == []
 
 
+def test_run_says_what_a_full_context_dropped(calls, capsys, monkeypatch):
+    monkeypatch.setattr(fake_model.Stats, "dropped_tokens", 1023)
+    assert main(["run", "hello"]) == 0
+    said = "nybble: the context holds 2,048 tokens: the oldest 1,023 behind the system message were"
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [["--kv", "q4"], ["--overflow", "slide"]])
+def test_run_refuses_what_it_does_not_know(calls, flags, capsys):
+    assert main(["run", "hello", *flags]) == 2
+    assert "invalid choice" in capsys.readouterr().err
+    assert calls == []
+
+
 def test_run_passes_on_only_the_options_given(calls, capsys):
     assert main(["run", "hello"]) == 0
     assert asked(calls) == [("ask", user("hello"), {})]
     calls.clear()
     flags = "--max-tokens 9 --temperature 0.5 --top-k 4 --top-p 0.9 --min-p 0.1"
     flags += " --repeat-penalty 1.1 --seed -7 --stop A --stop B --threads 3 --context 64"
+    flags += " --kv v8 --overflow shift"
     assert main(["run", "hello", *flags.split(), "--system", "Be brief."]) == 0
-    assert calls[0] == ("load", MODEL, {"threads": 3, "context": 64})
+    how = {"threads": 3, "context": 64, "kv": "v8", "overflow": "shift"}
+    assert calls[0] == ("load", MODEL, how)
     assert asked(calls)[0][1] == [{"role": "system", "content": "Be brief."}, *user("hello")]
     assert asked(calls)[0][2] == {
         "max_tokens": 9,

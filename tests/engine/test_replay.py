@@ -19,18 +19,20 @@ FAMILIES = {
 }
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=[(family, "f16") for family in FAMILIES]
+                + [("llama", "v8"), ("gemma3", "int8")], ids=" ".join)  # fmt: skip
 def dumped(tmp_path_factory, request):
     """A tiny model's program with 300 tokens, so that attention crosses pages and windows."""
+    family, kv = request.param
     folder = tmp_path_factory.mktemp("replay")
-    return dump(folder, request.param, 300, 50)
+    return dump(folder, family, 300, 50, kv)
 
 
-def dump(folder, family, tokens, rows):
+def dump(folder, family, tokens, rows, kv="f16"):
     numbers = {"family": family, "kv_heads": 2, "seed": 3, **FAMILIES[family]}
     tiny_model(folder / "tiny.gguf", **numbers)
     ids = [(i * 31 + i // 7) % 323 for i in range(tokens)]
-    replay.dump(nybble.load(folder / "tiny.gguf").weights, ids, rows, folder / "dumped")
+    replay.dump(nybble.load(folder / "tiny.gguf").weights, ids, rows, folder / "dumped", kv)
     return folder / "dumped"
 
 
@@ -125,6 +127,7 @@ def test_blocks_are_read_only_where_blocks_are_written(sanitized, dumped, tmp_pa
         (12, 2**31, "pages"),
         (24, 2**31, "wrong size"),  # n_ids
         (28, 0, "wrong size"),  # n_rows
+        (32, 3, "unknown type"),  # kv
         (64, 2**31, "cut off"),  # the length of the steps
         (68, 2**31, "cut off"),  # and its high bits
         (64, 55, "cut off|whole structs|wrong size"),

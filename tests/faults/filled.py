@@ -1,6 +1,6 @@
 """All that a model's memory is planned for: the context full, the whole vocabulary read.
 
-    python -m tests.faults.filled MODEL CONTEXT SEQUENCES TOKENS TURNS
+    python -m tests.faults.filled MODEL KV CONTEXT SEQUENCES TOKENS TURNS
 
 Prints the plan, the peak and what that consists of as JSON, in bytes, when it has also made TOKENS
 tokens, in as many replies as that takes, and had a chat of TURNS turns.
@@ -65,9 +65,9 @@ def anonymous_bytes() -> int:
 
 
 def main() -> None:
-    path, *numbers = sys.argv[1:]
+    path, kv, *numbers = sys.argv[1:]
     context, sequences, tokens, turns = map(int, numbers)
-    model = nybble.load(path, context=context, sequences=sequences, threads=2)
+    model = nybble.load(path, context=context, sequences=sequences, threads=2, kv=kv)
     with open("/proc/self/clear_refs", "w") as refs:
         refs.write("5")  # VmHWM begins anew from what is held now
     fill(model, sequences)

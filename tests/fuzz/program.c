@@ -13,7 +13,7 @@
 #include "nyb_engine.h"
 #include "nyb_pool.h"
 
-enum how { THREADS, CHUNK, LOGITS, HIDDEN, DIM, LEVEL, WANT, SLOT };
+enum how { THREADS, CHUNK, LOGITS, HIDDEN, DIM, LEVEL, WANT };
 enum {
     MOST_MEMORY = 4 << 20, /* bytes of the arenas */
     MOST_STEPS = 256,
@@ -49,7 +49,7 @@ static uint32_t cpu_bits_of(uint32_t number) {
 /* Feeds the tokens a chunk at a time, in one slot and a piece of each chunk in the other. */
 static void run(nyb_bound *bound, const dump *d, uint32_t chunk) {
     static const uint32_t pages[SLOTS][MOST_PAGES] = {{0, 2, 4, 6}, {1, 3, 5, 7}};
-    const uint32_t first = d->header.fill[SLOT] % SLOTS;
+    const uint32_t first = d->header.fill[WANT] / SLOTS % SLOTS;
     nyb_error error = {0};
     for (uint32_t done = 0; done < d->header.n_ids; done += chunk) {
         const uint32_t left = d->header.n_ids - done, n = left < chunk ? left : chunk;
@@ -74,7 +74,7 @@ static void run(nyb_bound *bound, const dump *d, uint32_t chunk) {
         (void)sink;
     }
     (void)nyb_can_rewind(bound, d->header.n_ids, d->header.n_ids / 2);
-    nyb_clear_page(bound, d->header.fill[SLOT]);
+    nyb_clear_page(bound, d->header.fill[WANT] / SLOTS);
     nyb_clear_slot(bound, first);
 }
 
@@ -87,6 +87,7 @@ static void bind_and_run(dump *d) {
         .max_pages = d->header.max_pages,
         .n_pages = SLOTS * d->header.max_pages,
         .sequences = SLOTS,
+        .kv = d->header.kv,
     };
     nyb_sizes sizes;
     nyb_error error = {0};

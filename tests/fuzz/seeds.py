@@ -173,7 +173,9 @@ def _tree(dim: int = 32, tied: bool = True, act: str = "silu", **attention: obje
     return Decoder(dim, 8, 512, 1e-5, tuple(blocks), tied)
 
 
-def _dumped(tree: Decoder, format: str, how: dict[int, int], ids: list[int]) -> bytes:
+def _dumped(
+    tree: Decoder, format: str, how: dict[int, int], ids: list[int], kv: str = "f16"
+) -> bytes:
     """A program of random weights, dumped, with the numbers of `enum how`."""
     rng = np.random.default_rng(len(ids))
     tensors = {}
@@ -190,12 +192,12 @@ def _dumped(tree: Decoder, format: str, how: dict[int, int], ids: list[int]) -> 
     weights = pack_in_memory(Program(low), read)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "dumped")
-        replay.dump(weights, ids, 1, path)
+        replay.dump(weights, ids, 1, path, kv)
         raw = bytearray(path.read_bytes())
-    numbers = [2, 3, 2, low.hidden, low.dim, 0, 2, 0]
+    numbers = [2, 3, 2, low.hidden, low.dim, 0, 2]
     for place, number in how.items():
         numbers[place] = number
-    raw[32:64] = struct.pack("<8I", *numbers)
+    raw[36:64] = struct.pack("<7I", *numbers)
     return bytes(raw)
 
 
@@ -211,6 +213,8 @@ def _program() -> dict[str, bytes]:
         "floats": _dumped(_tree(), "F16", {chunk: 5}, short),
         "k-quants": _dumped(_tree(dim=256), "Q4_K", {}, short),
         "q6": _dumped(_tree(dim=256), "Q6_K", {chunk: 8}, short),
+        "v8": _dumped(_tree(), "Q4_0", {chunk: 8}, short, "v8"),
+        "int8": _dumped(_tree(head_dim=48, window=4), "Q8_0", {chunk: 16}, long, "int8"),
         "mxfp4": _dumped(_tree(), "MXFP4", {chunk: 8}, short),
     }
     for number in range(1, 4):

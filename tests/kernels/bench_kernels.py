@@ -24,7 +24,9 @@ from .contract import (
     ROWS_BY_NAME,
     bits_of,
     columns,
+    empty_page,
     format_of,
+    kv_of,
     op_of,
     pack,
     prepared,
@@ -122,8 +124,17 @@ def floats(*shape):
     return np.random.default_rng(len(shape)).standard_normal(shape).astype(np.float32)
 
 
-def halves(*shape):
-    return floats(*shape).astype(np.float16).view(np.uint16)
+def page(kv):
+    """Keys and values of one head: random numbers, and scales of 0.01."""
+    arrays = empty_page(kv, HEAD_DIM)
+    for name, array in arrays.items():
+        if name.endswith("scales"):
+            array.view(np.float16)[...] = 0.01
+        elif array.dtype == np.int8:
+            array[...] = 40 * floats(*array.shape)
+        else:
+            array.view(np.float16)[...] = floats(*array.shape)
+    return arrays
 
 
 def turns(theta=100_000.0):
@@ -170,6 +181,10 @@ CASES = {  # op -> bytes read and written, arguments
             "out": floats(HEAD_DIM),
         },
     ),
+    "hadamard": lambda: (
+        8 * HEAD_DIM,
+        {"n": HEAD_DIM, "n_block": 32, "x": floats(HEAD_DIM), "out": floats(HEAD_DIM)},
+    ),
     "append": lambda: (
         12 * HEAD_DIM,
         {
@@ -177,8 +192,6 @@ CASES = {  # op -> bytes read and written, arguments
             "position_in_page": 77,
             "key": floats(HEAD_DIM),
             "value": floats(HEAD_DIM),
-            "k": halves(PAGE, HEAD_DIM),
-            "v": halves(PAGE, HEAD_DIM),
         },
     ),
     "attend": lambda: (
@@ -190,8 +203,6 @@ CASES = {  # op -> bytes read and written, arguments
             "end": PAGE,
             "q": floats(GROUP, HEAD_DIM) / 8,
             "scores": floats(GROUP, PAGE),
-            "k": halves(PAGE, HEAD_DIM),
-            "v": halves(PAGE, HEAD_DIM),
             "out": floats(GROUP, PART),
             "out_stride": PART,
         },
@@ -217,4 +228,8 @@ FLOAT_ROWS = [row for op in CASES for row in rows_of(op)]
 @pytest.mark.parametrize("name", FLOAT_ROWS)
 def test_float_operation(benchmark, name):
     nbytes, args = CASES[op_of(name)]()
+    if kv_of(name):
+        args |= page(kv_of(name))
+    if op_of(name) == "attend":
+        nbytes = sum(array.nbytes for array in page(kv_of(name)).values())
     measure(benchmark, name, nbytes, prepared(name, **args))

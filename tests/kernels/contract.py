@@ -52,11 +52,13 @@ FIELDS = {
     ],
     "append": [
         *[("head_dim", SIZE), ("position_in_page", SIZE), ("key", POINTER), ("value", POINTER)],
-        *[("k", POINTER), ("v", POINTER)],
+        *[(n, POINTER) for n in ("k", "v", "k_scales", "v_scales")],
     ],
+    "hadamard": [("n", SIZE), ("n_block", SIZE), ("x", POINTER), ("out", POINTER)],
     "attend": [
         *[(n, SIZE) for n in ("head_dim", "n_queries", "first", "end")],
-        *[(n, POINTER) for n in ("q", "k", "v", "next", "scores", "out")],
+        *[(n, POINTER) for n in ("q", "k", "v", "k_scales", "v_scales")],
+        *[(n, POINTER) for n in ("next", "scores", "out")],
         ("out_stride", SIZE),
     ],
     "combine": [
@@ -93,6 +95,23 @@ def ref_of(name: str) -> str:
     return name.removesuffix(ROWS_BY_NAME[name]["level"]) + "ref"
 
 
+def kv_of(name: str) -> str | None:
+    """How keys and values are stored in a row of append or attend: "f16", "v8" or "int8"."""
+    return name.split("_")[1] if op_of(name) in ("append", "attend") else None
+
+
+def empty_page(kv: str, head_dim: int) -> dict[str, np.ndarray]:
+    """A page of one KV head, zeroed, as arguments of append and attend."""
+    scales = -(-head_dim // BLOCK), PAGE
+    of_k, of_v = (np.int8 if kv in types else np.uint16 for types in (("int8",), ("v8", "int8")))
+    return {
+        "k": guarded((PAGE // ROWS, head_dim, ROWS), of_k),
+        "v": guarded((PAGE, head_dim), of_v),
+        "k_scales": guarded(scales if of_k is np.int8 else 0, np.uint16),
+        "v_scales": guarded(scales if of_v is np.int8 else 0, np.uint16),
+    }
+
+
 def format_of(name: str) -> str:
     """The weights' format of a row, as GGUF writes it."""
     number = ROWS_BY_NAME[name]["format"]
@@ -107,6 +126,8 @@ def prepared(
     struct = STRUCTS[op_of(name)]()
     if op_of(name) == "attend":
         args.setdefault("next", args["k"])
+    if kv_of(name) == "f16":
+        args |= {"k_scales": guarded(0, np.uint16), "v_scales": guarded(0, np.uint16)}
     assert set(args) == {field for field, _ in struct._fields_}
     for field, kind in struct._fields_:
         value = args[field]

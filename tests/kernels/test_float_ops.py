@@ -9,7 +9,6 @@ import pytest
 from nybble.archs.turns import rope_turns
 
 from .contract import (
-    PAGE,
     ROWS_BY_NAME,
     TINY,
     call,
@@ -198,153 +197,37 @@ def test_rope_rotates_halves_and_scales(name, head_dim, n):
     assert np.abs(out - exact).max() <= 6 * U * np.abs(exact).max()
 
 
-# -- attention
+@pytest.mark.parametrize("name", rows_of("hadamard"))
+@pytest.mark.parametrize(("n", "block"), [(8, 8), (80, 16), (64, 64), (512, 256), (4096, 4096)])
+def test_hadamard_is_within_rounding_of_exact(name, n, block):
+    matrix = np.ones((1, 1))
+    while len(matrix) < block:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    x = np.random.default_rng(n).standard_normal(n).astype(np.float32)
+    x[3] = 100
+    out = guarded(n, np.float32)
+    call(name, n=n, n_block=block, x=guarded_copy(x), out=out)
+    blocks = x.reshape(-1, block).astype(np.float64)
+    exact = (blocks @ matrix / np.sqrt(block)).ravel()
+    # a stage rounds once what is at most the sum of all; the root, its inverse and a product too
+    most = np.abs(blocks).sum(axis=1).max() / np.sqrt(block)
+    assert np.abs(out - exact).max() <= (np.log2(block) + 3) * U * most
+    assert is_flushed(out)
+    same = guarded_copy(x)
+    call(name, n=n, n_block=block, x=same, out=same)
+    assert same.tobytes() == out.tobytes(), "in place"
 
 
-def page(rng, head_dim, filled=PAGE):
-    """Keys and values (PAGE, D) as halves, and the page's two layouts."""
-    k = np.zeros((PAGE, head_dim), np.float16)
-    v = np.zeros((PAGE, head_dim), np.float16)
-    k[:filled] = rng.standard_normal((filled, head_dim))
-    v[:filled] = rng.standard_normal((filled, head_dim))
-    tiled = np.ascontiguousarray(k.reshape(PAGE // 8, 8, head_dim).transpose(0, 2, 1))
-    return k, v, guarded_copy(tiled), guarded_copy(v)
-
-
-def attend(name, q, k, v, first=0, end=PAGE):
-    n, head_dim = q.shape
-    out = guarded((n, head_dim + 8), np.float32)
-    call(
-        name,
-        head_dim=head_dim,
-        n_queries=n,
-        first=first,
-        end=end,
-        q=guarded_copy(q),
-        k=k,
-        v=v,
-        scores=guarded((n, PAGE), np.float32),
-        out=out,
-        out_stride=head_dim + 8,
-    )
-    return out
-
-
-def exact_attention(q, k, v):
-    """softmax(q k) v in float64: (queries, D), not normalised, with maxima and sums."""
-    s = q.astype(np.float64) @ k.astype(np.float64).T
-    top = s.max(1)
-    p = np.exp(s - top[:, None])
-    return p @ v.astype(np.float64), top, p.sum(1)
-
-
-@pytest.mark.parametrize("name", rows_of("attend"))
-@pytest.mark.parametrize("queries", [1, 2, 3, 4, 5, 7, 9])
-@pytest.mark.parametrize("head_dim", [16, 64, 80])
-def test_attend_is_within_rounding_of_exact(name, queries, head_dim):
-    rng = np.random.default_rng([queries, head_dim])
-    k, v, tiles, values = page(rng, head_dim)
-    q = rng.standard_normal((queries, head_dim)).astype(np.float32) / 8
-    for first, end in ((0, PAGE), (0, 1), (5, 6), (3, 77), (121, 128), (0, 9)):
-        out = attend(name, q, tiles, values, first, end)
-        exact, top, total = exact_attention(q, k[first:end], v[first:end])
-        # scores are off by D/4 + 2 roundings of |q||k|, which exp turns into a relative error
-        e = (head_dim / 4 + 2) * U * (np.abs(q) @ np.abs(k[first:end].T.astype(float))).max()
-        relative = 2 * e + (end - first + 8) * U + 1.3e-7
-        assert np.abs(out[:, head_dim] - top).max() <= e
-        assert np.abs(out[:, head_dim + 1] / total - 1).max() <= relative
-        scale = (total[:, None] * np.abs(v[first:end]).max()).max()
-        assert np.abs(out[:, :head_dim] - exact).max() <= relative * scale
-        assert is_flushed(out)
-
-
-@pytest.mark.parametrize("name", rows_of("attend"))
-def test_attend_does_not_see_what_is_masked(name):
-    rng = np.random.default_rng(2)
-    _, _, k, v = page(rng, 32)
-    q = rng.standard_normal((3, 32)).astype(np.float32)
-    before = attend(name, q, k, v, 10, 21)
-    v[:10], v[21:] = 1000, -1000
-    tiles = k.transpose(0, 2, 1).reshape(PAGE, 32)
-    tiles[:10], tiles[21:] = 60000, -60000
-    k[...] = tiles.reshape(PAGE // 8, 8, 32).transpose(0, 2, 1)
-    assert attend(name, q, k, v, 10, 21).tobytes() == before.tobytes()
-
-
-@pytest.mark.parametrize("name", rows_of("attend"))
-def test_a_head_alone_attends_as_in_its_group(name):
-    rng = np.random.default_rng(3)
-    _, _, k, v = page(rng, 64)
-    q = rng.standard_normal((9, 64)).astype(np.float32)
-    together = attend(name, q, k, v, 0, 100)
-    for i in range(9):
-        assert attend(name, q[i : i + 1], k, v, 0, 100).tobytes() == together[i].tobytes()
-
-
-@pytest.mark.parametrize("name", rows_of("combine"))
-def test_combining_pages_is_attending_to_all(name):
-    rng = np.random.default_rng(4)
-    head_dim, pages = 64, 5
-    q = rng.standard_normal((1, head_dim)).astype(np.float32)
-    parts, keys, vals = [], [], []
-    for _ in range(pages):
-        k, v, tiles, values = page(rng, head_dim)
-        parts.append(attend(ref_of(name).replace("combine", "attend_f16"), q, tiles, values)[0])
-        keys.append(k)
-        vals.append(v)
-    out = guarded(head_dim, np.float32)
-    parts = guarded_copy(np.stack(parts))
-    stride = parts.shape[1]
-    call(name, head_dim=head_dim, n_parts=pages, parts=parts, stride=stride, out=out)
-    exact, _, total = exact_attention(q, np.concatenate(keys), np.concatenate(vals))
-    assert np.abs(out - exact[0] / total).max() < 2e-5
-    call(name, head_dim=head_dim, n_parts=1, parts=parts, stride=stride, out=out)
-    alone = parts[0, :head_dim] / parts[0, head_dim + 1]
-    alone[np.abs(alone) < TINY] = 0
-    assert (out == alone).all()
-
-
-# -- halves
-
-
-@pytest.mark.parametrize("name", rows_of("append"))
-def test_append_rounds_to_the_nearest_half_and_saturates(name):
-    rng = np.random.default_rng(5)
-    x = (rng.standard_normal(4096) * 2.0 ** rng.uniform(-30, 20, 4096)).astype(np.float32)
-    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
-    ties = (halves[:-1] + halves[1:]) / 2
-    x = np.concatenate([x, halves, ties, [65519, 65520, 1e30, np.inf, -np.inf, -0.0, 0]])
-    x = np.resize(x, -(-len(x) // 8) * 8).astype(np.float32)
-    head_dim = len(x)
-    k, v = np.zeros((16, head_dim, 8), np.uint16), np.zeros((PAGE, head_dim), np.uint16)
-    call(name, head_dim=head_dim, position_in_page=77, key=x, value=-x, k=k, v=v)
-    expected = np.clip(x, -65504, 65504).astype(np.float16)
-    assert (k[77 // 8, :, 77 % 8] == expected.view(np.uint16)).all()
-    assert (v[77] == (-expected).view(np.uint16)).all()
-    k[77 // 8, :, 77 % 8] = 0
-    v[77] = 0
-    assert not k.any()
-    assert not v.any(), "it wrote elsewhere"
-
-
-@pytest.mark.parametrize("name", rows_of("append"))
-def test_append_keeps_nan(name):
-    x = np.full(8, np.nan, np.float32)
-    k, v = np.zeros((16, 8, 8), np.uint16), np.zeros((PAGE, 8), np.uint16)
-    call(name, head_dim=8, position_in_page=0, key=x, value=x, k=k, v=v)
-    assert np.isnan(v[0].view(np.float16)).all()
-
-
-@pytest.mark.parametrize("name", rows_of("attend"))
-def test_every_half_is_read_exactly(name):
-    """A lone position has p = 1, so the part is the value itself."""
-    halves = np.arange(0x7C00, dtype=np.uint16)
-    head_dim = len(halves) // 8 * 8
-    k = guarded((16, head_dim, 8), np.uint16)
-    v = guarded((PAGE, head_dim), np.uint16)
-    v[0] = halves[:head_dim]
-    out = attend(name, np.zeros((1, head_dim), np.float32), k, v, 0, 1)
-    assert (out[0, :head_dim] == v[0].view(np.float16).astype(np.float32)).all()
+@pytest.mark.parametrize("name", rows_of("hadamard"))
+def test_hadamard_flushes_and_keeps_nan(name):
+    x = np.zeros(24, np.float32)
+    x[:2] = 1, 2.0**-23 - 1  # leaves 2^-23 / sqrt(8) and what cancels
+    x[8], x[16] = np.nan, TINY
+    out = np.ones(24, np.float32)
+    call(name, n=24, n_block=8, x=x, out=out)
+    assert is_flushed(out)
+    assert np.isnan(out[8:16]).all()
+    assert (out[16:] == 0).all(), "2^-40 over 8's root"
 
 
 # -- every level equals the reference
@@ -364,21 +247,14 @@ CASES = {
     "rope_angles": lambda r: {
         "n": 32, "position": 12345, "turns": np.array(rope_turns(1e4, 64), np.uint64), "out": r(64),
     },  # fmt: skip
-    "append": lambda r: {
-        "head_dim": 64, "position_in_page": 9, "key": r(64), "value": r(64),
-        "k": np.zeros((16, 64, 8), np.uint16), "v": np.zeros((PAGE, 64), np.uint16),
-    },  # fmt: skip
-    "attend": lambda r: {
-        "head_dim": 64, "n_queries": 3, "first": 3, "end": 101, "q": r((3, 64)),
-        "k": r((16, 64, 8)).astype(np.float16), "v": r((PAGE, 64)).astype(np.float16),
-        "scores": r((3, PAGE)), "out": r((3, 72)), "out_stride": 72,
-    },  # fmt: skip
+    "hadamard": lambda r: {"n": 96, "n_block": 32, "x": r(96), "out": r(96)},
 }  # fmt: skip
 
 
 def test_every_operation_is_compared_with_the_reference():
-    """Here, or in test_matrices.py and test_quantize.py."""
+    """Here, or in test_matrices.py, test_quantize.py and test_attention.py."""
     elsewhere = {"gemv", "gemv16", "gemv32", "gemm", "gemm32", "embed", "quantize", "quantize16"}
+    elsewhere |= {"append", "attend"}
     assert {op_of(name) for name in ROWS_BY_NAME} == {*CASES, *elsewhere}
 
 
@@ -391,5 +267,4 @@ def test_every_row_equals_the_reference(op, name):
             args = CASES[op](lambda n, rng=rng: rng.standard_normal(n).astype(np.float32))
             call(row, **args)
             results.append({k: a.tobytes() for k, a in args.items() if isinstance(a, np.ndarray)})
-        results[0].pop("scores", None), results[1].pop("scores", None)
         assert results[0] == results[1], f"seed {seed}"

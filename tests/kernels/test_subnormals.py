@@ -24,7 +24,9 @@ from .contract import (
     bits_of,
     call,
     columns,
+    empty_page,
     format_of,
+    kv_of,
     op_of,
     pack,
     quantized,
@@ -83,6 +85,19 @@ def matrix(rng, format, n, k):
     return pack(format, blocks)
 
 
+def smallest_page(rng, kv, head_dim):
+    """A page whose halves, numbers or scales, are `half_bits`."""
+    page = empty_page(kv, head_dim)
+    for array in page.values():
+        is_half = array.dtype == np.uint16
+        array[...] = (
+            half_bits(rng, array.shape) if is_half else rng.integers(-2, 3, array.shape, np.int8)
+        )
+    for scales in (page["k_scales"], page["v_scales"]):
+        scales &= 0x7FFF
+    return page
+
+
 def arguments(name, rng):
     """Arguments for a row; what is written holds zeros."""
     op = op_of(name)
@@ -125,13 +140,16 @@ def arguments(name, rng):
         return {"n": 32, "head_dim": 80, "angles": edge(rng, 64), "scale": 2.0**-6,
                 "x": edge(rng, 80), "out": floats(80)}  # fmt: skip
     if op == "append":
-        return {"head_dim": 64, "position_in_page": 9, "key": edge(rng, 64),
-                "value": edge(rng, 64, 17), "k": np.zeros((16, 64, 8), np.uint16),
-                "v": np.zeros((PAGE, 64), np.uint16)}  # fmt: skip
+        sizes = rng.uniform(-39, 17, 2)  # scales of int8 are subnormal halves below 2^-7
+        return {"head_dim": 48, "position_in_page": 9, "key": edge(rng, 48, sizes[0]),
+                "value": edge(rng, 48, sizes[1]), **empty_page(kv_of(name), 48)}  # fmt: skip
+    if op == "hadamard":
+        x = edge(rng, 64, rng.uniform(-39, 0))
+        return {"n": 64, "n_block": 32, "x": x, "out": floats(64)}
     if op == "attend":
         return {"head_dim": 64, "n_queries": 3, "first": 0, "end": 101,
                 "q": edge(rng, (3, 64), rng.uniform(-39, -6)),
-                "k": half_bits(rng, (16, 64, 8)), "v": half_bits(rng, (PAGE, 64)),
+                **smallest_page(rng, kv_of(name), 64),
                 "scores": floats(3, PAGE), "out": floats(3, 72), "out_stride": 72}  # fmt: skip
     if op == "combine":
         parts = edge(rng, (7, 72), -35)

@@ -104,6 +104,37 @@ def test_every_level_of_this_cpu_gives_the_same_bits(tiny, level):
     assert all_logits(weights, ids, chunk=1).tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize("kv", ["v8", "int8"])
+def test_keys_and_values_of_fewer_bits_keep_all_of_that(tiny, kv, level):
+    _, weights, ids, of_halves = tiny
+    expected = all_logits(weights, ids, chunk=1, kv=kv)
+    assert expected.tobytes() != of_halves.tobytes()
+    for threads, chunk in ((1, 128), (3, 7)):
+        got = all_logits(weights, ids, threads=threads, chunk=chunk, kv=kv)
+        assert got.tobytes() == expected.tobytes(), f"{threads} threads, chunks of {chunk}"
+    sequence = new_sequence(weights, threads=2, kv=kv)
+    feed(sequence, ids[:129] + prompt(2)[:100])
+    sequence.reuse(ids[:200])
+    assert feed(sequence, ids[:200], 50).tobytes() == expected[199].tobytes()
+
+
+@pytest.mark.parametrize("kv", ["f16", "v8", "int8"])
+def test_keys_and_values_are_stored_as_float32s_oracle_stores_them(tmp_path, kv):
+    """Of a model whose weights are floats nothing else is rounded to few bits. What rounds to
+    another integer because it is 2^-22 off is one number in 2^22 / 127, and off by a step then as
+    others are by half of one: no more than 1 in 1,000 of what the type costs."""
+    floats = dict.fromkeys(Q4_1, "F32")
+    tiny_model(tmp_path / "tiny.gguf", seed=9, family="qwen3", heads=4, head_dim=48, formats=floats)
+    ids = prompt(4)[:150]
+    weights = nybble.load(tmp_path / "tiny.gguf").weights
+    log_q = fidelity.log_softmax(all_logits(weights, ids, kv=kv))
+    kl = {}
+    for stored in ("f32", kv):
+        log_p = fidelity.log_softmax(oracle.logits(tmp_path / "tiny.gguf", ids, kv=stored))
+        kl[stored] = (np.exp(log_p) * (log_p - log_q)).sum(axis=1).mean()
+    assert kl[kv] < 0.02 * kl["f32"], kl
+
+
 @pytest.fixture(scope="module", params=FORMATS)
 def of_format(request, tmp_path_factory):
     """(name, path, packed weights, a prompt, its logits by the plain C kernels, one by one)."""

@@ -13,7 +13,7 @@ from nybble import packing
 from nybble.formats import packed_writer
 from nybble.formats.gguf import GgufFile
 from nybble.formats.packed import PackedFile
-from tests.kernels.contract import FLOATS, FORMATS, PAGE, call, pack, quantized
+from tests.kernels.contract import FLOATS, FORMATS, call, empty_page, pack, quantized
 from tools.gguf_writer import exact
 from tools.tiny_model import tiny_model
 
@@ -115,7 +115,7 @@ def file_rows(format):
 def test_every_format_has_its_example():
     shown = {name.removesuffix(" tile").upper() for name in BLOCKS if name.endswith(" tile")}
     assert shown == set(FORMATS)
-    assert {name for name in BLOCKS if " " not in name} == {"q8", "q16", "page"}
+    assert {name for name in BLOCKS if " " not in name} == {"q8", "q16"}
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -161,16 +161,16 @@ def test_activation_blocks(bits):
     assert content(f"q{bits}") == quantized(ACTIVATIONS, bits=bits).tobytes()
 
 
-def test_a_position_in_its_page():
-    k = np.zeros((PAGE // 8, HEAD_DIM, 8), np.uint16)
-    v = np.zeros((PAGE, HEAD_DIM), np.uint16)
+@pytest.mark.parametrize("kv", ["f16", "v8", "int8"])
+def test_a_position_in_its_page(kv):
     key = np.arange(1, 9, dtype=np.float32)
-    arguments = {"key": key, "value": key / 2, "k": k, "v": v}
-    call("append_f16_ref", head_dim=HEAD_DIM, position_in_page=9, **arguments)
-    expected = bytearray(4 * PAGE * HEAD_DIM)
-    for label, part in lines("page"):
+    page = empty_page(kv, HEAD_DIM)
+    call(f"append_{kv}_ref", head_dim=HEAD_DIM, position_in_page=9, key=key, value=key / 2, **page)
+    written = b"".join(page[part].tobytes() for part in ("k", "k_scales", "v", "v_scales"))
+    expected = bytearray(len(written))
+    for label, part in lines(f"page {kv}"):
         expected[int(label) : int(label) + len(part)] = part
-    assert k.tobytes() + v.tobytes() == bytes(expected)
+    assert written == bytes(expected)
 
 
 # -- the packed file

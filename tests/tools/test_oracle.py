@@ -163,6 +163,20 @@ def test_oracle_half_kv_differs_by_halves_rounding(tiny):
     assert 1e-6 < np.abs(half - full).max() < 100 * EPS16
 
 
+@pytest.mark.parametrize("head_dim", [16, 48, 64])
+def test_what_oracle_stores_is_off_by_half_a_step(head_dim):
+    """Rotated, 32 numbers keep their norm, so a step is at most that over 127; errors of half a
+    step have together a norm of sqrt(32) halves, and no more has the largest, rotated back."""
+    k, v = np.random.default_rng(head_dim).standard_normal((2, 20, 2, head_dim))
+    assert all(a is b for a, b in zip(oracle.stored(k, v, "f32"), (k, v), strict=True))
+    norm = max(np.linalg.norm(x[..., d : d + 32], axis=-1).max() for x in (k, v) for d in (0, 32))
+    for kv, is_int8 in (("f16", (False, False)), ("v8", (False, True)), ("int8", (True, True))):
+        for stored, exact, rough in zip(oracle.stored(k, v, kv), (k, v), is_int8, strict=True):
+            error = np.abs(stored - exact).max()
+            assert error <= (np.sqrt(32) / 2 * norm / 127 * 1.01 if rough else 5 * EPS16)
+            assert error > (5 if rough else 0.1) * EPS16, "it is stored"
+
+
 def test_oracle_refuses_a_tensor_that_it_would_ignore(tmp_path):
     plain, path = tmp_path / "plain.gguf", tmp_path / "biased.gguf"
     tiny_model.tiny_model(plain, layers=1)

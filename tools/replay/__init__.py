@@ -1,6 +1,6 @@
 """Dumps a bound model's program so that a C program without Python replays it elsewhere.
 
-    python -m tools.replay dump MODEL FILE [--tokens N] [--rows N]
+    python -m tools.replay dump MODEL FILE [--tokens N] [--rows N] [--kv TYPE]
     python -m tools.replay build OUT [-- compiler and flags]
 
 `dump` writes program, packed weights, the tokens of a text and the logits that this machine made
@@ -14,7 +14,7 @@ import struct
 from collections.abc import Sequence as Ids
 from pathlib import Path
 
-from nybble._core.program import Weights
+from nybble._core.program import KV_TYPES, Weights
 from nybble._core.sequence import Engine, Sequence
 from targets.build import build_program
 
@@ -27,10 +27,11 @@ def build(out: Path, command: Ids[str] = ("cc", "-O2", "-static")) -> None:
     build_program(out, ["tools/replay/replay.c", "tools/replay/dump.c"], command)
 
 
-def dump(weights: Weights, ids: list[int], rows: int, path: Path) -> None:
-    """Writes a program with its weights, these tokens and the logits of the last `rows`."""
+def dump(weights: Weights, ids: list[int], rows: int, path: Path, kv: str = "f16") -> None:
+    """Writes a program with its weights, these tokens and the logits of the last `rows`, with keys
+    and values of the type `kv`."""
     pages = -(-len(ids) // PAGE)
-    sequence = Sequence(Engine(weights, context=pages * PAGE))
+    sequence = Sequence(Engine(weights, context=pages * PAGE, kv=kv))
     vocab = weights.program.vocab
     expected = memoryview(bytearray(4 * vocab * rows)).cast("f", (rows, vocab))
     plain = ids[: len(ids) - rows]
@@ -42,7 +43,9 @@ def dump(weights: Weights, ids: list[int], rows: int, path: Path) -> None:
 
     sections = weights.program.sections()
     header = struct.pack(
-        "<8s6I32x", b"NYBRPLAY", 3, pages, vocab, weights.program.logits_buffer, len(ids), rows
+        "<8s7I28x",
+        *(b"NYBRPLAY", 4, pages, vocab, weights.program.logits_buffer),
+        *(len(ids), rows, KV_TYPES[kv]),
     )
     with path.open("wb") as file:
         file.write(header)

@@ -20,6 +20,7 @@ def main() -> None:
     dump.add_argument("file", type=Path)
     dump.add_argument("--tokens", type=int, default=40, help="tokens of a fixed text (40)")
     dump.add_argument("--rows", type=int, default=8, help="the last so many have logits (8)")
+    dump.add_argument("--kv", default="f16", help="how keys and values are stored (f16)")
     build = verbs.add_parser("build", help="compile replay.c")
     build.add_argument("out", type=Path)
     build.add_argument("command", nargs="*", help="compiler and flags; cc -O2 -static")
@@ -29,7 +30,7 @@ def main() -> None:
         return
     model = nybble.load(args.model)
     ids = (model.tokenize(TEXT) * (args.tokens // 40 + 1))[: args.tokens]
-    replay.dump(model.weights, ids, args.rows, args.file)
+    replay.dump(model.weights, ids, args.rows, args.file, args.kv)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,14 @@
 
 #include "nyb_program.h"
 
-enum { DUMP_ALIGNMENT = 64, DUMP_VERSION = 3 };
+enum { DUMP_ALIGNMENT = 64, DUMP_VERSION = 4 };
 
 typedef struct dump_header {
     char magic[8]; /* "NYBRPLAY" */
     uint32_t version, max_pages, vocab, logits_buffer;
     uint32_t n_ids, n_rows; /* tokens fed, and how many of the last have expected logits */
-    uint32_t fill[8];
+    uint32_t kv;            /* nyb_kv: how keys and values were stored */
+    uint32_t fill[7];
 } dump_header;
 
 typedef enum dump_section {

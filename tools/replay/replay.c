@@ -88,6 +88,7 @@ int main(int argc, char **argv) {
         .max_pages = h.max_pages,
         .n_pages = h.max_pages,
         .sequences = 1,
+        .kv = h.kv,
     };
     nyb_sizes sizes;
     nyb_error error;

@@ -98,6 +98,7 @@ cdef extern from "nyb_engine.h" nogil:
         uint32_t max_pages
         uint32_t n_pages
         uint32_t sequences
+        uint32_t kv
     ctypedef struct nyb_sizes:
         uint64_t kv_bytes
         uint64_t work_bytes
@@ -138,7 +139,7 @@ cdef extern from "nyb_engine.h" nogil:
     void nyb_clear_slot(nyb_bound *bound, uint32_t slot) noexcept
 
 cdef extern from "layout.h" nogil:
-    uint64_t nyb_page_bytes(const nyb_attention *a) noexcept
+    uint64_t nyb_page_bytes(const nyb_attention *a, uint32_t kv) noexcept
 
 cdef extern from "nyb_pool.h" nogil:
     enum:

@@ -12,6 +12,9 @@ cdef extern from "nyb_kernels.h" nogil:
         NYB_F16
         NYB_BF16
         NYB_FORMATS
+        NYB_KV_F16
+        NYB_KV_V8
+        NYB_KV_INT8
     enum nyb_op:
         NYB_OP_gemv
         NYB_OP_gemv16
@@ -27,6 +30,7 @@ cdef extern from "nyb_kernels.h" nogil:
         NYB_OP_gelu_mul
         NYB_OP_rope_angles
         NYB_OP_rope
+        NYB_OP_hadamard
         NYB_OP_append
         NYB_OP_attend
         NYB_OP_combine
@@ -132,21 +136,31 @@ cdef extern from "nyb_kernels.h" nogil:
         float scale
         const float *x
         float *out
+    ctypedef struct nyb_hadamard_args:
+        size_t n
+        size_t n_block
+        const float *x
+        float *out
     ctypedef struct nyb_append_args:
         size_t head_dim
         size_t position_in_page
         const float *key
         const float *value
-        uint16_t *k
-        uint16_t *v
+        void *k
+        void *v
+        uint16_t *k_scales
+        uint16_t *v_scales
     ctypedef struct nyb_attend_args:
         size_t head_dim
         size_t n_queries
         size_t first
         size_t end
         const float *q
-        const uint16_t *k
-        const uint16_t *v
+        const void *k
+        const void *v
+        const uint16_t *k_scales
+        const uint16_t *v_scales
+        const void *next
         float *scores
         float *out
         size_t out_stride
@@ -177,6 +191,7 @@ cdef extern from "nyb_kernels.h" nogil:
         void (*gelu_mul)(const nyb_gelu_mul_args *args) noexcept nogil
         void (*rope_angles)(const nyb_rope_angles_args *args) noexcept nogil
         void (*rope)(const nyb_rope_args *args) noexcept nogil
+        void (*hadamard)(const nyb_hadamard_args *args) noexcept nogil
         void (*append)(const nyb_append_args *args) noexcept nogil
         void (*attend)(const nyb_attend_args *args) noexcept nogil
         void (*combine)(const nyb_combine_args *args) noexcept nogil

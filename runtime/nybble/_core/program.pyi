@@ -13,6 +13,7 @@ ON_HIDDEN: int
 HOLDS_FLOATS: int
 HOLDS_Q8: int
 HOLDS_Q16: int
+KV_TYPES: dict[str, int]
 OPS: dict[str, int]
 
 class Arena:
@@ -28,7 +29,7 @@ class Program:
     read_bytes: int
     logits_buffer: int
     def __init__(self, lowered: Any) -> None: ...
-    def kv_read_bytes(self, positions: int) -> int: ...
+    def kv_read_bytes(self, positions: int, kv: str = "f16") -> int: ...
     def sections(self) -> dict[str, bytes]: ...
 
 class Weights:

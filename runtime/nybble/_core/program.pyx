@@ -52,6 +52,9 @@ from nybble._core.kernels cimport (
     NYB_BLOCK,
     NYB_F16,
     NYB_F32,
+    NYB_KV_F16,
+    NYB_KV_INT8,
+    NYB_KV_V8,
     NYB_PAGE,
     NYB_TILE_ROWS,
     nyb_layout,
@@ -75,6 +78,7 @@ VECTOR = NYB_F32
 FLOATS = (NYB_F32, NYB_F16, NYB_BF16)     # matrices whose activations stay floats
 ENDS_PHASE, ON_LOGITS, ON_HIDDEN = NYB_ENDS_PHASE, NYB_ON_LOGITS, NYB_ON_HIDDEN
 HOLDS_FLOATS, HOLDS_Q8, HOLDS_Q16 = NYB_HOLDS_FLOATS, NYB_HOLDS_Q8, NYB_HOLDS_Q16
+KV_TYPES = {"f16": NYB_KV_F16, "v8": NYB_KV_V8, "int8": NYB_KV_INT8}  # of keys and values
 OPS = {
     "embed": NYB_STEP_EMBED,
     "rope_angles": NYB_STEP_ROPE_ANGLES,
@@ -235,15 +239,15 @@ cdef class Program:
         return sum(p.nbytes for p in self.placements
                    if is_tied or p.name != "token_embd.weight")
 
-    def kv_read_bytes(self, positions):
-        """Bytes of keys and values that one token of decode reads where `positions` are in the
-        cache, its own included."""
+    def kv_read_bytes(self, positions, kv="f16"):
+        """Bytes of keys and values, of the type `kv`, that one token of decode reads where
+        `positions` are in the cache, its own included."""
         cdef const nyb_attention *a
         cdef uint64_t page_bytes = 0
         for i in range(self.c.n_attentions):
             a = &self.attentions[i]
             seen = min(positions, a.window) if a.window else positions
-            page_bytes += nyb_page_bytes(a) * seen
+            page_bytes += nyb_page_bytes(a, KV_TYPES[kv]) * seen
         return page_bytes // NYB_PAGE
 
 

@@ -5,10 +5,16 @@ from nybble._core.program import Arena, Program, Weights
 from nybble.errors import NumericError
 
 CHUNK: int
+KV_TYPES: dict[str, int]
 engine_lock: LockType
 
 def sizes(
-    program: Program, context: int, threads: int = 1, sequences: int = 1, chunk: int = ...
+    program: Program,
+    context: int,
+    threads: int = 1,
+    sequences: int = 1,
+    chunk: int = ...,
+    kv: str = "f16",
 ) -> tuple[int, int]: ...
 
 class Engine:
@@ -28,6 +34,7 @@ class Engine:
         threads: int = 1,
         sequences: int = 1,
         chunk: int = ...,
+        kv: str = "f16",
     ) -> None: ...
     def tune(self, decode_threads: int, prefill_threads: int, level: str | None = None) -> None: ...
     def read_seconds(self, streams: int) -> float: ...

@@ -36,6 +36,7 @@ from _thread import allocate_lock
 from time import perf_counter
 
 from nybble._core.native import cpu_bits, level_bits, pool_stop
+from nybble._core.program import KV_TYPES
 from nybble.errors import ContextError, FormatError, NumericError, UsageError
 
 # One engine call at a time in a process: they share the cores, and the pool. Whoever wants what a
@@ -61,10 +62,11 @@ cdef enum:
 
 
 cdef nyb_limits limits_of(Program program, uint32_t context, uint32_t threads, uint32_t sequences,
-                          uint32_t chunk):
+                          uint32_t chunk, kv) except *:
     cdef uint32_t pages = (context + NYB_PAGE - 1) // NYB_PAGE
     cdef uint32_t rows = max(1, min(16, LOGITS_BYTES // (4 * program.c.vocab)))
-    return nyb_limits(threads, chunk, min(chunk, rows), pages, pages * sequences, sequences)
+    return nyb_limits(threads, chunk, min(chunk, rows), pages, pages * sequences, sequences,
+                      KV_TYPES[kv])
 
 
 cdef nyb_sizes sizes_of(Program program, const nyb_limits *limits) except *:
@@ -76,9 +78,9 @@ cdef nyb_sizes sizes_of(Program program, const nyb_limits *limits) except *:
 
 
 def sizes(Program program not None, uint32_t context, uint32_t threads=1, uint32_t sequences=1,
-          uint32_t chunk=CHUNK):
+          uint32_t chunk=CHUNK, kv="f16"):
     """(bytes of the KV cache, bytes of working memory) of an Engine; nothing is allocated."""
-    cdef nyb_limits limits = limits_of(program, context, threads, sequences, chunk)
+    cdef nyb_limits limits = limits_of(program, context, threads, sequences, chunk, kv)
     found = sizes_of(program, &limits)
     return found.kv_bytes, found.work_bytes + sample_scratch(program.c.vocab)
 
@@ -91,11 +93,12 @@ cdef class Engine:
     threads   : into how many ranges the work of a phase is divided
     sequences : how many sequences the KV cache has room for
     chunk     : tokens of prefill in one engine call; the result does not depend on it
+    kv        : how keys and values are stored, a name of nybble._core.program.KV_TYPES
     """
 
     def __cinit__(self, Weights weights not None, uint32_t context, uint32_t threads=1,
-                  uint32_t sequences=1, uint32_t chunk=CHUNK):
-        cdef nyb_limits limits = limits_of(weights.program, context, threads, sequences, chunk)
+                  uint32_t sequences=1, uint32_t chunk=CHUNK, kv="f16"):
+        cdef nyb_limits limits = limits_of(weights.program, context, threads, sequences, chunk, kv)
         cdef nyb_sizes sizes = sizes_of(weights.program, &limits)
         cdef nyb_error error
         cdef uint32_t bits = cpu_bits()

@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from nybble.cli.terminal import counted, ended_line, load, megabytes, say
-from nybble.options import Options
+from nybble.options import KV, Options
 
 if TYPE_CHECKING:
     from nybble.model import Model
@@ -53,6 +53,9 @@ def add_parser(verbs: Any) -> None:
         help="tokens in the context before the first of --gen (as many as the prompt has);"
         " may be given several times",
     )
+    parser.add_argument(
+        "--kv", metavar="TYPE", choices=KV, default="f16", help="how to keep keys and values (f16)"
+    )
     parser.add_argument("--runs", type=int, default=5, metavar="N", help="runs (5)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the engine")
     parser.add_argument("--json", action="store_true", help="one JSON object, with every run")
@@ -81,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     for i, depth in enumerate(depths):
         tok_s = median(run["decode_tok_s"][i] for run in runs)
         # halfway through the reply
-        nbytes = program.read_bytes + program.kv_read_bytes(depth + args.gen // 2)
+        nbytes = program.read_bytes + program.kv_read_bytes(depth + args.gen // 2, model.plan.kv)
         share = median(
             run["decode_tok_s"][i] * nbytes / 1e9 * run["read_s"][i] / weights_gb for run in runs
         )
@@ -94,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
         "compiler": native.compiler(),
         "threads": model.threads,
         "tune": model.tune._asdict() if model.tune else None,
+        "kv": model.plan.kv,
         "prompt": args.prompt,
         "gen": args.gen,
         "prefill_tok_s": median(run["prefill_tok_s"] for run in runs),
@@ -118,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
 def _measure(args: argparse.Namespace, depths: list[int]) -> tuple[Model, list[dict[str, Any]]]:
     """The model, loaded, and the figures of each run."""
     longest = max(args.prompt, *depths)
-    model = load(args.model, threads=args.threads, context=longest + args.gen + 1)
+    model = load(args.model, threads=args.threads, context=longest + args.gen + 1, kv=args.kv)
     ids = model.tokenize(_TEXT)
     ids = (ids * (longest // len(ids) + 1))[:longest]
     runs = []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nybble import hub
 from nybble.cli.terminal import fitted, printable
 from nybble.errors import BudgetError
+from nybble.options import KV
 
 if TYPE_CHECKING:
     from nybble.board import Board
@@ -39,6 +40,9 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("model", metavar="MODEL", help="a known name, a .gguf or a .nyb file")
     parser.add_argument("--memory", metavar="SIZE", help="the budget, such as 300MiB")
     parser.add_argument("--context", type=int, metavar="N", help="tokens of a sequence (2048)")
+    parser.add_argument(
+        "--kv", metavar="TYPE", choices=KV, default="f16", help="how to keep keys and values (f16)"
+    )
     parser.add_argument("--sequences", type=int, metavar="N", default=1, help="at once (1)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the engine")
     parser.add_argument("--board", metavar="BOARD", help="plan for a board, such as rpi4")
@@ -72,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         budget=budget,
         held=held,
         on_exceed="tell",
+        kv=args.kv,
     )
     if args.json:
         print(json.dumps({"model": path, **plan.as_dict(), **_rate(plan, board)}))
@@ -99,6 +104,12 @@ def _as_text(path: str, plan: Plan, board: Board | None) -> list[str]:
     lines.append(f"{'in all':<{width}}  {_mib(plan.total_bytes)}")
     lines.append(f"{'budget':<{width}}  {_mib(plan.budget_bytes)}  ({plan.budget})")
     lines += ["", "it fits" if plan.fits else "it does not fit"]
+    if plan.kv != "f16":
+        costs = ", ".join(f"{name} {kl:.5f}" for name, kl in plan.kv_kl.items())
+        lines.append(
+            f"keys and values as {plan.kv} add to the KL divergence from float32: {costs}"
+            " (docs/fidelity.md)"
+        )
     megabytes = plan.read_bytes / 1e6
     if board is None:
         rate = "nybble bench measures how fast this machine is"

@@ -29,6 +29,7 @@ from nybble.cli.terminal import (
 )
 from nybble.errors import ContextError, ModelNotFoundError, UsageError
 from nybble.known import DEFAULT, KNOWN
+from nybble.options import KV, OVERFLOW
 
 if TYPE_CHECKING:
     from nybble.model import Model
@@ -61,7 +62,7 @@ _ASK_OPTIONS: dict[str, tuple[type, str]] = {
     "seed": (int, "of what is drawn (0); --seed $RANDOM draws anew each time"),
     "timeout_s": (float, "end the reply after this many seconds"),
 }
-_LOAD_OPTIONS = ("threads", "context", "memory", "on_exceed")
+_LOAD_OPTIONS = ("threads", "context", "overflow", "kv", "memory", "on_exceed")
 _MORE_ASK_OPTIONS = ("stop", "think", "ignore_eos")
 _ALL_OPTIONS = (*_ASK_OPTIONS, *_MORE_ASK_OPTIONS, *_LOAD_OPTIONS)
 
@@ -97,6 +98,18 @@ def add_parser(verbs: Any) -> None:
         help="tokens the model can look back (2048, or all it has learnt if that is less)",
     )
     parser.add_argument(
+        "--overflow",
+        metavar="HOW",
+        choices=OVERFLOW,
+        help="when that is full: error (as it is by itself), or shift: forget the oldest, go on",
+    )
+    parser.add_argument(
+        "--kv",
+        metavar="TYPE",
+        choices=KV,
+        help="how keys and values are stored: f16 (as it is by itself), v8, int8, auto",
+    )
+    parser.add_argument(
         "--memory",
         metavar="SIZE",
         help="the most that may be held, such as 300MiB (what the machine can give)",
@@ -105,7 +118,7 @@ def add_parser(verbs: Any) -> None:
         "--on-exceed",
         metavar="HOW",
         choices=("refuse", "adapt"),
-        help="if that is too little: refuse (as it is by itself), or adapt: a smaller context",
+        help="if that is too little: refuse (as it is by itself), or adapt: v8, a smaller context",
     )
     parser.add_argument(
         "--threads",

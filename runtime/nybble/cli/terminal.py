@@ -195,13 +195,18 @@ def figures(reply: Reply) -> str:
 
 
 def cut_short(reply: Reply) -> str | None:
-    """What to tell of a reply that the end of the context cut."""
+    """What to tell of a reply that the end of the context cut, or that went on behind it."""
     stats = reply.stats
+    if stats.dropped_tokens:
+        return (
+            f"nybble: the context holds {stats.context:,} tokens: the oldest"
+            f" {stats.dropped_tokens:,} behind the system message were dropped"
+        )
     if stats.stop_reason != "context":
         return None
     return (
         f"nybble: the context is full with {stats.prompt_tokens + stats.tokens:,} tokens:"
-        " the reply ends here (--context makes room)"
+        " the reply ends here (--context makes room, --overflow shift goes on)"
     )
 
 
