@@ -20,7 +20,7 @@ from nybble import board
 from tools.cross import AskedError, CrossError, elf, platforms, test, toolbox, trial, wheel
 from tools.cross.__main__ import main
 
-GLIBC_HERE = tuple(map(int, machine.libc_ver()[1].split(".")))[:2]
+GLIBC_HERE = tuple(map(int, (machine.libc_ver()[1] or "0.0").split(".")))[:2]
 FIELDS = {
     "zig": "x86_64-linux-gnu.2.28",
     "machine": {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}.get(machine.machine(), ""),
