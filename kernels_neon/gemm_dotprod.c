@@ -87,6 +87,7 @@ ALWAYS_INLINE void multiply(format f, int tokens, const void *panel, size_t n_bl
         v8_store(y + (size_t)t * y_stride, v8_flush(acc[t]));
 }
 
+#define LOOP_APART
 #include "gemm.h"
 
 NYB_QUANTIZED_ROWS(gemm, dotprod, 0, 0)

@@ -200,6 +200,17 @@ ALWAYS_INLINE void multiply(format f, const nyb_gemm_args *a, const void *panel,
     }
 }
 
+/* The loop for all formats like this one, compiled by itself: gcc 12 finds registers for it then.
+ */
+#define LOOP(name, f)                                                                              \
+    static __attribute__((noinline)) void name(const nyb_gemm_args *a, const void *tokens,         \
+                                               size_t n, float *y) {                               \
+        multiply(f, a, a->panel, tokens, n, y);                                                    \
+    }
+LOOP(multiply_d, NYB_TILE_Q4_0)
+LOOP(multiply_min, NYB_TILE_Q4_1)
+LOOP(multiply_scaled, NYB_TILE_Q6_K)
+
 ALWAYS_INLINE void gemm(format f, const nyb_gemm_args *a) {
     const size_t row_bytes = a->n_blocks / (size_t)f.blocks * nyb_tile_bytes(f);
     uint8_t *tokens = (uint8_t *)a->panel + a->n_blocks * ROW_BYTES;
@@ -209,7 +220,10 @@ ALWAYS_INLINE void gemm(format f, const nyb_gemm_args *a) {
         pack_tokens(f, a, a->x + t * a->x_stride, n, tokens);
         for (size_t i = 0; i < a->n_tiles; i++, y += NYB_TILE_ROWS) {
             unpack_row(f, a->w + i * row_bytes, a->n_blocks, a->panel);
-            multiply(f, a, a->panel, tokens, n, y);
+            if (is_scaled(f))
+                multiply_scaled(a, tokens, n, y);
+            else
+                (nyb_has_min(f) ? multiply_min : multiply_d)(a, tokens, n, y);
         }
     }
 }

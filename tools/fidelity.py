@@ -257,7 +257,7 @@ def kv_report(golden: Golden, path: Path) -> str:
     ]
     halves = None
     for kv in ("f16", "v8", "int8"):
-        alone = compare(golden, _float32_rows(golden, path, kv)).kl_mean
+        alone = compare(golden, float32_rows(golden, path, kv)).kl_mean
         got = compare(golden, logits_rows(nybble.load(path, kv=kv), golden))
         halves = got.kl if halves is None else halves
         low, high = ratio_interval(got.kl, halves)
@@ -268,7 +268,8 @@ def kv_report(golden: Golden, path: Path) -> str:
     return "\n".join(lines)
 
 
-def _float32_rows(golden: Golden, path: Path, kv: oracle.KvType) -> Iterator[np.ndarray]:
+def float32_rows(golden: Golden, path: str | Path, kv: oracle.KvType) -> Iterator[np.ndarray]:
+    """Float32's logits over `golden`, with keys and values of that type."""
     for ids in golden.texts():
         yield from oracle.logits(path, ids.tolist(), kv=kv)
 

@@ -38,6 +38,8 @@ CALLS = {
     "load": (lambda m, x: nybble.load(x), ()),
     "load: threads": (lambda m, x: nybble.load(m.path, threads=x), (None, 1)),
     "load: context": (lambda m, x: nybble.load(m.path, context=x), (None, 1)),
+    "load: kv": (lambda m, x: nybble.load(m.path, kv=x), ()),
+    "load: overflow": (lambda m, x: nybble.load(m.path, overflow=x), ()),
     "load: sequences": (lambda m, x: nybble.load(m.path, sequences=x), (1,)),
     "load: on_progress": (lambda m, x: nybble.load(m.path, on_progress=x), (None,)),
     "ask": (lambda m, x: m.ask(x, max_tokens=1).text, ("", "x", "\0")),

@@ -185,10 +185,11 @@ def test_frequencies_are_the_probabilities():
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 1.0}], ids=["greedy", "drawn"])
-def test_after_nan_the_model_works(options, tmp_path):
-    model = nybble.load(with_poison(tmp_path))
+@pytest.mark.parametrize("kv", ["f16", "v8", "int8"])
+def test_after_nan_the_model_works(options, kv, tmp_path):
+    model = nybble.load(with_poison(tmp_path), kv=kv)
     assert model.tokenize(POISON) == [POISON_ID]
-    options |= {"max_tokens": 12, "ignore_eos": True}
+    options = options | {"max_tokens": 12, "ignore_eos": True}
     expected = model.complete("the cat and", **options).text
     for bad in (POISON, "the " + POISON, "the cat and then" + POISON * 130):
         reply = model.complete(bad, **options)
@@ -200,8 +201,9 @@ def test_after_nan_the_model_works(options, tmp_path):
         assert reply.stats.cached_tokens == 0
 
 
-def test_nan_does_not_stay_in_the_cache(tmp_path):
-    engine = Engine(nybble.load(with_poison(tmp_path)).weights, 256)
+@pytest.mark.parametrize("kv", ["f16", "v8", "int8"])
+def test_nan_does_not_stay_in_the_cache(kv, tmp_path):
+    engine = Engine(nybble.load(with_poison(tmp_path)).weights, 256, kv=kv)
     sequence = Sequence(engine)
     sequence.feed([10, POISON_ID])
     assert any(engine.kv.view())

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = ["ARCHITECTURE.md", "CONTRIBUTING.md", "docs/arithmetic.md", "docs/formats.md"]
 DOCUMENTS += ["docs/adding-a-kernel.md", "docs/adding-an-architecture.md"]
 DOCUMENTS += ["docs/benchmarks.md", "docs/fidelity.md", "docs/python.md", "docs/command-line.md"]
+DOCUMENTS += ["docs/boards.md"]
 CODE = {".c", ".h", ".def", ".py", ".pyx", ".pxd", ".pyi", ".toml"}
 
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)

@@ -17,10 +17,20 @@ from pathlib import Path
 import pytest
 
 from nybble import board
-from tools.cross import AskedError, CrossError, elf, platforms, test, toolbox, trial, wheel
+from tools.cross import (
+    AskedError,
+    CrossError,
+    elf,
+    platforms,
+    test,
+    toolbox,
+    trial,
+    userland,
+    wheel,
+)
 from tools.cross.__main__ import main
 
-GLIBC_HERE = tuple(map(int, machine.libc_ver()[1].split(".")))[:2]
+GLIBC_HERE = tuple(map(int, (machine.libc_ver()[1] or "0.0").split(".")))[:2]
 FIELDS = {
     "zig": "x86_64-linux-gnu.2.28",
     "machine": {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}.get(machine.machine(), ""),
@@ -207,6 +217,68 @@ def test_help_has_examples(verb, capsys):
         with pytest.raises(SystemExit, match="0"):
             main([*arguments, "--help"])
         assert f"python -m tools.cross {verb} " in capsys.readouterr().out
+
+
+# -- userlands ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(name="unpacked")
+def fixture_unpacked(tmp_path, monkeypatch):
+    """What was unpacked so far, where Debian's part is one file and PyPI's is empty."""
+    suites = []
+
+    def unpack(userland, folder):
+        suites.append(userland.suite)
+        (folder / "usr/bin").mkdir(parents=True)
+        (folder / f"usr/bin/python{userland.python}").touch()
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(userland, "unpack", unpack)
+    monkeypatch.setattr(userland, "install", lambda *_: None)
+    monkeypatch.setattr(userland, "compile_all", lambda *_: None)
+    return suites
+
+
+def emulated(**changes):
+    return platforms.parsed("x", {**FIELDS, "userland": {**USERLAND, **changes}})
+
+
+def test_a_tree_is_made_once_and_anew_when_its_file_differs(unpacked, tmp_path):
+    tree = userland.make(emulated())
+    assert tree.python.is_relative_to(tmp_path / "nybble/userlands")
+    assert userland.make(emulated()) == tree
+    assert userland.make(emulated(suite="trixie")).folder != tree.folder
+    assert unpacked == ["bookworm", "trixie"]
+
+
+def test_a_tree_that_could_not_be_made_leaves_nothing(unpacked, tmp_path, monkeypatch):
+    def fail(*_):
+        raise CrossError("no network")
+
+    monkeypatch.setattr(userland, "install", fail)
+    with pytest.raises(CrossError, match="no network"):
+        userland.make(emulated())
+    assert list((tmp_path / "nybble/userlands").iterdir()) == []
+
+
+def test_a_suite_comes_from_where_this_machine_has_it(monkeypatch):
+    listing = "http://here/debian/ bookworm\nhttp://here/debian/ bookworm\nhttp://it/ other\n\n"
+    monkeypatch.setattr(userland, "run", lambda _: listing)
+    monkeypatch.setattr(userland.shutil, "which", lambda _: "/usr/bin/apt-get")
+    assert userland.mirrors("bookworm") == ["deb http://here/debian/ bookworm main"]
+    assert userland.mirrors("trixie") == []
+    monkeypatch.setattr(userland.shutil, "which", lambda _: None)
+    assert userland.mirrors("bookworm") == []
+
+
+def test_pip_is_asked_for_what_the_platforms_glibc_loads(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(userland, "run", commands.append)
+    platform = emulated()._replace(glibc=(2, 18))
+    userland.install(platform, platform.userland, ["a.whl"], tmp_path)
+    command = " ".join(map(str, commands[0]))
+    assert "--platform manylinux_2_17_x --platform manylinux_2_18_x a.whl" in command
+    assert "--only-binary :all:" in command
 
 
 # -- boards ---------------------------------------------------------------------------------------

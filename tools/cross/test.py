@@ -21,7 +21,7 @@ from tools.cross.toolbox import cache
 _EXAMPLES = """\
 examples:
   python -m tools.cross test rpi4
-  python -m tools.cross test rpi-zero-2w rpi5 --model smollm2-135m --json
+  python -m tools.cross test rpi3 rpi5 --model smollm2-135m --json
 """
 
 
