@@ -107,6 +107,11 @@ static inline void v8_store_half(uint16_t *p, nyb_v8 a) {
     vst1q_u16(p, vreinterpretq_u16_f16(vcvt_high_f16_f32(lo, v4_half_range(a.hi))));
 }
 
+static inline nyb_v8 v8_load_bytes(const int8_t *p) {
+    const int16x8_t x = vmovl_s8(vld1_s8(p));
+    return (nyb_v8){vcvtq_f32_s32(vmovl_s16(vget_low_s16(x))), vcvtq_f32_s32(vmovl_high_s16(x))};
+}
+
 static inline nyb_v8 v8_load_int(const int32_t *p) {
     return (nyb_v8){vcvtq_f32_s32(vld1q_s32(p)), vcvtq_f32_s32(vld1q_s32(p + 4))};
 }

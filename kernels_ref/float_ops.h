@@ -246,7 +246,7 @@ NYB_INLINE uint16_t stored_bytes(const float *x, size_t n, int8_t q[NYB_BLOCK]) 
         scaled[i] = usable ? v8_select_less(most, y, most, y) : v8_set(0);
     }
     v8_store_bytes(q, scaled, sums);
-    return halves[0];
+    return d[0] == d[0] ? halves[0] : 0x7e00; /* which NaN it is would depend on the CPU */
 }
 
 NYB_INLINE size_t columns_from(size_t d, size_t head_dim) {

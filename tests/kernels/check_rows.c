@@ -43,7 +43,17 @@ typedef struct call {
 /* -- Memory that ends at a guard page ------------------------------------------------------- */
 
 enum { ARENA_BYTES = 1 << 21 };
-typedef enum role { WEIGHTS, INPUT, SECOND_INPUT, THIRD_INPUT, SCRATCH, OUTPUT, ROLES } role;
+typedef enum role {
+    WEIGHTS,
+    INPUT,
+    SECOND_INPUT,
+    THIRD_INPUT,
+    FOURTH_INPUT,
+    FIFTH_INPUT,
+    SCRATCH,
+    OUTPUT,
+    ROLES
+} role;
 
 static uint8_t *arena_end[ROLES];
 
@@ -296,17 +306,38 @@ static void prepare_embed(const nyb_row *row, const trial *t, call *c) {
                                      output_floats(c, t->n_blocks * NYB_BLOCK)};
 }
 
-static void prepare_attend(const trial *t, call *c) {
+/* Keys or values of a page, as halves or as int8 in -127..127. */
+static const void *stored(role r, size_t n, int is_bytes, const trial *t) {
+    if (!is_bytes)
+        return halves(r, n, t->mode == NOT_A_NUMBER ? RANDOM : t->mode);
+    int8_t *p = last(r, n);
+    for (size_t i = 0; i < n; i++)
+        p[i] = quant(t);
+    return p;
+}
+
+/* Of int8: a half for each position and 32 columns, not negative. */
+static const uint16_t *stored_scales(role r, size_t dim, const trial *t) {
+    const size_t n = (dim + NYB_BLOCK - 1) / NYB_BLOCK * NYB_PAGE;
+    uint16_t *p = halves(r, n, t->mode == NOT_A_NUMBER ? RANDOM : t->mode);
+    for (size_t i = 0; i < n; i++)
+        p[i] &= 0x7fff;
+    return p;
+}
+
+static void prepare_attend(const nyb_row *row, const trial *t, call *c) {
     const size_t dim = 8 * (1 + t->seed % 17), heads = 1 + t->seed % 9, stride = dim + 3;
     const size_t first = random_bits() % NYB_PAGE, some = random_bits() % (NYB_PAGE - first);
-    const mode m = t->mode == NOT_A_NUMBER ? RANDOM : t->mode;
+    const int has_byte_keys = row->format == NYB_KV_INT8, has_bytes = row->format != NYB_KV_F16;
     c->args.attend = (nyb_attend_args){.head_dim = dim,
                                        .n_queries = heads,
                                        .first = first,
                                        .end = first + 1 + some,
                                        .q = values(INPUT, heads * dim, t->mode),
-                                       .k = halves(SECOND_INPUT, NYB_PAGE * dim, m),
-                                       .v = halves(THIRD_INPUT, NYB_PAGE * dim, m),
+                                       .k = stored(SECOND_INPUT, NYB_PAGE * dim, has_byte_keys, t),
+                                       .v = stored(THIRD_INPUT, NYB_PAGE * dim, has_bytes, t),
+                                       .k_scales = stored_scales(FOURTH_INPUT, dim, t),
+                                       .v_scales = stored_scales(FIFTH_INPUT, dim, t),
                                        .scores = last(SCRATCH, heads * NYB_PAGE * sizeof(float)),
                                        .out = output_floats(c, heads * stride),
                                        .out_stride = stride};
@@ -318,9 +349,10 @@ static void prepare_append(const trial *t, call *c) {
     const size_t dim = 8 * (1 + t->seed % 17);
     float *key = values(INPUT, dim, t->mode), *value_ = values(SECOND_INPUT, dim, t->mode);
     key[0] = 1e6f, key[1] = -65519.9f, key[2] = 3e-8f, value_[0] = -6.1e-5f;
-    uint16_t *page = output(c, 2 * NYB_PAGE * dim * sizeof *page);
-    c->args.append =
-        (nyb_append_args){dim, random_bits() % NYB_PAGE, key, value_, page, page + NYB_PAGE * dim};
+    const size_t numbers = NYB_PAGE * dim, scales = (dim + NYB_BLOCK - 1) / NYB_BLOCK * NYB_PAGE;
+    uint16_t *k = output(c, 2 * (numbers + scales) * sizeof *k), *v = k + numbers;
+    c->args.append = (nyb_append_args){dim,         random_bits() % NYB_PAGE, key, value_, k, v,
+                                       v + numbers, v + numbers + scales};
 }
 
 static void prepare_combine(const trial *t, call *c) {
@@ -336,6 +368,12 @@ static void prepare_rope(const trial *t, call *c) {
     float *angles = values(INPUT, 2 * n, RANDOM);
     c->args.rope = (nyb_rope_args){
         n, dim, angles, 0.125f, values(SECOND_INPUT, dim, t->mode), output_floats(c, dim)};
+}
+
+static void prepare_hadamard(const trial *t, call *c) {
+    const size_t n_block = (size_t)8 << t->seed % 6, n = n_block * (1 + t->seed % 3);
+    c->args.hadamard =
+        (nyb_hadamard_args){n, n_block, values(INPUT, n, t->mode), output_floats(c, n)};
 }
 
 static void prepare_rope_angles(const trial *t, call *c) {
@@ -400,11 +438,14 @@ static int prepare(const nyb_row *row, const trial *t, call *c) {
     case NYB_OP_rope:
         prepare_rope(t, c);
         return 1;
+    case NYB_OP_hadamard:
+        prepare_hadamard(t, c);
+        return 1;
     case NYB_OP_append:
         prepare_append(t, c);
         return 1;
     case NYB_OP_attend:
-        prepare_attend(t, c);
+        prepare_attend(row, t, c);
         return 1;
     case NYB_OP_combine:
         prepare_combine(t, c);
