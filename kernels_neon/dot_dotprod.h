@@ -31,27 +31,26 @@ ALWAYS_INLINE ints dot_rows(ints sum, bytes w, int8x16_t a, int lane) {
                   sdot(sum.hi, vreinterpretq_s8_u8(w.hi), a, lane)};
 }
 
+/* What the sums begin with takes the weights' bias off. */
+ALWAYS_INLINE dots dot_begin(format f, const int16_t half_sum[2], int32_t sum) {
+    if (!is_scaled(f))
+        return (dots){{ints_set(f.bias ? -f.bias * sum : 0)}};
+    return (dots){{ints_set(-f.bias * half_sum[0]), ints_set(-f.bias * half_sum[1])}};
+}
+
 /* Adds groups g and 4 + g. */
 ALWAYS_INLINE void dot_add(format f, dots *s, int g, const bytes w[2], const int8_t *a) {
     for (int half = 0; half < 2; half++) {
         ints *part = &s->part[is_scaled(f) ? half : 0];
-        const ints before = !g && (!half || is_scaled(f)) ? ints_set(0) : *part;
-        *part = dot_rows(before, w[half], vld1q_s8(a + 16 * half), g);
+        *part = dot_rows(*part, w[half], vld1q_s8(a + 16 * half), g);
     }
 }
 
-ALWAYS_INLINE ints plus(ints x, int32_t y) {
-    return (ints){vaddq_s32(x.lo, vdupq_n_s32(y)), vaddq_s32(x.hi, vdupq_n_s32(y))};
-}
-
-ALWAYS_INLINE ints dot_end(format f, const dots *s, const ints scale[2], const int16_t half_sum[2],
-                           int32_t sum) {
+/* The rows' exact sums of products; scale is that of 16 columns, if the format has such. */
+ALWAYS_INLINE ints dot_end(format f, const dots *s, const ints scale[2]) {
     if (!is_scaled(f))
-        return f.bias ? plus(s->part[0], -f.bias * sum) : s->part[0];
-    ints total = ints_set(0);
-    for (int half = 0; half < 2; half++)
-        total = scaled(total, plus(s->part[half], -f.bias * half_sum[half]), scale[half]);
-    return total;
+        return s->part[0];
+    return scaled(scaled_first(s->part[0], scale[0]), s->part[1], scale[1]);
 }
 
 #endif

@@ -19,6 +19,7 @@
 typedef struct dots {
     int16x8_t sum[2][4];
     int32x4_t total[4]; /* of weights of 8 bits: two lanes a row */
+    int32_t beside[2];  /* what takes the weights' bias off */
 } dots;
 
 ALWAYS_INLINE int has_wide_weights(format f) { return f.bits == 8 || f.codes == NYB_CODES_IQ4_NL; }
@@ -33,6 +34,13 @@ ALWAYS_INLINE int16x8_t multiplied(int is_first, int is_high, int16x8_t sum, uin
         return is_first ? vmull_high_s8(s, a) : vmlal_high_s8(sum, s, a);
     const int8x8_t low = vget_low_s8(s), a_low = vget_low_s8(a);
     return is_first ? vmull_s8(low, a_low) : vmlal_s8(sum, low, a_low);
+}
+
+ALWAYS_INLINE dots dot_begin(format f, const int16_t half_sum[2], int32_t sum) {
+    dots s;
+    s.beside[0] = -f.bias * (is_scaled(f) ? half_sum[0] : sum);
+    s.beside[1] = -f.bias * half_sum[1];
+    return s;
 }
 
 /* The same 4 activations in every lane. */
@@ -66,20 +74,19 @@ ALWAYS_INLINE ints plus(ints x, int32_t y) {
     return (ints){vaddq_s32(x.lo, vdupq_n_s32(y)), vaddq_s32(x.hi, vdupq_n_s32(y))};
 }
 
-/* The rows' exact sums of products with the weights, whose bias is taken off here. */
-ALWAYS_INLINE ints dot_end(format f, const dots *s, const ints scale[2], const int16_t half_sum[2],
-                           int32_t sum) {
+/* The rows' exact sums of products; scale is that of 16 columns, if the format has such. */
+ALWAYS_INLINE ints dot_end(format f, const dots *s, const ints scale[2]) {
     if (has_wide_weights(f))
         return (ints){vpaddq_s32(s->total[0], s->total[1]), vpaddq_s32(s->total[2], s->total[3])};
     ints part[2];
-    for (int half = 0; half <= is_scaled(f); half++)
+    for (int half = 0; half <= is_scaled(f); half++) {
         part[half] = (ints){joined(f, s->sum[half]), joined(f, s->sum[half] + 2)};
+        if (f.bias)
+            part[half] = plus(part[half], s->beside[half]);
+    }
     if (!is_scaled(f))
-        return f.bias ? plus(part[0], -f.bias * sum) : part[0];
-    ints total = ints_set(0);
-    for (int half = 0; half < 2; half++)
-        total = scaled(total, plus(part[half], -f.bias * half_sum[half]), scale[half]);
-    return total;
+        return part[0];
+    return scaled(scaled_first(part[0], scale[0]), part[1], scale[1]);
 }
 
 #endif

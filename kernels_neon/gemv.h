@@ -50,6 +50,8 @@ ALWAYS_INLINE void add_products(format f, const stream streams[STREAMS], const i
 /* Block i of the tiles times a block of x. */
 ALWAYS_INLINE void add_block8(format f, stream streams[STREAMS], int i, const nyb_q8 *x) {
     dots sums[STREAMS];
+    for (int r = 0; r < STREAMS; r++)
+        sums[r] = dot_begin(f, x->half_sum, x->sum);
     add_products(f, streams, x->q, sums, NULL, NULL);
     for (int r = 0; r < STREAMS; r++) {
         stream *s = &streams[r];
@@ -58,13 +60,17 @@ ALWAYS_INLINE void add_block8(format f, stream streams[STREAMS], int i, const ny
         load_scales(f, &s->scales, i, &d, &m);
         if (is_scaled(f))
             load_scales16(s->p, scale);
-        const ints isum = dot_end(f, &sums[r], scale, x->half_sum, x->sum);
-        s->acc = add_scaled(f, s->acc, to_floats(isum), d, m, vld1_f32(&x->d));
+        const ints isum = dot_end(f, &sums[r], scale);
+        s->acc = add_scaled(f, s->acc, v8_mul(to_floats(isum), d), m, vld1_f32(&x->d));
     }
 }
 
 ALWAYS_INLINE void add_block16(format f, stream streams[STREAMS], int i, const nyb_q16 *x) {
     dots high[STREAMS], low[STREAMS];
+    for (int r = 0; r < STREAMS; r++) {
+        high[r] = dot_begin(f, x->half_sum[0], 0);
+        low[r] = dot_begin(f, x->half_sum[1], x->sum);
+    }
     add_products(f, streams, x->hi, high, x->lo, low);
     for (int r = 0; r < STREAMS; r++) {
         stream *s = &streams[r];
@@ -73,10 +79,10 @@ ALWAYS_INLINE void add_block16(format f, stream streams[STREAMS], int i, const n
         load_scales(f, &s->scales, i, &d, &m);
         if (is_scaled(f))
             load_scales16(s->p, scale);
-        const ints isum_high = dot_end(f, &high[r], scale, x->half_sum[0], 0);
-        const ints isum_low = dot_end(f, &low[r], scale, x->half_sum[1], x->sum);
+        const ints isum_high = dot_end(f, &high[r], scale);
+        const ints isum_low = dot_end(f, &low[r], scale);
         const nyb_v8 isum = joined_planes(f, isum_high, isum_low);
-        s->acc = add_scaled(f, s->acc, isum, d, m, vld1_f32(&x->d));
+        s->acc = add_scaled(f, s->acc, v8_mul(isum, d), m, vld1_f32(&x->d));
     }
 }
 

@@ -7,6 +7,11 @@
 #ifndef NYB_TILES_H
 #define NYB_TILES_H
 
+/* gcc 12 orders instructions before it gives them registers, and here runs out of those. */
+#ifndef __clang__
+#pragma GCC optimize("no-schedule-insns")
+#endif
+
 #include "lanes.h"
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
@@ -106,7 +111,11 @@ ALWAYS_INLINE void load_scales16(const uint8_t *p, ints scale[2]) {
     scale[1] = (ints){vmovl_s16(vget_low_s16(last)), vmovl_high_s16(last)};
 }
 
-/* total + 16 columns' sums * their scales */
+/* 16 columns' sums * their scales, and that added to a total */
+ALWAYS_INLINE ints scaled_first(ints sum, ints scale) {
+    return (ints){vmulq_s32(sum.lo, scale.lo), vmulq_s32(sum.hi, scale.hi)};
+}
+
 ALWAYS_INLINE ints scaled(ints total, ints sum, ints scale) {
     return (ints){vmlaq_s32(total.lo, sum.lo, scale.lo), vmlaq_s32(total.hi, sum.hi, scale.hi)};
 }
@@ -162,10 +171,16 @@ ALWAYS_INLINE void load_weights(format f, const uint8_t *block, int g, bytes w[2
         w[half] = (bytes){lo[half], hi[half]};
 }
 
-/* acc + (isum * d) * x_d + m * x_s; x_ds is the activations' d and s. */
-ALWAYS_INLINE nyb_v8 add_scaled(format f, nyb_v8 acc, nyb_v8 isum, nyb_v8 d, nyb_v8 m,
-                                float32x2_t x_ds) {
-    const nyb_v8 t = v8_mul(isum, d);
+/* The same without the bias. */
+ALWAYS_INLINE void load_centred(format f, const uint8_t *block, int g, bytes w[2]) {
+    const uint8x16_t bias = vdupq_n_u8((uint8_t)f.bias);
+    load_weights(f, block, g, w);
+    for (int half = 0; half < 2; half++)
+        w[half] = (bytes){vsubq_u8(w[half].lo, bias), vsubq_u8(w[half].hi, bias)};
+}
+
+/* acc + t * x_d + m * x_s, with t = isum * d; x_ds is the activations' d and s. */
+ALWAYS_INLINE nyb_v8 add_scaled(format f, nyb_v8 acc, nyb_v8 t, nyb_v8 m, float32x2_t x_ds) {
     acc.lo = vfmaq_lane_f32(acc.lo, t.lo, x_ds, 0);
     acc.hi = vfmaq_lane_f32(acc.hi, t.hi, x_ds, 0);
     if (nyb_has_min(f)) {
@@ -173,6 +188,66 @@ ALWAYS_INLINE nyb_v8 add_scaled(format f, nyb_v8 acc, nyb_v8 isum, nyb_v8 d, nyb
         acc.hi = vfmaq_lane_f32(acc.hi, m.hi, x_ds, 1);
     }
     return acc;
+}
+
+/* -- Streams of 32 bytes -------------------------------------------------------------------- *
+ *
+ * A panel and a token's blocks are read by pairs of registers, each instruction moving on to what
+ * the next one reads. Compilers load 16 bytes by 16 and count addresses, a sixth of a loop's
+ * instructions.
+ */
+
+/* Where a stream begins. What was stored is there for the asm below, which does not say that it
+ * reads. */
+ALWAYS_INLINE const void *stream_of(const void *p) {
+    __asm__("" : "+r"(p) : : "memory");
+    return p;
+}
+
+ALWAYS_INLINE nyb_v8 next_floats(const void **p) {
+    nyb_v8 a;
+    __asm__("ldp %q0, %q1, [%2], #32" : "=w"(a.lo), "=w"(a.hi), "+r"(*p));
+    return a;
+}
+
+ALWAYS_INLINE bytes as_bytes(nyb_v8 a) {
+    return (bytes){vreinterpretq_u8_f32(a.lo), vreinterpretq_u8_f32(a.hi)};
+}
+
+ALWAYS_INLINE ints as_ints(nyb_v8 a) {
+    return (ints){vreinterpretq_s32_f32(a.lo), vreinterpretq_s32_f32(a.hi)};
+}
+
+/* Zeros for sums to begin with, loaded each time: copies of a register would need the units that
+ * multiply, and gcc makes more of them than there are sums. */
+ALWAYS_INLINE ints zeros(void) {
+    static const int32_t zero[8];
+    ints a;
+    __asm__ volatile("ldp %q0, %q1, [%2]" : "=w"(a.lo), "=w"(a.hi) : "r"(zero));
+    return a;
+}
+
+/* A block's d and s, which follow its 32 bytes; then the next block. */
+ALWAYS_INLINE float32x2_t next_scales(const void **p) {
+    float32x2_t ds;
+    __asm__("ldr %d0, [%1], #16" : "=w"(ds), "+r"(*p));
+    return ds;
+}
+
+_Static_assert(sizeof(nyb_q8) == 48 && offsetof(nyb_q8, d) == 32 && offsetof(nyb_q8, s) == 36,
+               "a block of activations is 32 bytes, d, s and 8 bytes");
+
+/* Writes 32 bytes of a panel. */
+ALWAYS_INLINE void put(void **p, nyb_v8 a) {
+    __asm__ volatile("stp %q1, %q2, [%0], #32" : "+r"(*p) : "w"(a.lo), "w"(a.hi) : "memory");
+}
+
+ALWAYS_INLINE void put_bytes(void **p, bytes a) {
+    put(p, (nyb_v8){vreinterpretq_f32_u8(a.lo), vreinterpretq_f32_u8(a.hi)});
+}
+
+ALWAYS_INLINE void put_ints(void **p, ints a) {
+    put(p, (nyb_v8){vreinterpretq_f32_s32(a.lo), vreinterpretq_f32_s32(a.hi)});
 }
 
 #define NYB_ROW(op, lower, UPPER, level, needs, panel_bytes)                                       \

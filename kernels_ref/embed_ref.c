@@ -14,7 +14,8 @@ static inline __attribute__((always_inline)) void embed(nyb_tile_format f,
     for (size_t t = 0; t < tiles; t++, w += nyb_tile_bytes(f))
         for (int i = 0; i < f.blocks; i++, out += NYB_BLOCK) {
             nyb_plain_tile tile;
-            nyb_unpack(f, w, i, &tile);
+            nyb_unpack_scales(f, w, i, &tile);
+            nyb_unpack_row(f, w, i, (int)r, tile.q[r]);
             for (size_t k = 0; k < NYB_BLOCK; k++) {
                 const float value = fmaf(tile.d[r], (float)tile.q[r][k], tile.m[r]);
                 out[k] = nyb_flush(a->scale * nyb_flush(value));

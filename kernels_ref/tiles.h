@@ -64,23 +64,29 @@ static inline int nyb_quant_at(nyb_tile_format f, const uint8_t *high, const uin
     return q;
 }
 
-/* Block i of a tile. */
-static inline void nyb_unpack(nyb_tile_format f, const uint8_t *tile, int i, nyb_plain_tile *out) {
+/* Row r of block i of a tile. */
+static inline void nyb_unpack_row(nyb_tile_format f, const uint8_t *tile, int i, int r,
+                                  int16_t out[NYB_BLOCK]) {
     const uint8_t *block = tile + f.scales_bytes + (size_t)i * f.block_bytes;
     const uint8_t *high = block + (f.scales == NYB_SCALES_K16 ? 16 : 0);
     const uint8_t *low = high + (f.bits == 5 ? 32 : f.bits == 6 ? 64 : 0);
+    for (int k = 0; k < NYB_BLOCK; k++) {
+        int q = nyb_quant_at(f, high, low, r, k);
+        if (f.codes == NYB_CODES_LINEAR)
+            q -= f.bias;
+        else
+            q = f.codes == NYB_CODES_FP4 ? nyb_fp4[q] : nyb_iq4_nl[q];
+        if (f.scales == NYB_SCALES_K16)
+            q *= (int8_t)block[2 * r + k / 16];
+        out[k] = (int16_t)q;
+    }
+}
+
+/* Block i of a tile. */
+static inline void nyb_unpack(nyb_tile_format f, const uint8_t *tile, int i, nyb_plain_tile *out) {
     nyb_unpack_scales(f, tile, i, out);
     for (int r = 0; r < NYB_TILE_ROWS; r++)
-        for (int k = 0; k < NYB_BLOCK; k++) {
-            int q = nyb_quant_at(f, high, low, r, k);
-            if (f.codes == NYB_CODES_LINEAR)
-                q -= f.bias;
-            else
-                q = f.codes == NYB_CODES_FP4 ? nyb_fp4[q] : nyb_iq4_nl[q];
-            if (f.scales == NYB_SCALES_K16)
-                q *= (int8_t)block[2 * r + k / 16];
-            out->q[r][k] = (int16_t)q;
-        }
+        nyb_unpack_row(f, tile, i, r, out->q[r]);
 }
 
 /* Row r's exact sum of products. */
