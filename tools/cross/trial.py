@@ -80,6 +80,7 @@ class Outcome(NamedTuple):
 def prepare(platform: Platform, given: Path | None, models: Sequence[str], folder: Path) -> Subject:
     """All that boards of a platform have in common, below `folder`; the tree is in the cache."""
     tree = userland.make(platform)
+    tree.command()  # a qemu that is missing is told now
     board_wheel = given or wheel.build(platform, ROOT / "dist")
     say(f"{platform.id}: installing {board_wheel.name}")
     site = folder / "board"
