@@ -87,7 +87,7 @@ ALWAYS_INLINE void load_tile_scales(format f, const uint8_t *tile, tile_scales *
     }
 }
 
-/* 8 bytes as floats: a table look-up widens them at once. */
+/* 8 bytes as floats. */
 ALWAYS_INLINE nyb_v8 float_bytes(const uint8_t *p) {
     const uint16x8_t x = vmovl_u8(vld1_u8(p));
     return (nyb_v8){vcvtq_f32_u32(vmovl_u16(vget_low_u16(x))), vcvtq_f32_u32(vmovl_high_u16(x))};
