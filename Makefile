@@ -18,8 +18,7 @@ C_FILES := $(shell find $(ROOMS) -type f \( -name '*.c' -o -name '*.h' -o -name 
 CYTHON_FILES := $(wildcard runtime/nybble/_core/*.pyx runtime/nybble/_core/*.pxd)
 BUILD := setup.py -q build_clib build_ext --inplace
 
-.PHONY: help demo test test-long test-sanitized fuzz lint format bench bench-peers count-boards \
-	debug clean
+.PHONY: help demo test test-long test-sanitized fuzz lint format bench bench-peers count-boards debug clean
 
 help:
 	@echo "make demo     install nybble in $(DEMO), pull $(MODEL) (98 MB), ask it a question"
