@@ -23,34 +23,17 @@ ALWAYS_INLINE void multiply_all(format f, const nyb_gemm_args *a, float *y) {
         multiply(f, 1, a->panel, a->n_blocks, x, xs, y, ys);
 }
 
-#ifdef LOOP_APART
-/* The loop for all formats like this one, compiled by itself: gcc 12 finds registers for SDOT's
- * loop then, and not in the midst of a format's function. On plain NEON it is the other way round.
- */
-#define LOOP(name, f)                                                                              \
-    static __attribute__((noinline)) void name(const nyb_gemm_args *a, float *y) {                 \
-        multiply_all(f, a, y);                                                                     \
-    }
-LOOP(multiply_d, NYB_TILE_Q4_0)
-LOOP(multiply_min, NYB_TILE_Q4_1)
-LOOP(multiply_scaled, NYB_TILE_Q6_K)
+typedef void multiply_row(const nyb_gemm_args *a, float *y);
 
-ALWAYS_INLINE void multiply_row(format f, const nyb_gemm_args *a, float *y) {
-    if (is_scaled(f))
-        multiply_scaled(a, y);
-    else
-        (nyb_has_min(f) ? multiply_min : multiply_d)(a, y);
-}
-#else
-ALWAYS_INLINE void multiply_row(format f, const nyb_gemm_args *a, float *y) {
-    multiply_all(f, a, y);
-}
-#endif
-
-ALWAYS_INLINE void gemm(format f, const nyb_gemm_args *a) {
+/* All tile rows, each multiplied by `apart`, or in place if that is NULL. */
+ALWAYS_INLINE void gemm_rows(format f, const nyb_gemm_args *a, multiply_row *apart) {
     const size_t row_bytes = a->n_blocks / (size_t)f.blocks * nyb_tile_bytes(f);
     for (size_t n = 0; n < a->n_tiles; n++) {
+        float *y = a->y + n * NYB_TILE_ROWS;
         unpack_row(f, a->w + n * row_bytes, a->n_blocks, a->panel);
-        multiply_row(f, a, a->y + n * NYB_TILE_ROWS);
+        if (apart)
+            apart(a, y);
+        else
+            multiply_all(f, a, y);
     }
 }

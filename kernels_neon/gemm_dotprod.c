@@ -87,7 +87,21 @@ ALWAYS_INLINE void multiply(format f, int tokens, const void *panel, size_t n_bl
         v8_store(y + (size_t)t * y_stride, v8_flush(acc[t]));
 }
 
-#define LOOP_APART
 #include "gemm.h"
+
+/* The loop for all formats like this one, compiled by itself: gcc 12 finds registers for it then,
+ * and not in the midst of a format's function. On plain NEON it is the other way round. */
+#define LOOP(name, f)                                                                              \
+    static __attribute__((noinline)) void name(const nyb_gemm_args *a, float *y) {                 \
+        multiply_all(f, a, y);                                                                     \
+    }
+LOOP(nyb_gemm_d_dotprod, NYB_TILE_Q4_0)
+LOOP(nyb_gemm_min_dotprod, NYB_TILE_Q4_1)
+LOOP(nyb_gemm_scaled_dotprod, NYB_TILE_Q6_K)
+
+ALWAYS_INLINE void gemm(format f, const nyb_gemm_args *a) {
+    multiply_row *plain = nyb_has_min(f) ? nyb_gemm_min_dotprod : nyb_gemm_d_dotprod;
+    gemm_rows(f, a, is_scaled(f) ? nyb_gemm_scaled_dotprod : plain);
+}
 
 NYB_QUANTIZED_ROWS(gemm, dotprod, 0, 0)

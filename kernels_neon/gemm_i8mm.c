@@ -207,9 +207,9 @@ ALWAYS_INLINE void multiply(format f, const nyb_gemm_args *a, const void *panel,
                                                size_t n, float *y) {                               \
         multiply(f, a, a->panel, tokens, n, y);                                                    \
     }
-LOOP(multiply_d, NYB_TILE_Q4_0)
-LOOP(multiply_min, NYB_TILE_Q4_1)
-LOOP(multiply_scaled, NYB_TILE_Q6_K)
+LOOP(nyb_gemm_d_i8mm, NYB_TILE_Q4_0)
+LOOP(nyb_gemm_min_i8mm, NYB_TILE_Q4_1)
+LOOP(nyb_gemm_scaled_i8mm, NYB_TILE_Q6_K)
 
 ALWAYS_INLINE void gemm(format f, const nyb_gemm_args *a) {
     const size_t row_bytes = a->n_blocks / (size_t)f.blocks * nyb_tile_bytes(f);
@@ -221,9 +221,9 @@ ALWAYS_INLINE void gemm(format f, const nyb_gemm_args *a) {
         for (size_t i = 0; i < a->n_tiles; i++, y += NYB_TILE_ROWS) {
             unpack_row(f, a->w + i * row_bytes, a->n_blocks, a->panel);
             if (is_scaled(f))
-                multiply_scaled(a, tokens, n, y);
+                nyb_gemm_scaled_i8mm(a, tokens, n, y);
             else
-                (nyb_has_min(f) ? multiply_min : multiply_d)(a, tokens, n, y);
+                (nyb_has_min(f) ? nyb_gemm_min_i8mm : nyb_gemm_d_i8mm)(a, tokens, n, y);
         }
     }
 }

@@ -160,4 +160,6 @@ ALWAYS_INLINE void multiply(format f, int tokens, const void *panel, size_t n_bl
 
 #include "gemm.h"
 
+ALWAYS_INLINE void gemm(format f, const nyb_gemm_args *a) { gemm_rows(f, a, NULL); }
+
 NYB_QUANTIZED_ROWS(gemm, neon, 0, 0)
