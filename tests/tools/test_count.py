@@ -156,6 +156,12 @@ def test_rows_are_told_from_other_functions():
     assert not baseline.is_row("memcpy")
 
 
+def test_a_loop_that_the_table_would_not_see_is_refused():
+    baseline.check_names("max", Counter(nyb_gemm_q4_0_i8mm=1000, memcpy=20))
+    with pytest.raises(CountError, match="max: multiply takes 30 instructions"):
+        baseline.check_names("max", Counter(nyb_gemm_q4_0_i8mm=1000, multiply=30))
+
+
 def test_the_next_tokens_of_a_dump_are_those_of_its_logits(tmp_path):
     path = count.random_model(tmp_path)
     count.dump(path, count.Plan(prompt=3, gen=2), tmp_path / "dump")
