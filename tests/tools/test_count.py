@@ -3,7 +3,10 @@ committed table."""
 
 from __future__ import annotations
 
+import re
 import subprocess
+import sys
+import tomllib
 from collections import Counter
 
 import numpy as np
@@ -83,9 +86,10 @@ def test_a_program_that_fails_or_has_threads_is_not_counted(plugin, tmp_path):
 
 def test_kernel_rows_take_what_the_table_says(plugin):
     compiler = count.compiler()
-    path = baseline.path_of(compiler)
-    if not path.exists():
-        pytest.skip(f"COUNTS NOT COMPARED: there is no table of {compiler}")
+    if not baseline.path_of(compiler).exists():
+        warning = f"COUNTS NOT COMPARED: there is no table of {compiler}"
+        print(warning, file=sys.__stderr__)
+        pytest.skip(warning)
     assert baseline.main([]) == 0, "see above; `python -m tools.count baseline --write` after it"
 
 
@@ -121,11 +125,41 @@ def test_a_table_is_named_after_its_compiler():
     assert path.name == "aarch64-linux-gnu-gcc-Debian-12.2.0-14-12.2.0.toml"
 
 
+def test_without_a_table_nothing_is_said_to_be_right(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(count, "compiler", lambda: "another gcc 99")
+    monkeypatch.setattr(baseline, "FOLDER", tmp_path)
+    assert baseline.main([]) == 2
+    assert "no table of another gcc 99: nothing was compared" in capsys.readouterr().err
+
+
+def test_a_slower_row_is_found(monkeypatch, tmp_path, capsys):
+    """A committed table, compared with itself and with one in which a row took 3 % less."""
+    true = next(baseline.FOLDER.glob("*.toml")).read_text()
+    table = tomllib.loads(true)
+    row = re.search(r"^(nyb_gemm_q4_1_i8mm) = (\d+)$", true, re.MULTILINE)
+    monkeypatch.setattr(count, "compiler", lambda: table["compiler"])
+    monkeypatch.setattr(emulator, "build_plugin", lambda *_: tmp_path)
+    monkeypatch.setattr(baseline, "measure", lambda *_: table["rows"])
+    assert baseline.main([]) == 0
+    monkeypatch.setattr(baseline, "FOLDER", tmp_path)
+    less = true.replace(row[0], f"{row[1]} = {int(row[2]) * 100 // 103}")
+    baseline.path_of(table["compiler"]).write_text(less)
+    capsys.readouterr()
+    assert baseline.main([]) == 1
+    assert re.fullmatch(r"max: nyb_gemm_q4_1_i8mm took .*: \+3.0%\n", capsys.readouterr().out)
+
+
 def test_rows_are_told_from_other_functions():
     assert baseline.is_row("nyb_gemv_q4_1_dotprod")
     assert baseline.is_row("nyb_attend_f16_ref")
     assert not baseline.is_row("nyb_run")
     assert not baseline.is_row("memcpy")
+
+
+def test_a_loop_that_the_table_would_not_see_is_refused():
+    baseline.check_names("max", Counter(nyb_gemm_q4_0_i8mm=1000, memcpy=20))
+    with pytest.raises(CountError, match="max: multiply takes 30 instructions"):
+        baseline.check_names("max", Counter(nyb_gemm_q4_0_i8mm=1000, multiply=30))
 
 
 def test_the_next_tokens_of_a_dump_are_those_of_its_logits(tmp_path):

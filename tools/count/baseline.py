@@ -58,10 +58,20 @@ def measure(plugin: Path, say: Say) -> Table:
             for cpu in CPUS:
                 for run in emulator.execute(plugin, cpu, command).runs:
                     table[cpu] += run
+    for cpu, counts in table.items():
+        check_names(cpu, counts)
     return {
         cpu: {name: counts[name] for name in sorted(counts) if is_row(name)}
         for cpu, counts in table.items()
     }
+
+
+def check_names(cpu: str, counts: Counter[str]) -> None:
+    """Raises CountError if much is executed by a function that is not named like a row: the table
+    would not see it. A loop that several rows share has such a name too."""
+    for name, n in counts.items():
+        if not is_row(name) and n > TOLERANCE * counts.total():
+            raise CountError(f"{cpu}: {name} takes {n:,} instructions and is not named like a row")
 
 
 def is_row(function: str) -> bool:
