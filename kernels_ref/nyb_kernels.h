@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 /* The version of the arithmetic: docs/arithmetic.md says when it is raised. */
-enum { NYB_ARITHMETIC = 0 };
+enum { NYB_ARITHMETIC = 1 };
 
 enum {
     NYB_BLOCK = 32,    /* columns that share one scale in activations, and in most weights */
