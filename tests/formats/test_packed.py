@@ -399,3 +399,11 @@ def test_a_source_that_cannot_be_a_path(copy):
     with PackedFile(copy) as file:
         assert "\x00" in file.source.path
         assert not file.source.is_as_it_was()
+
+
+def test_a_file_without_its_sum_is_damaged(tmp_path):
+    tiny_model(tmp_path / "tiny.gguf")
+    path = pack(tmp_path / "tiny.gguf")
+    path.write_bytes(path.read_bytes().replace(b"nybble.sha256", b"nybble.sha255"))
+    with PackedFile(path) as file, pytest.raises(FormatError, match=r"nybble\.sha256 is None"):
+        file.check_sum()

@@ -201,6 +201,7 @@ class PackedFile:
         """Reads all of the file; FormatError if it is not what was written, by its SHA-256."""
         import hashlib
 
+        expected = self.sum
         _, at, _ = self._file.record("nybble.sha256")
         digest = hashlib.sha256(self._file.bytes[:at])
         digest.update(NO_SUM.encode())
@@ -212,8 +213,8 @@ class PackedFile:
             done = end
             if on_progress is not None:
                 on_progress(done, self.nbytes)
-        if digest.hexdigest() != self.sum:
-            raise self._damaged(f"its sha256 is {digest.hexdigest()}, not {self.sum}")
+        if digest.hexdigest() != expected:
+            raise self._damaged(f"its sha256 is {digest.hexdigest()}, not {expected:.80}")
 
     def close(self) -> None:
         """Lets go of the mapping; weights and tables that were handed out keep it."""
