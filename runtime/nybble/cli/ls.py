@@ -18,8 +18,7 @@ _EXAMPLES = """\
 examples:
   nybble ls                    the models on this machine
   nybble ls --known            the names that nybble pull knows
-  nybble ls --known --board rpi-zero-2w
-                               which of them fit a board, and about how fast they decode
+  nybble ls --known --board rpi5   which of them fit a board, and about how fast
   nybble ls --json             one object a line
 
 A model's size is that of its file and of its packed copy in the cache together.
