@@ -165,16 +165,21 @@ def _fastest(
     been tried, or the team got smaller, as it does on a busy machine. sizes: tokens of the calls
     that are timed."""
     end = perf_counter() + SECONDS / 3
-    alone = native.solo_calls()
+    alone = -1
+    while native.solo_calls() != alone:  # threads that slept came late: until all work
+        alone = native.solo_calls()
+        _seconds(engine, sequence, tunes[-1], sizes)
+        if perf_counter() > end:
+            return None
     least = [inf] * len(tunes)
-    for turn in range(_ROUNDS):
-        for i in reversed(range(len(tunes))):  # those with most threads first: they are quick
+    for i in reversed(range(len(tunes))):  # those with most threads first: they are quick
+        for _ in range(_ROUNDS):  # in a row: each thread that has to wake comes late once
             least[i] = min(least[i], _seconds(engine, sequence, tunes[i], sizes))
             is_late = perf_counter() > end
-            if native.solo_calls() != alone or (is_late and turn == 0 and i > 0):
-                return None
-        if is_late:
-            break
+            if is_late:
+                break
+        if native.solo_calls() != alone or (is_late and i > 0):
+            return None
     best = min(least)
     return next(tune for tune, s in zip(tunes, least, strict=True) if s <= best * _WORTH)
 
