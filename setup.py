@@ -52,11 +52,30 @@ class BuildLibraries(build_clib):
 
 
 class BuildExtensions(build_ext):
-    """As many modules at a time as there are CPUs."""
+    """As many modules at a time as there are CPUs, by Cython and by the C compiler.
+
+    Cython runs when modules are built, not whenever setup.py is asked something: a source package
+    needs no C of it.
+    """
 
     def finalize_options(self):
         self.parallel = self.parallel or CPUS
         super().finalize_options()
+
+    def run(self):
+        # Bounds are checked everywhere: what is hot is in C, and no input may reach undefined
+        # behaviour.
+        translated = cythonize(
+            self.extensions,
+            nthreads=CPUS,
+            force=self.force,
+            compiler_directives={"language_level": 3},
+            include_path=["runtime"],
+        )
+        sources = {extension.name: extension.sources for extension in translated}
+        for extension in self.extensions:
+            extension.sources = sources[extension.name]
+        super().run()
 
 
 def compiler():
@@ -103,35 +122,33 @@ def extension(path, libraries):
     )
 
 
-# What sanitizers test is above the kernels, of which one level is enough then.
-LIBRARIES = build.libraries(compiler(), CFLAGS, ["avx2"] if SANITIZERS else None)
+def main():
+    # What sanitizers test is above the kernels, of which one level is enough then.
+    libraries = build.libraries(compiler(), CFLAGS, ["avx2"] if SANITIZERS else None)
+    setup(
+        package_dir={"": "runtime"},
+        packages=[
+            "nybble",
+            "nybble._core",
+            "nybble.archs",
+            "nybble.cli",
+            "nybble.formats",
+            "nybble.tokenizer",
+        ],
+        include_package_data=False,  # MANIFEST.in is for source packages
+        package_data={
+            "nybble": ["py.typed", "boards/*.toml"],
+            "nybble._core": ["*.pyi", "*.pxd", "*.h"],
+        },
+        libraries=[library(lib) for lib in libraries],
+        ext_modules=[extension(path, libraries) for path in sorted(CORE.glob("*.pyx"))],
+        cmdclass={
+            "bdist_wheel": Abi3Wheel,
+            "build_clib": BuildLibraries,
+            "build_ext": BuildExtensions,
+        },
+    )
 
-setup(
-    package_dir={"": "runtime"},
-    packages=[
-        "nybble",
-        "nybble._core",
-        "nybble.archs",
-        "nybble.cli",
-        "nybble.formats",
-        "nybble.tokenizer",
-    ],
-    include_package_data=False,  # MANIFEST.in is for source packages
-    package_data={
-        "nybble": ["py.typed", "boards/*.toml"],
-        "nybble._core": ["*.pyi", "*.pxd", "*.h"],
-    },
-    libraries=[library(lib) for lib in LIBRARIES],
-    # Bounds are checked everywhere: what is hot is in C, and no input may reach undefined
-    # behaviour.
-    ext_modules=cythonize(
-        [extension(path, LIBRARIES) for path in sorted(CORE.glob("*.pyx"))],
-        compiler_directives={"language_level": 3},
-        include_path=["runtime"],
-    ),
-    cmdclass={
-        "bdist_wheel": Abi3Wheel,
-        "build_clib": BuildLibraries,
-        "build_ext": BuildExtensions,
-    },
-)
+
+if __name__ == "__main__":  # Cython's processes import this file
+    main()
