@@ -114,6 +114,7 @@ setup(
         "nybble.archs",
         "nybble.cli",
         "nybble.formats",
+        "nybble.hub",
         "nybble.tokenizer",
     ],
     include_package_data=False,  # MANIFEST.in is for source packages

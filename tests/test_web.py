@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from nybble import hub, huggingface, pulling, web
+from nybble import hub
 from nybble.errors import DownloadError, ModelNotFoundError, UsageError
-from nybble.known import KNOWN, KnownModel
+from nybble.hub import huggingface, pulling, web
+from nybble.hub.known import KNOWN, KnownModel
 from tests.hub_server import Hub, Server
 
 CONTENT = b"GGUF" + bytes(range(256)) * 8_000  # 2 MB
@@ -28,7 +29,8 @@ FILE = "hf:someone/tiny-GGUF/tiny-Q4_0.gguf"
 
 CHILD = """
 import os, signal, sys
-from nybble import hub, web
+from nybble import hub
+from nybble.hub import web
 web.RETRY_S = 0.01
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -39,7 +39,7 @@ def fill(folder):
 """
 # And as soon as a model's bytes come.
 FILLED = f"""{FILL}
-from nybble import pulling
+from nybble.hub import pulling
 append = pulling.Growing.append
 def fill_and_append(self, chunk):
     fill(hub.home())

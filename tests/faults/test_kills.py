@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from nybble import hub
-from nybble.known import KNOWN
+from nybble.hub.known import KNOWN
 from tests import test_hub, test_web
 from tests.long import LONG
 
@@ -33,7 +33,8 @@ PACKED_CONTENT = test_hub.CONTENT[: test_hub.CUTS[PARTS]]
 # Pulls {name!r} and prints how many lines of nybble's own that took; dies at line number `at`.
 CHILD = """
 import os, signal, sys
-from nybble import hub, huggingface, known, pulling, pypi, web
+from nybble import hub
+from nybble.hub import huggingface, known, pulling, pypi, web
 sys.path[:0] = [{root!r}]
 if {name!r} == "tiny":
     from tests.faults.test_kills import in_packages
