@@ -133,6 +133,7 @@ def main():
             "nybble.archs",
             "nybble.cli",
             "nybble.formats",
+            "nybble.hub",
             "nybble.tokenizer",
         ],
         include_package_data=False,  # MANIFEST.in is for source packages

@@ -9,7 +9,7 @@ import pytest
 from nybble import board as boards
 from nybble import fitting, hub
 from nybble.cli import main
-from nybble.known import KNOWN
+from nybble.hub.known import KNOWN
 
 SHARE = 0.05  # by which an estimate may miss what is planned
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from nybble import hub, packing, planning
 from nybble.board import Board
-from nybble.known import KnownModel
+from nybble.hub.known import KnownModel
 from nybble.model import DEFAULT_CONTEXT, context_of
 
 _WORK = 16 * planning.MIB  # working memory, page tables, what the packed file has beside the model

@@ -11,7 +11,7 @@ from nybble import hub, machine
 from nybble._core.sequence import Engine, Sequence
 from nybble.chat import Chat
 from nybble.errors import ContextError, TemplateError, UsageError
-from nybble.known import DEFAULT
+from nybble.hub.known import DEFAULT
 from nybble.options import OVERFLOW, Options, checked, flag, recommended, whole
 from nybble.reply import Reply
 from nybble.sequences import Sequences

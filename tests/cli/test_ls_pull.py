@@ -15,7 +15,7 @@ from nybble import hub
 from nybble.cli import main
 from nybble.cli.terminal import harmless, megabytes, printable
 from nybble.errors import DownloadError
-from nybble.known import KNOWN, KnownModel
+from nybble.hub.known import KNOWN, KnownModel
 
 
 def put(home, name, nbytes):

@@ -9,7 +9,7 @@ import nybble
 from nybble import hub, packing
 from nybble.cli import main
 from nybble.formats.packed import PackedFile
-from nybble.pulling import Pulled
+from nybble.hub.pulling import Pulled
 from tools.tiny_model import tiny_model
 
 

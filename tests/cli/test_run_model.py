@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.hub_server import Hub
+from tests.hub.servers import Hub
 from tests.model.models import thinking
 from tools.tiny_model import tiny_model
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests import test_web
+from tests.hub import conftest, small
 from tests.model.models import speaking
 
 ROOT = Path(__file__).parents[2]
 
-home, server, the_hub = test_web.home, test_web.server, test_web.the_hub
+home, server = conftest.home, conftest.server  # fixtures: an empty $NYBBLE_HOME, a web server
 
 # Runs `nybble ARGV` with what `setup` changes first.
 CHILD = """
@@ -39,7 +39,7 @@ def fill(folder):
 """
 # And as soon as a model's bytes come.
 FILLED = f"""{FILL}
-from nybble import pulling
+from nybble.hub import pulling
 append = pulling.Growing.append
 def fill_and_append(self, chunk):
     fill(hub.home())
@@ -142,7 +142,7 @@ def test_a_file_of_results_that_cannot_grow_is_told(home, path, tmp_path):
 
 
 def test_a_pull_that_cannot_write_is_told(home, server):
-    name = test_web.url_of(server)
+    name = small.url_of(server)
     code, _, err = nybble("pull", name, setup=LIMITED)
     assert code == 2
     assert err.startswith("nybble: models cannot be kept in ")
@@ -154,7 +154,7 @@ def test_a_pull_that_cannot_write_is_told(home, server):
 
 
 def test_a_disk_that_fills_up_while_a_model_comes(home, server):
-    name = test_web.url_of(server)
+    name = small.url_of(server)
     setup = "from nybble import hub\nos.unlink(os.path.join(hub.home(), 'filler'))"
     commands = command("pull", name, setup=FILLED), command("pull", name, setup=setup)
     (code, _, err, there), again = on_a_small_disk(home, *commands)
@@ -165,8 +165,8 @@ def test_a_disk_that_fills_up_while_a_model_comes(home, server):
 
 
 def test_a_disk_that_is_too_small_is_told_before_anything_comes(home, server):
-    server.files["/models/tiny.gguf"] = test_web.CONTENT * 4
-    ((code, _, err, there),) = on_a_small_disk(home, command("pull", test_web.url_of(server)))
+    server.files["/models/tiny.gguf"] = small.CONTENT * 4
+    ((code, _, err, there),) = on_a_small_disk(home, command("pull", small.url_of(server)))
     check(code, err, "8 MB free; free some space or set NYBBLE_HOME")
     assert there == ["models/.lock"]
 

@@ -17,23 +17,24 @@ from pathlib import Path
 import pytest
 
 from nybble import hub
-from nybble.known import KNOWN
-from tests import test_hub, test_web
+from nybble.hub.known import KNOWN
+from tests.hub import conftest, small
 from tests.long import LONG
 
 # fixtures: an empty $NYBBLE_HOME, a web server, the hub, a package index
-home, server, the_hub, index = test_web.home, test_web.server, test_web.the_hub, test_hub.index
+home, server, the_hub, index = conftest.home, conftest.server, conftest.the_hub, conftest.index
 
 KILLS = {"url": 40, "hub": 30, "packages": 30} if LONG else {"url": 10, "hub": 8, "packages": 7}
 
 # The model in packages: two parts.
 PARTS = 2
-PACKED_CONTENT = test_hub.CONTENT[: test_hub.CUTS[PARTS]]
+PACKED_CONTENT = small.PACKAGED[: small.CUTS[PARTS]]
 
 # Pulls {name!r} and prints how many lines of nybble's own that took; dies at line number `at`.
 CHILD = """
 import os, signal, sys
-from nybble import hub, huggingface, known, pulling, pypi, web
+from nybble import hub
+from nybble.hub import huggingface, known, pulling, pypi, web
 sys.path[:0] = [{root!r}]
 if {name!r} == "tiny":
     from tests.faults.test_kills import in_packages
@@ -58,8 +59,8 @@ print(lines)
 
 
 def in_packages():
-    parts = test_hub.parted().parts[:PARTS]
-    return test_hub.model(parts, hashlib.sha256(PACKED_CONTENT).hexdigest())
+    parts = small.parted().parts[:PARTS]
+    return small.model(parts, hashlib.sha256(PACKED_CONTENT).hexdigest())
 
 
 def child(name, at=0):
@@ -98,8 +99,8 @@ def check(models, content, moment):
 
 @pytest.mark.parametrize("road", KILLS)
 def test_a_pull_may_be_killed_at_any_moment(home, server, the_hub, index, monkeypatch, road):
-    name = {"url": test_web.url_of(server), "hub": test_web.FILE, "packages": "tiny"}[road]
-    content = PACKED_CONTENT if road == "packages" else test_web.CONTENT
+    name = {"url": small.url_of(server), "hub": small.FILE, "packages": "tiny"}[road]
+    content = PACKED_CONTENT if road == "packages" else small.CONTENT
     monkeypatch.setitem(KNOWN, "tiny", in_packages())
     server.before = the_hub.store.before = lambda sent: time.sleep(0.002)
     with child(name) as process:

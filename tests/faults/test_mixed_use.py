@@ -10,7 +10,7 @@ from statistics import median
 import pytest
 
 from nybble import hub
-from nybble.known import DEFAULT
+from nybble.hub.known import DEFAULT
 from tests.long import LONG
 
 ROOT = Path(__file__).parents[2]

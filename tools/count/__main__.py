@@ -14,7 +14,7 @@ from typing import Any
 from nybble import hub
 from nybble.cli.pull import pull
 from nybble.errors import NybbleError
-from nybble.known import KNOWN
+from nybble.hub.known import KNOWN
 from tools import count, replay
 from tools.count import baseline, emulator, peer
 from tools.count.emulator import CountError

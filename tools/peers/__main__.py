@@ -12,7 +12,7 @@ from typing import Any
 from nybble import hub
 from nybble.cli.pull import pull
 from nybble.errors import NybbleError
-from nybble.known import KNOWN
+from nybble.hub.known import KNOWN
 from tools import peers
 from tools.peers import build, measure, report
 

@@ -24,7 +24,7 @@ from typing import Any
 import nybble
 from nybble import hub, machine
 from nybble.cli.pull import pull
-from nybble.known import KNOWN
+from nybble.hub.known import KNOWN
 
 CONTEXT = 512
 CHAT = "What is the capital of France, and of Italy?"  # ten tokens of SmolLM2's

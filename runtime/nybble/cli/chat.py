@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nybble import hub
 from nybble.cli.terminal import cut_short, figures, fitted, print_words, printable, say, valid
 from nybble.errors import ContextError, NybbleError, UsageError
-from nybble.known import DEFAULT
+from nybble.hub.known import DEFAULT
 
 if TYPE_CHECKING:
     from nybble.chat import Chat

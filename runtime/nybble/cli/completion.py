@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from nybble import hub
-from nybble.known import KNOWN
+from nybble.hub.known import KNOWN
 
 if TYPE_CHECKING:
     from nybble.cli.parser import Parser

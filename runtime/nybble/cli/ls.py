@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nybble import hub
 from nybble.cli.terminal import megabytes, printable, say, table
 from nybble.errors import UsageError
-from nybble.known import DEFAULT, KNOWN, KnownModel
+from nybble.hub.known import DEFAULT, KNOWN, KnownModel
 
 if TYPE_CHECKING:
     from nybble.board import Board

@@ -75,7 +75,7 @@ def _kept_packed(name: str) -> str | None:
 def _keep_packed(path: str) -> None:
     """Packs the model at `path` into the file beside it, proves that, and removes the GGUF file."""
     from nybble.cli import pack
-    from nybble.pulling import discard
+    from nybble.hub.pulling import discard
 
     packed = hub.packed_path(path)
     pack.write(path, packed)

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
             raise ModelNotFoundError(f"there is no model {name!r} to remove; nybble ls lists them")
     if not args.yes and not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageError("nobody is there to be asked; give --yes to remove without a question")
-    from nybble import pulling
+    from nybble.hub import pulling
 
     for name in names:
         shown = printable(name)

@@ -28,7 +28,7 @@ from nybble.cli.terminal import (
     valid,
 )
 from nybble.errors import ContextError, ModelNotFoundError, UsageError
-from nybble.known import DEFAULT, KNOWN
+from nybble.hub.known import DEFAULT, KNOWN
 from nybble.options import KV, OVERFLOW
 
 if TYPE_CHECKING:

@@ -1,13 +1,38 @@
-"""A web server on the loopback interface: plain files, and the addresses of Hugging Face's hub."""
+"""Servers on the loopback interface: of plain files, with the addresses of Hugging Face's hub, and
+a package index."""
 
 import hashlib
+import io
 import json
 import threading
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+from tests.hub.small import MEMBER
 
-class Server(ThreadingHTTPServer):
+
+class Loopback(ThreadingHTTPServer):
+    """Serves, in a thread of its own, until it is closed."""
+
+    daemon_threads = True
+
+    def __init__(self, handler):
+        super().__init__(("127.0.0.1", 0), handler)
+        self.thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02})
+        self.thread.start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def close(self):
+        self.shutdown()
+        self.thread.join()
+        self.server_close()
+
+
+class Server(Loopback):
     """Serves `files` (path -> bytes), and what tests set on it:
 
     ranges    : whether a Range is honoured
@@ -18,29 +43,16 @@ class Server(ThreadingHTTPServer):
     requests  : (path, headers) of what was asked
     """
 
-    daemon_threads = True
-
     def __init__(self, files=()):
-        super().__init__(("127.0.0.1", 0), Handler)
         self.files = dict(files)
         self.ranges = self.etags = True
         self.cuts, self.answers, self.requests = [], [], []
         self.before = lambda sent: None
-        self.thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02})
-        self.thread.start()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}"
+        super().__init__(Handler)
 
     def asked(self, name):
         """The values of a header in all requests for files, None where it was not sent."""
         return [headers.get(name) for path, headers in self.requests if "/api/" not in path]
-
-    def close(self):
-        self.shutdown()
-        self.thread.join()
-        self.server_close()
 
     def answer(self, path, headers):
         """What else there is: (status, headers, body), or None."""
@@ -154,3 +166,58 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
+
+
+class Index(Loopback):
+    """A package index of some wheels, by project, served in pieces; counts its downloads."""
+
+    def __init__(self, wheels):
+        self.wheels = wheels
+        self.downloads = []  # projects
+        self.before_end = lambda: None  # called before the last byte of a wheel is sent
+        super().__init__(IndexHandler)
+
+
+class IndexHandler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        kind, project = self.path.strip("/").split("/")[:2]
+        if project not in self.server.wheels:
+            self.send_error(404)
+        elif kind == "simple":
+            name = f"{project.replace('-', '_')}-1.0-py3-none-any.whl"
+            self.answer("text/html", f'<a href="/files/{project}/{name}">{name}</a>'.encode())
+        else:
+            self.server.downloads.append(project)
+            wheel = self.server.wheels[project]
+            self.answer("application/octet-stream", wheel, self.server.before_end)
+
+    def answer(self, kind, body, before_end=lambda: None):
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        try:
+            self.wfile.write(body[:-1])
+            self.wfile.flush()
+            before_end()
+            self.wfile.write(body[-1:])
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the pull was killed, which is what some tests do
+
+    def log_message(self, *_):
+        pass
+
+
+def wheel_of(project, content):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as wheel:
+        info = f"{project.replace('-', '_')}-1.0.dist-info"
+        wheel.writestr(MEMBER, content)
+        wheel.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {project}\nVersion: 1.0\n"
+        )
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+    return file.getvalue()

@@ -16,8 +16,9 @@ import os
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from nybble import hub, web
+from nybble import hub
 from nybble.errors import DownloadError, ModelNotFoundError, UsageError
+from nybble.hub import web
 
 _ENDPOINT = "https://huggingface.co"
 _MAX_PAGES = 50  # of a repository's list of files

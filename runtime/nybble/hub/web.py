@@ -24,7 +24,7 @@ from nybble import __version__
 from nybble.errors import DownloadError
 
 if TYPE_CHECKING:
-    from nybble.pulling import Growing
+    from nybble.hub.pulling import Growing
 
 TRIES = 5  # in a row, without a byte coming
 RETRY_S = 1.0  # before the second of them; doubles with each
@@ -100,7 +100,7 @@ class _BrokenOff(Exception):
 
 
 class Download:
-    """A file that is fetched from a server (a nybble.pulling.Delivery).
+    """A file that is fetched from a server (a nybble.hub.pulling.Delivery).
 
     The folder of the pull holds the file so far and `state.json`: what the server called this
     version of the file, so that another version is never appended to it.

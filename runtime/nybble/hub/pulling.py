@@ -26,7 +26,7 @@ from urllib.parse import quote
 from nybble import hub
 from nybble.disk import free_bytes, sync_folder
 from nybble.errors import DownloadError, UsageError
-from nybble.known import KNOWN
+from nybble.hub.known import KNOWN
 
 Progress = Callable[[int, int], None]
 _CHUNK = 1 << 20  # bytes of the model held in memory while it is summed
@@ -135,7 +135,7 @@ def pull(
     """
     progress, check = on_progress or _silent, on_check or _silent
     if not hub.is_remote(name):
-        hub.known(name)
+        hub.row_of(name)
     asked, name = name, hub.local_name(name) or hub.canonical(name)
     there = _examine(name, check)
     if there is not None and not there.was_damaged:
@@ -206,7 +206,7 @@ def sum_of(file: IO[bytes], digest: hashlib._Hash, progress: Progress) -> None:
 def _delivery_of(name: str, asked: str) -> tuple[str, Delivery]:
     """How to get the model, and its name, which for `hf:OWNER/REPO:FORMAT` names a file now. What
     was asked for may be a URL with more in it than its name."""
-    from nybble import huggingface, pypi, web
+    from nybble.hub import huggingface, pypi, web
 
     row = KNOWN.get(name)
     if row is not None and row.parts:
