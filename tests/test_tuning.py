@@ -116,8 +116,36 @@ def test_a_home_that_takes_no_file_is_no_error(path, tried, monkeypatch):
     os.unlink(hub.tune_path(path))
     os.mkdir(hub.tune_path(path))
     assert nybble.load(path).tune is not None
-    left = os.listdir(os.path.dirname(hub.tune_path(path)))
-    assert not [name for name in left if name.endswith(f".{os.getpid()}")]
+    assert not [name for name in kept() if name.endswith(".part")]
+
+
+def test_no_link_is_followed(path, tried, tmp_path):
+    """In a cache that others write to, one might lead to a file of this user's."""
+    mine = tmp_path / "mine"
+    mine.write_text("precious")
+    nybble.load(path)
+    place = hub.tune_path(path)
+    os.unlink(place)
+    for name in (f"{place}.part", f"{place}.{os.getpid()}"):
+        os.symlink(mine, name)
+    assert nybble.load(path).tune is not None
+    assert mine.read_text() == "precious"
+
+
+def kept():
+    return sorted(os.listdir(os.path.join(hub.cache_folder(), "packed")))
+
+
+def test_a_packed_file_is_tried_once(path, tried, tmp_path):
+    """Where it is all there is, nothing has made the cache."""
+    found, calls = tried
+    packed = str(tmp_path / "alone.nyb")
+    assert main(["pack", path, "-o", packed]) == 0
+    assert not os.path.exists(hub.cache_folder())
+    for _ in range(2):
+        assert nybble.load(packed).tune == found[0]
+    assert len(calls) == 1
+    assert kept() == [os.path.basename(hub.tune_path(packed))]
 
 
 def test_removing_a_model_removes_it(path, tried):

@@ -109,16 +109,16 @@ def _kept(place: str, threads: int) -> tuple[bool, Tune | None]:
 
 def _keep(place: str, threads: int, found: Tune | None) -> None:
     """Keeps it, if that can be: trying again is all that it saves."""
+    from nybble.disk import part_of
+
     words = "-" if found is None else " ".join(map(str, found))
-    part = f"{place}.{os.getpid()}"
+    text = os.fsencode(f"{_here(threads)}\n{words}\n")
     with contextlib.suppress(OSError):
-        try:
-            with open(part, "w", encoding="utf-8") as file:
-                file.write(f"{_here(threads)}\n{words}\n")
-            os.replace(part, place)
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(part)
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        with part_of(place, len(text), lambda: False) as part:
+            assert part is not None
+            part.write(text)
+            part.flush()
 
 
 # -- trying
