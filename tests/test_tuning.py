@@ -41,6 +41,14 @@ def path(tmp_path):
 
 
 @pytest.fixture
+def idle(monkeypatch):
+    """Trials cannot tell how busy the machine is: a call takes no time, and nobody is late."""
+    clock = itertools.count()
+    monkeypatch.setattr(tuning, "perf_counter", lambda: next(clock) / 1e6)
+    monkeypatch.setattr(native, "solo_calls", lambda: 0)
+
+
+@pytest.fixture
 def tried(monkeypatch):
     """What a trial finds, and how often there was one."""
     found = [Tune(1, 2, "ref", 3)]
@@ -151,6 +159,22 @@ def test_a_packed_file_is_tried_once(path, tried, tmp_path):
         assert nybble.load(packed).tune == found[0]
     assert len(calls) == 1
     assert kept() == [os.path.basename(hub.tune_path(packed))]
+
+
+def test_a_context_without_room_for_a_prompt(path, tried, monkeypatch):
+    """Nothing is tried there; what a longer one has found is used."""
+    found, calls = tried
+    for context in (1, 8, 15):
+        assert nybble.load(path, context=context).tune is None
+    assert calls == []
+    assert nybble.load(path, context=16).tune == found[0]
+    assert nybble.load(path, context=8).tune == found[0]
+
+
+@pytest.mark.parametrize("context", [1, 2, 15, 16, 17])
+def test_the_shortest_contexts_are_loaded(path, idle, context):
+    """By real trials, where there are any."""
+    assert (nybble.load(path, context=context).tune is None) == (context < 16)
 
 
 def test_removing_a_model_removes_it(path, tried):
@@ -345,8 +369,7 @@ def test_the_quicker_level_wins(tried_on, monkeypatch):
     assert tried_on(Machine(2, lambda n, threads, level: 0.01))[:3] == (1, 1, "ref")
 
 
-def test_trying_leaves_nothing_behind(engine, monkeypatch):
-    """However busy the machine: time stands still for the trial, and nobody is told of late."""
+def test_trying_leaves_nothing_behind(engine, idle, monkeypatch):
     lengths = []
 
     class Counted(Sequence):
@@ -355,10 +378,9 @@ def test_trying_leaves_nothing_behind(engine, monkeypatch):
             super().feed(ids)
 
     monkeypatch.setattr(tuning, "Sequence", Counted)
-    clock = itertools.count()
-    monkeypatch.setattr(tuning, "perf_counter", lambda: next(clock) / 1e6)
-    monkeypatch.setattr(native, "solo_calls", lambda: 0)
-    assert isinstance(tuning._tried(engine), Tune)
+    found = tuning._tried(engine)
+    assert found is not None
+    assert found.rounds > 0
     assert max(lengths) == 16
     assert Sequence(engine).ids == []
     assert not any(bytes(engine.kv.view()))

@@ -59,13 +59,15 @@ def is_wanted() -> bool:
 
 def tuned(path: str, engine: Engine) -> Tune | None:
     """Has the engine of the model at `path` run with what was found for it on this machine, now or
-    before. None where there is nothing to choose, or the machine was busy: then it is tried again
-    in an hour."""
+    before. None where there is nothing to choose, a prompt of some length has no room, or the
+    machine was busy: then it is tried again in an hour."""
     if not is_wanted() or engine.threads == 1:
         return None
     place = hub.tune_path(path)
     is_known, found = _kept(place, engine.threads)
     if not is_known:
+        if min(engine.context, engine.chunk, engine.weights.program.vocab) < _PROMPT:
+            return None
         found = _tried(engine)
         _keep(place, engine.threads, found)
     if found is not None:
