@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import os
@@ -14,6 +15,7 @@ from nybble import board, hub, packing, tuning
 from nybble._core import native
 from nybble._core.sequence import Sequence
 from nybble.cli import main
+from nybble.cli.pull import _keep_packed
 from nybble.errors import CpuError, UsageError
 from nybble.known import KNOWN
 from nybble.tuning import Tune
@@ -97,9 +99,9 @@ def test_what_is_kept_is_not_trusted(path, tried, line):
     nybble.load(path)
     place = hub.tune_path(path)
     with open(place, encoding="utf-8") as file:
-        here = file.readline()
+        here, _, model = file
     with open(place, "w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(f"{here}{line}\n")
+        file.write(f"{here}{line}\n{model}")
     assert nybble.load(path).tune == found[0]
     assert len(calls) == 2
 
@@ -177,13 +179,40 @@ def test_the_shortest_contexts_are_loaded(path, idle, context):
     assert (nybble.load(path, context=context).tune is None) == (context < 16)
 
 
-def test_removing_a_model_removes_it(path, tried):
+@pytest.mark.parametrize("way", ["rm", "rm packed", "pull --pack"])
+def test_what_removes_a_model_removes_it(path, tried, way):
     os.makedirs(hub.models_folder(), exist_ok=True)
-    os.rename(path, hub.path_of("mine"))
-    nybble.load("mine")
-    assert os.path.isfile(hub.tune_path(hub.path_of("mine")))
-    assert main(["rm", "mine", "--yes"]) == 0
-    assert kept() == []
+    mine = hub.path_of("mine")
+    os.rename(path, mine)
+    assert nybble.load("mine").tune is not None
+    assert os.path.isfile(hub.tune_path(mine))
+    if way != "rm":
+        _keep_packed(mine)
+        assert kept() == []
+    if way == "rm packed":
+        assert nybble.load("mine").tune is not None
+        assert kept() == [os.path.basename(hub.tune_path(hub.packed_path(mine)))]
+    if way != "pull --pack":
+        assert main(["rm", "mine", "--yes"]) == 0
+        assert kept() == []
+
+
+def test_what_is_left_of_models_that_are_gone_goes(path, tried, tmp_path):
+    """With the next copy that is made; of what is there it stays, and what somebody works on."""
+    gone, there = str(tmp_path / "gone.gguf"), str(tmp_path / "there\n1.gguf")
+    for one in (gone, there):
+        tiny_model(one, layers=1)
+        nybble.load(one)
+    os.unlink(gone)
+    folder = os.path.dirname(hub.tune_path(path))
+    for name in ("junk-00000000.tune", "left-00000000.tune.part"):
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(b"by another nybble")
+    with open(os.path.join(folder, "busy-00000000.tune.part"), "wb") as busy:
+        fcntl.flock(busy, fcntl.LOCK_EX)
+        nybble.load(path)
+    stays = [*(f(one) for one in (there, path) for f in (hub.tune_path, hub.copy_path)), busy.name]
+    assert kept() == sorted(map(os.path.basename, stays))
 
 
 @pytest.mark.parametrize(

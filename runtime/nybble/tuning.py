@@ -69,7 +69,7 @@ def tuned(path: str, engine: Engine) -> Tune | None:
         if min(engine.context, engine.chunk, engine.weights.program.vocab) < _PROMPT:
             return None
         found = _tried(engine)
-        _keep(place, engine.threads, found)
+        _keep(place, path, engine.threads, found)
     if found is not None:
         _use(engine, found)
     return found
@@ -90,7 +90,14 @@ def all_kept() -> Iterator[tuple[str, Tune]]:
                     yield entry.removesuffix(hub.TUNE).rpartition("-")[0], kept
 
 
-# -- kept: a line that names the machine, as it is used, and one of what was found, "-" for nothing
+def is_of_use(place: str) -> bool:
+    """Whether the model is there that the file at `place` was kept for."""
+    lines = _lines(place)
+    return lines is not None and os.path.isfile(lines[2])
+
+
+# -- kept: a line that names the machine, as it is used, one of what was found, "-" for nothing, and
+#    the model's path
 
 
 def _here(threads: int) -> str:
@@ -100,14 +107,14 @@ def _here(threads: int) -> str:
     return f"2; {machine.cpu_name()}; cpus {cpus}; quota {quota}; {levels}; threads {threads}"
 
 
-def _lines(place: str) -> tuple[str, str] | None:
+def _lines(place: str) -> tuple[str, str, str] | None:
     """What is kept at `place`; anything may be in the file."""
     try:
         with open(place, "rb") as file:
-            here, found = os.fsdecode(file.read(65_536)).splitlines()
+            here, found, path = os.fsdecode(file.read(65_536)).split("\n", 2)
     except (OSError, ValueError):
         return None
-    return here, found
+    return here, found, path.removesuffix("\n")
 
 
 def _kept(place: str, threads: int) -> tuple[bool, Tune | None]:
@@ -128,12 +135,12 @@ def _kept(place: str, threads: int) -> tuple[bool, Tune | None]:
         return False, None
 
 
-def _keep(place: str, threads: int, found: Tune | None) -> None:
+def _keep(place: str, path: str, threads: int, found: Tune | None) -> None:
     """Keeps it, if that can be: trying again is all that it saves."""
     from nybble.disk import part_of
 
     words = "-" if found is None else " ".join(map(str, found))
-    text = os.fsencode(f"{_here(threads)}\n{words}\n")
+    text = os.fsencode(f"{_here(threads)}\n{words}\n{os.path.realpath(path)}\n")
     with contextlib.suppress(OSError):
         os.makedirs(os.path.dirname(place), exist_ok=True)
         with part_of(place, len(text), lambda: False) as part:
