@@ -127,10 +127,13 @@ def test_a_busy_machine_is_asked_again_in_an_hour(path, tried):
 
 
 def test_a_home_that_takes_no_file_is_no_error(path, tried, monkeypatch):
+    """Nothing is tried there: it would be at every start."""
+    _, calls = tried
     nybble.load(path)
     os.unlink(hub.tune_path(path))
     os.mkdir(hub.tune_path(path))
-    assert nybble.load(path).tune is not None
+    assert nybble.load(path).tune is None
+    assert len(calls) == 1
     assert not [name for name in kept() if name.endswith(".part")]
 
 
@@ -143,7 +146,7 @@ def test_no_link_is_followed(path, tried, tmp_path):
     os.unlink(place)
     for name in (f"{place}.part", f"{place}.{os.getpid()}"):
         os.symlink(mine, name)
-    assert nybble.load(path).tune is not None
+    nybble.load(path)
     assert mine.read_text() == "precious"
 
 
@@ -171,6 +174,32 @@ def test_a_context_without_room_for_a_prompt(path, tried, monkeypatch):
     assert calls == []
     assert nybble.load(path, context=16).tune == found[0]
     assert nybble.load(path, context=8).tune == found[0]
+
+
+def test_a_user_without_a_home_runs_a_packed_file(path, tried, tmp_path, monkeypatch, capsys):
+    """Nothing is tried where it cannot be kept."""
+    packed = str(tmp_path / "alone.nyb")
+    assert main(["pack", path, "-o", packed]) == 0
+    for name in ("NYBBLE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert nybble.load(packed).tune is None
+    assert list(tuning.all_kept()) == []
+
+
+def test_a_trial_that_was_killed_is_not_begun_again_at_once(path, monkeypatch):
+    """Nor does another process begin one meanwhile."""
+    calls = []
+
+    def tried(engine):
+        calls.append(engine)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tuning, "_tried", tried)
+    with pytest.raises(KeyboardInterrupt):
+        nybble.load(path)
+    assert nybble.load(path).tune is None
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("context", [1, 2, 15, 16, 17])

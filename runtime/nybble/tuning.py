@@ -63,14 +63,20 @@ def is_wanted() -> bool:
 
 def tuned(path: str, engine: Engine) -> Tune | None:
     """Has the engine of the model at `path` run with what was found for it on this machine, now or
-    before. None where there is nothing to choose, a prompt of some length has no room, or the
-    machine was busy: then it is tried again in an hour."""
+    before. None where there is nothing to choose, a prompt of some length has no room, nothing can
+    be kept, or the machine was busy: then it is tried again in an hour."""
     if not is_wanted() or engine.threads == 1:
         return None
-    place = hub.tune_path(path)
+    try:
+        place = hub.tune_path(path)
+    except UsageError:  # this user has no home
+        return None
     is_known, found = _kept(place, engine.threads)
     if not is_known:
         if min(engine.context, engine.chunk, engine.weights.program.vocab) < _PROMPT:
+            return None
+        # First that nothing is, so that it is not tried at every start, nor by two at once.
+        if not _keep(place, path, engine.threads, None):
             return None
         found = _tried(engine)
         _keep(place, path, engine.threads, found)
@@ -85,8 +91,8 @@ def _use(engine: Engine, tune: Tune) -> None:
 
 def all_kept() -> Iterator[tuple[str, Tune]]:
     """(name, what was found) of every model that was tuned on this machine, as it is now."""
-    folder = os.path.join(hub.cache_folder(), "packed")
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UsageError):
+        folder = os.path.join(hub.cache_folder(), "packed")
         for entry in sorted(os.listdir(folder)):
             if entry.endswith(hub.TUNE):
                 _, kept = _kept(os.path.join(folder, entry), machine.default_threads())
@@ -139,18 +145,21 @@ def _kept(place: str, threads: int) -> tuple[bool, Tune | None]:
         return False, None
 
 
-def _keep(place: str, path: str, threads: int, found: Tune | None) -> None:
-    """Keeps it, if that can be: trying again is all that it saves."""
+def _keep(place: str, path: str, threads: int, found: Tune | None) -> bool:
+    """Keeps it, if that can be; whether it could."""
     from nybble.disk import part_of
 
     words = "-" if found is None else " ".join(map(str, found))
     text = os.fsencode(f"{_here(threads)}\n{words}\n{os.path.realpath(path)}\n")
-    with contextlib.suppress(OSError):
+    try:
         os.makedirs(os.path.dirname(place), exist_ok=True)
         with part_of(place, len(text), lambda: False) as part:
             assert part is not None
             part.write(text)
             part.flush()
+    except OSError:
+        return False
+    return True
 
 
 # -- trying
