@@ -454,7 +454,13 @@ def test_a_team_that_got_smaller_says_nothing(tried_on, monkeypatch):
     monkeypatch.setattr(native, "solo_calls", lambda: next(calls))
     machine = Machine(4, lambda n, threads, level: 0.01)
     assert tried_on(machine) is None
-    assert machine.now <= 3.1
+    assert machine.now <= 1.1
+
+
+def test_threads_that_waited_for_the_disk_may_come_late(tried_on, monkeypatch):
+    machine = Machine(4, limited(1e8, 3.0, 2, 4, 1.8), first=20.0)
+    monkeypatch.setattr(native, "solo_calls", lambda: int(len(machine.calls) > 1))
+    assert tried_on(machine)[:3] == (2, 4, BEST)
 
 
 def test_a_team_that_gets_smaller_later_says_nothing(tried_on, monkeypatch):

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from itertools import count
 from math import inf
 from time import perf_counter, time
 from typing import NamedTuple
@@ -268,17 +269,18 @@ class _Trial:
         return tunes[chosen], least[chosen]
 
     def awake(self, tune: Tune, n: int) -> float:
-        """How long a call takes once all threads work: those that slept come late, and after that
-        one works alone for a while."""
-        end = min(self.end, perf_counter() + _MOST_SECONDS)
-        while True:
+        """How long a call takes once all threads work: those that slept come late, or wait for the
+        disk, and after that one works alone for a while."""
+        end = min(self.end, perf_counter() + _SECONDS)
+        for tries in count(1):
             alone = native.solo_calls()
             self.seconds(tune, n)
             second = self.seconds(tune, n)
             if native.solo_calls() == alone:
                 return second
-            if perf_counter() > end:
-                raise _BusyError
+            if tries > 1 and perf_counter() > end:
+                break
+        raise _BusyError
 
     def seconds(self, tune: Tune, n: int) -> float:
         """How long a call of `n` tokens takes, of any, from an empty cache on."""
