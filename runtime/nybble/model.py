@@ -105,8 +105,8 @@ class Model:
     threads      : threads of the engine
     vocab, dim   : number of logits of a token, and of elements of a hidden state
     plan         : what it takes in memory, nybble.planning.Plan
-    tune         : what was found to be quick on this machine, nybble.tuning.Tune; None if all
-                   threads are used
+    tune         : what was found to be quick on this machine, nybble.tuning.Tune; None if nothing
+                   was, and all threads are used
     notice       : what a user should know of how the model was loaded; "" for nothing
     weights      : the packed weights and their program, for tools
     engine       : the program bound to this machine, for tools

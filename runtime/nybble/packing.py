@@ -229,13 +229,15 @@ def make_copy(reading: Reading, on_progress: Progress | None = None) -> str:
 
 def _remove_orphans(folder: str) -> None:
     """Removes copies of files that are gone or have changed, those that this nybble does not read,
-    and what processes left that were killed while they packed."""
+    what was found by trying models that are gone, and what processes left that were killed."""
+    from nybble import tuning
     from nybble.disk import remove_left
 
     for entry in _entries(folder):
-        if entry.endswith(f"{hub.PACKED}.part"):
+        if entry.endswith((f"{hub.PACKED}.part", f"{hub.TUNE}.part")):
             remove_left(entry)
-        if entry.endswith(hub.PACKED) and not _is_of_use(entry):
+        is_left = entry.endswith(hub.PACKED) and not _is_of_use(entry)
+        if is_left or (entry.endswith(hub.TUNE) and not tuning.is_of_use(entry)):
             with contextlib.suppress(OSError):  # another process was faster
                 os.unlink(entry)
 

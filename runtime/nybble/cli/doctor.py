@@ -103,9 +103,11 @@ def _as_text(found: dict[str, Any]) -> list[str]:
     lines.append(f"quota     {quota}, by the control group")
     lines.append(f"threads   {found['threads']} by default")
     for name, tune in found["tunes"].items():
+        how = {0: "not tried, as a token takes long", 1: "by trial, once each"}
         lines.append(
-            f"{_INDENT}{printable(name)}, by trial: decode {tune['decode_threads']}, "
-            f"prefill {tune['prefill_threads']}, {tune['level']} rows"
+            f"{_INDENT}{printable(name)}, {how.get(tune['rounds'], 'by trial')}: "
+            f"decode {tune['decode_threads']}, prefill {tune['prefill_threads']}, "
+            f"{tune['level']} rows"
         )
     lines.append("memory    " + ", ".join(f"{size} {name}" for name, size in memory.items()))
     forced = f"; NYBBLE_ISA={found['isa']} forces one" if found["isa"] else ""

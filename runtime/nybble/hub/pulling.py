@@ -175,7 +175,9 @@ def remove(name: str, on_wait: Callable[[], None] | None = None) -> int:
         _wait_for(lock, on_wait)
         nbytes = sum(size for other, _, size in hub.unfinished() if other == name)
         shutil.rmtree(_folder_of(name), ignore_errors=True)
-        for file in (path, hub.packed_path(path), hub.copy_path(path), hub.tune_path(path)):
+        packed = hub.packed_path(path)
+        tunes = hub.tune_path(path), hub.tune_path(packed)
+        for file in (path, packed, hub.copy_path(path), *tunes):
             if os.path.lexists(file):
                 nbytes += os.lstat(file).st_size
                 os.unlink(file)
@@ -188,9 +190,9 @@ def remove(name: str, on_wait: Callable[[], None] | None = None) -> int:
 
 
 def discard(path: str) -> None:
-    """Removes a model's GGUF file, with its sum and its packed copy in the cache: the model is kept
+    """Removes a model's GGUF file, with its sum and what the cache has of it: the model is kept
     packed beside it."""
-    for file in (path, _record_of(path), hub.copy_path(path)):
+    for file in (path, _record_of(path), hub.copy_path(path), hub.tune_path(path)):
         if os.path.lexists(file):
             os.unlink(file)
 
