@@ -66,7 +66,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         held = planning.INTERPRETER
         budget = planning.on_board(board, args.memory)
-        threads = model.threads_of(args.threads or board.clusters[0].cores)
+        threads = model.threads_of(
+            board.clusters[0].cores if args.threads is None else args.threads
+        )
     reading = packing.read(path)
     plan = planning.plan(
         reading,
