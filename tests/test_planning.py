@@ -130,8 +130,12 @@ def test_adapting_takes_the_largest_context_that_fits(tiny):
     assert "not 512" in plan.notice
     with pytest.raises(BudgetError):
         planned(tiny, 10 * MIB, on_exceed="adapt")
+
+
+@pytest.mark.parametrize("on_exceed", ["tell", "shrug", None, ["adapt"]])
+def test_who_loads_may_refuse_or_adapt_and_nothing_else(tiny, on_exceed):
     with pytest.raises(UsageError, match="on_exceed must be 'refuse' or 'adapt'"):
-        planned(tiny, budget, on_exceed="shrug")
+        nybble.load(tiny, memory="1MiB", on_exceed=on_exceed)
 
 
 def test_an_adapted_model_says_so_and_runs(tiny, monkeypatch):

@@ -12,7 +12,7 @@ from nybble._core.sequence import Engine, Sequence
 from nybble.chat import Chat
 from nybble.errors import ContextError, TemplateError, UsageError
 from nybble.known import DEFAULT
-from nybble.options import OVERFLOW, Options, checked, flag, recommended, whole
+from nybble.options import ON_EXCEED, OVERFLOW, Options, checked, flag, recommended, whole
 from nybble.reply import Reply
 from nybble.sequences import Sequences
 from nybble.shift import Shift, prefix_of
@@ -134,6 +134,8 @@ class Model:
         if not isinstance(overflow, str) or overflow not in OVERFLOW:
             raise UsageError(f"overflow must be 'error' or 'shift', not {overflow!r:.40}")
         self.overflow = overflow
+        if not isinstance(on_exceed, str) or on_exceed not in ON_EXCEED:
+            raise UsageError(f"on_exceed must be 'refuse' or 'adapt', not {on_exceed!r:.40}")
         if on_progress is not None and not callable(on_progress):
             raise UsageError(f"on_progress must be a function, not {on_progress!r:.60}")
         reading = packing.read(path)

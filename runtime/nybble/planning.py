@@ -149,15 +149,12 @@ def plan(
     budget    : bytes that the process may hold, and who says so
     held      : bytes that it holds already
     on_exceed : "refuse": BudgetError if it does not fit. "adapt": then v8 is taken for f16 and, if
-                that is not enough, a smaller context, if one fits. "tell": the plan is returned,
-                whether it fits or not
+                that is not enough, a smaller context, if one fits. "tell", which only tools may
+                say: the plan is returned, whether it fits or not
     kv        : "f16", "v8", "int8", or "auto": f16 if it fits, else v8
 
     A smaller prefill chunk, which changes no token, is tried first in any case.
     """
-    if on_exceed not in ("refuse", "adapt", "tell"):
-        raise UsageError(f"on_exceed must be 'refuse' or 'adapt', not {on_exceed!r:.40}")
-
     if not isinstance(kv, str) or kv not in KV:
         raise UsageError(f"kv must be 'f16', 'v8', 'int8' or 'auto', not {kv!r:.40}")
     may_be_v8 = kv == "auto" or (kv == "f16" and on_exceed == "adapt")
