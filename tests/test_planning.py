@@ -1,5 +1,6 @@
 """The memory plan: what it counts, how a model is made to fit, and that the kernel agrees."""
 
+import numpy as np
 import pytest
 
 import nybble
@@ -23,7 +24,7 @@ def planned(path, budget, context=512, sequences=1, on_exceed="refuse", kv="f16"
         context=context,
         sequences=sequences,
         threads=1,
-        budget=(budget, "test"),
+        budget=planning.Budget(budget, "test", "ask the test for more"),
         held=10 * MIB,
         on_exceed=on_exceed,
         kv=kv,
@@ -41,6 +42,7 @@ def planned(path, budget, context=512, sequences=1, on_exceed="refuse", kv="f16"
         ("100 MB", 100_000_000),
         ("512", 512),
         ("7kb", 7000),
+        (np.int64(12345), 12345),
     ],
 )
 def test_amounts(amount, nbytes):
@@ -48,7 +50,24 @@ def test_amounts(amount, nbytes):
 
 
 @pytest.mark.parametrize(
-    "amount", ["", "MiB", "-3MiB", "3 apples", "1e400", "nan", "inf g", 0, -1, True, 1.5, None, []]
+    "amount",
+    [
+        "",
+        "MiB",
+        "-3MiB",
+        "3 apples",
+        "1e400",
+        "nan",
+        "inf g",
+        "1_0MiB",
+        "\u0663MiB",
+        0,
+        -1,
+        True,
+        1.5,
+        None,
+        [],
+    ],
 )
 def test_what_is_no_amount(amount):
     with pytest.raises(UsageError, match="memory must be an amount such as 300MiB"):
@@ -57,15 +76,23 @@ def test_what_is_no_amount(amount):
 
 def test_who_says_how_much(monkeypatch):
     monkeypatch.delenv("NYBBLE_MEMORY", raising=False)
-    nbytes, who = planning.budget_of(None, 5 * MIB)
-    assert nbytes >= 5 * MIB
-    assert who.startswith(("what the machine", "its"))
+    budget = planning.budget_of(None, 5 * MIB)
+    assert budget.nbytes >= 5 * MIB
+    assert budget.who.startswith(("what the machine", "its"))
     monkeypatch.setenv("NYBBLE_MEMORY", "77MiB")
-    assert planning.budget_of(None, 0) == (77 * MIB, "NYBBLE_MEMORY")
-    assert planning.budget_of("99MiB", 0) == (99 * MIB, "memory")
+    assert planning.budget_of(None, 0)[:2] == (77 * MIB, "NYBBLE_MEMORY")
+    assert planning.budget_of("99MiB", 0)[:2] == (99 * MIB, "memory")
     monkeypatch.setenv("NYBBLE_MEMORY", "lots")
     with pytest.raises(UsageError, match="NYBBLE_MEMORY must be an amount"):
         planning.budget_of(None, 0)
+
+
+def test_more_is_asked_of_who_said_how_much(monkeypatch):
+    monkeypatch.delenv("NYBBLE_MEMORY", raising=False)
+    assert planning.budget_of("60MiB", 0).way_out == "allow more (memory=, --memory)"
+    assert planning.budget_of(None, 0).way_out in ("close other programs", "raise that limit")
+    monkeypatch.setenv("NYBBLE_MEMORY", "60MiB")
+    assert planning.budget_of(None, 0).way_out == "allow more"
 
 
 def test_a_plan_adds_up(tiny):
@@ -99,7 +126,8 @@ def least_memory(path, monkeypatch, chunk):
     monkeypatch.setattr(planning, "_CHUNKS", (chunk,))
     threads = machine.default_threads()
     plan = planning.plan(
-        packing.read(path), context=512, sequences=1, threads=threads, budget=(1, ""),
+        packing.read(path), context=512, sequences=1, threads=threads, 
+        budget=planning.Budget(1, "", ""),
         held=10 * MIB, on_exceed="tell",
     )  # fmt: skip
     monkeypatch.undo()
@@ -116,8 +144,12 @@ def test_what_does_not_fit_is_refused_with_the_numbers_and_a_way_out(tiny):
     assert "tiny.gguf needs" in said
     assert "(test)" in said
     assert "fits (--context " in said
-    with pytest.raises(BudgetError, match="no context makes it fit"):
+    one_page = planned(tiny, 1, context=128, on_exceed="tell").total_bytes / MIB
+    told = f"of 128 takes {one_page:.1f} MiB: ask the test for more, or take a smaller model"
+    with pytest.raises(BudgetError, match=f"no context makes it fit, for one {told}"):
         planned(tiny, 10 * MIB)
+    with pytest.raises(BudgetError, match="one of 100 takes"):
+        planned(tiny, 10 * MIB, context=100)
 
 
 def test_adapting_takes_the_largest_context_that_fits(tiny):
@@ -305,5 +337,7 @@ def test_plan_refuses_nonsense(tiny, flags, code, capsys):
 def test_run_takes_a_budget(tiny, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", None)
     assert main(["run", tiny, "abc", "--memory", "3MiB", "--max-tokens", "3"]) == 3
-    assert "needs" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "needs" in said
+    assert "allow more (memory=, --memory)" in said
     assert main(["run", tiny, "abc", "--memory", "2GiB", "--max-tokens", "3"]) == 0

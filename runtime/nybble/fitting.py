@@ -34,7 +34,7 @@ def fit(row: KnownModel, board: Board) -> Fit:
     """How a known model does on a board. NybbleError if its file is here and damaged."""
     is_here = hub.is_pulled(row.name)
     total, read = _planned(row, board) if is_here else _estimated(row)
-    budget, _ = planning.on_board(board, None)
+    budget = planning.on_board(board, None).nbytes
     rate = board.read_gb_s * 1e9 / read if board.read_gb_s else None
     return Fit(total, is_here, total <= budget, rate)
 

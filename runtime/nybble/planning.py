@@ -8,6 +8,7 @@ check it. A plan is made of metadata alone.
 from __future__ import annotations
 
 import os
+from _operator import index
 from typing import Any, NamedTuple
 
 from nybble import machine
@@ -44,6 +45,14 @@ class Line(NamedTuple):
 
     what: str
     nbytes: int
+
+
+class Budget(NamedTuple):
+    """Bytes that a process may hold, who says so, and how there could be more."""
+
+    nbytes: int
+    who: str
+    way_out: str
 
 
 class Plan:
@@ -139,14 +148,14 @@ def plan(
     context: int,
     sequences: int,
     threads: int,
-    budget: tuple[int, str],
+    budget: Budget,
     held: int,
     on_exceed: str = "refuse",
     kv: str = "f16",
 ) -> Plan:
     """The plan of a model that has been opened, within a budget.
 
-    budget    : bytes that the process may hold, and who says so
+    budget    : what the process may hold
     held      : bytes that it holds already
     on_exceed : "refuse": BudgetError if it does not fit. "adapt": then v8 is taken for f16 and, if
                 that is not enough, a smaller context, if one fits. "tell", which only tools may
@@ -166,7 +175,7 @@ def plan(
         for kind in (asked, "v8") if may_be_v8 else (asked,):
             for chunk in _CHUNKS:
                 tried = _plan(reading.program, fixed, context, sequences, threads, chunk, kind)
-                tried.budget_bytes, tried.budget = budget
+                tried.budget_bytes, tried.budget = budget.nbytes, budget.who
                 tried.asked_kv = asked
                 if tried.fits:
                     return tried
@@ -176,52 +185,59 @@ def plan(
     if whole.fits or on_exceed == "tell":
         return whole
     largest = _largest_context(made, context)
-    if largest is None or on_exceed == "refuse":
-        raise BudgetError(_refusal(reading, whole, largest))
+    if largest is None:
+        least = made(min(context, _PAGE))
+        raise BudgetError(_refusal(reading, whole, _ways_to_more(least, budget)))
+    if on_exceed == "refuse":
+        raise BudgetError(_refusal(reading, whole, _ways_to_less(whole, largest)))
     largest.asked_context = context
     return largest
 
 
-def budget_of(memory: int | str | None, held: int) -> tuple[int, str]:
-    """How many bytes the process may hold, and who says so: `memory`, bytes or a text such as
-    "300MiB"; else $NYBBLE_MEMORY; else what the machine can give, less what is left to others.
+def budget_of(memory: int | str | None, held: int) -> Budget:
+    """What the process may hold: `memory`, bytes or a text such as "300MiB"; else $NYBBLE_MEMORY;
+    else what the machine can give, less what is left to others.
 
     held : bytes that the process holds already
     """
     if memory is not None:
-        return nbytes_of("memory", memory), "memory"
+        return Budget(nbytes_of("memory", memory), "memory", "allow more (memory=, --memory)")
     if os.environ.get("NYBBLE_MEMORY"):
-        return nbytes_of("NYBBLE_MEMORY", os.environ["NYBBLE_MEMORY"]), "NYBBLE_MEMORY"
-    free, what = machine.free_memory(HEADROOM)
-    return held + free, what
+        nbytes = nbytes_of("NYBBLE_MEMORY", os.environ["NYBBLE_MEMORY"])
+        return Budget(nbytes, "NYBBLE_MEMORY", "allow more")
+    return Budget(*machine.may_hold(held, HEADROOM))
 
 
 def nbytes_of(name: str, amount: int | str) -> int:
-    """A number of bytes, from an int or a text such as "300MiB", "1.5 GB" or "1g" (as MiB, GiB).
+    """A number of bytes, from a whole number or a text such as "300MiB", "1.5 GB" or "1g" (as GiB).
     UsageError if it is none."""
-    if isinstance(amount, int) and not isinstance(amount, bool):
-        nbytes = amount
-    elif isinstance(amount, str):
-        text = amount.strip().lower()
-        number = text.rstrip("abcdefghijklmnopqrstuvwxyz ")
-        unit = text[len(number) :].strip()
-        unit = {"k": "kib", "m": "mib", "g": "gib", "b": ""}.get(unit, unit)
-        try:
-            nbytes = int(float(number) * UNITS[unit])
-        except (KeyError, ValueError, OverflowError):
-            nbytes = -1
-    else:
+    try:
+        nbytes = _in_bytes(amount) if isinstance(amount, str) else index(amount)
+    except (TypeError, KeyError, ValueError, OverflowError):
+        nbytes = -1
+    if isinstance(amount, bool):
         nbytes = -1
     if not 0 < nbytes < 1 << 50:
         raise UsageError(f"{name} must be an amount such as 300MiB, not {amount!r:.40}")
     return nbytes
 
 
-def on_board(board: Board, memory: int | str | None) -> tuple[int, str]:
+def _in_bytes(amount: str) -> int:
+    text = amount.strip().lower()
+    number = text.rstrip("abcdefghijklmnopqrstuvwxyz ")
+    unit = text[len(number) :].strip()
+    unit = {"k": "kib", "m": "mib", "g": "gib", "b": ""}.get(unit, unit)
+    if "_" in number or not number.isascii():  # float() takes them
+        raise ValueError
+    return int(float(number) * UNITS[unit])
+
+
+def on_board(board: Board, memory: int | str | None) -> Budget:
     """The budget on a board: `memory`, or what the least one has, less what is left to others."""
     if memory is not None:
-        return nbytes_of("memory", memory), "memory"
-    return board.memory_mib[0] * MIB - HEADROOM, f"{board.name} with {board.memory_mib[0]:,} MiB"
+        return budget_of(memory, 0)
+    who = f"{board.name} with {board.memory_mib[0]:,} MiB"
+    return Budget(board.memory_mib[0] * MIB - HEADROOM, who, "take one with more")
 
 
 def _fixed(reading: Reading, held: int) -> list[Line]:
@@ -281,18 +297,26 @@ def _largest_context(made: Any, context: int) -> Plan | None:
     return best
 
 
-def _refusal(reading: Reading, whole: Plan, largest: Plan | None) -> str:
+def _refusal(reading: Reading, whole: Plan, ways_out: str) -> str:
     name = os.path.basename(reading.file.path)
-    said = (
-        f"{name} needs {_mib(whole.total_bytes)} with a context of {whole.context:,} "
-        f"tokens, and may take {_mib(whole.budget_bytes)} ({whole.budget})"
-    )
-    smaller = ", more of it with values in 8 bits (--kv v8)" if whole.kv == "f16" else ""
-    if largest is None:
-        return f"{said}; no context makes it fit: take a smaller model, or close other programs"
     return (
-        f"{said}; a context of {largest.context:,} fits (--context {largest.context}, "
+        f"{name} needs {_mib(whole.total_bytes)} with a context of {whole.context:,} tokens, and "
+        f"may take {_mib(whole.budget_bytes)} ({whole.budget}); {ways_out}"
+    )
+
+
+def _ways_to_less(whole: Plan, largest: Plan) -> str:
+    smaller = ", more of it with values in 8 bits (--kv v8)" if whole.kv == "f16" else ""
+    return (
+        f"a context of {largest.context:,} fits (--context {largest.context}, "
         f"{_mib(largest.total_bytes)}){smaller}, or take a smaller model"
+    )
+
+
+def _ways_to_more(least: Plan, budget: Budget) -> str:
+    return (
+        f"no context makes it fit, for one of {least.context:,} takes "
+        f"{_mib(least.total_bytes)}: {budget.way_out}, or take a smaller model"
     )
 
 
