@@ -7,12 +7,13 @@ check it. A plan is made of metadata alone.
 
 from __future__ import annotations
 
+import mmap
 import os
 from _operator import index
 from typing import Any, NamedTuple
 
 from nybble import machine
-from nybble._core.sequence import CHUNK, sizes
+from nybble._core.sequence import CHUNK, PAGE, sizes
 from nybble.errors import BudgetError, UsageError
 from nybble.formats.gguf import GgufFile
 from nybble.options import KV
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 INTERPRETER = 16 * MIB  # Python with nybble, where it is not running yet: on a board
 OBJECTS = 5 * MIB  # templates and their engine, replies, and what Python keeps of both
+PACKING = 2 * MIB  # what writing a packed copy leaves in memory: the library of its sum, and pieces
 HEADROOM = 64 * MIB  # of the machine's memory, left to others where nobody says how much to use
 _CHUNKS = (CHUNK, 64, 32, 16)
-_PAGE = 128  # positions; a context is planned in whole pages
 # How keys and values may be stored: what a plan calls it, and what it alone adds to the KL
 # divergence from float32, by model (docs/fidelity.md).
 KV_TYPES = {"f16": "float16", "v8": "float16 and int8 (v8)", "int8": "int8"}
@@ -152,6 +153,7 @@ def plan(
     held: int,
     on_exceed: str = "refuse",
     kv: str = "f16",
+    board: Board | None = None,
 ) -> Plan:
     """The plan of a model that has been opened, within a budget.
 
@@ -161,6 +163,7 @@ def plan(
                 that is not enough, a smaller context, if one fits. "tell", which only tools may
                 say: the plan is returned, whether it fits or not
     kv        : "f16", "v8", "int8", or "auto": f16 if it fits, else v8
+    board     : where it is to run; None for this machine
 
     A smaller prefill chunk, which changes no token, is tried first in any case.
     """
@@ -169,12 +172,14 @@ def plan(
     may_be_v8 = kv == "auto" or (kv == "f16" and on_exceed == "adapt")
     asked = "f16" if kv == "auto" else kv
 
-    fixed = _fixed(reading, held)  # once: the size of a file that is yet to be packed takes time
+    # once: the size of a file that is yet to be packed takes time
+    fixed = _fixed(reading, held, board)
 
     def made(context: int) -> Plan:
         for kind in (asked, "v8") if may_be_v8 else (asked,):
             for chunk in _CHUNKS:
-                tried = _plan(reading.program, fixed, context, sequences, threads, chunk, kind)
+                shape = context, threads, sequences, chunk
+                tried = _plan(reading.program, fixed, *shape, kind, board)
                 tried.budget_bytes, tried.budget = budget.nbytes, budget.who
                 tried.asked_kv = asked
                 if tried.fits:
@@ -186,7 +191,7 @@ def plan(
         return whole
     largest = _largest_context(made, context)
     if largest is None:
-        least = made(min(context, _PAGE))
+        least = made(min(context, PAGE))
         raise BudgetError(_refusal(reading, whole, _ways_to_more(least, budget)))
     if on_exceed == "refuse":
         raise BudgetError(_refusal(reading, whole, _ways_to_less(whole, largest)))
@@ -240,20 +245,22 @@ def on_board(board: Board, memory: int | str | None) -> Budget:
     return Budget(board.memory_mib[0] * MIB - HEADROOM, who, "take one with more")
 
 
-def _fixed(reading: Reading, held: int) -> list[Line]:
+def _fixed(reading: Reading, held: int, board: Board | None) -> list[Line]:
     """The lines that are the same whatever the context."""
     if reading.is_to_be_mapped:
-        weights = Line("packed file, mapped", reading.packed_nbytes)
+        what, nbytes = "packed file, mapped", reading.packed_nbytes
     else:
-        weights = Line("weights, packed in memory", reading.program.weights_bytes)
+        what, nbytes = "weights, packed in memory", reading.program.weights_bytes
     lines = [
         Line("Python, and what it holds already", held),
-        weights,
+        Line(what, _in_pages(nbytes, board)),
         Line("templates and replies", OBJECTS),
     ]
     if isinstance(reading.file, GgufFile):
         head = 2 * reading.head_bytes
         lines.append(Line("tokenizer, and the file's head while it is read", head))
+        if reading.is_to_be_mapped:
+            lines.append(Line("packing it", PACKING))
     return lines
 
 
@@ -261,12 +268,15 @@ def _plan(
     program: Program,
     fixed: list[Line],
     context: int,
-    sequences: int,
     threads: int,
+    sequences: int,
     chunk: int,
     kv: str,
+    board: Board | None,
 ) -> Plan:
-    kv_bytes, work_bytes = sizes(program, context, threads, sequences, chunk, kv)
+    panel_bytes = None if board is None else board.panel_bytes
+    found = sizes(program, context, threads, sequences, chunk, kv, panel_bytes)
+    kv_bytes, work_bytes = (_in_pages(nbytes, board) for nbytes in found)
     times = f"{sequences:,} times " if sequences > 1 else ""
     return Plan(
         [
@@ -283,13 +293,19 @@ def _plan(
     )
 
 
+def _in_pages(nbytes: int, board: Board | None) -> int:
+    """Bytes of the whole pages that it takes, of the board or this machine."""
+    page = mmap.PAGESIZE if board is None else board.page_size
+    return -(-nbytes // page) * page
+
+
 def _largest_context(made: Any, context: int) -> Plan | None:
     """The plan with the most whole pages of context that fit; None if not even one does."""
-    low, high = 0, (context - 1) // _PAGE  # pages that fit, and the most that may
+    low, high = 0, (context - 1) // PAGE  # pages that fit, and the most that may
     best = None
     while low < high:
         middle = (low + high + 1) // 2
-        tried = made(middle * _PAGE)
+        tried = made(middle * PAGE)
         if tried.fits:
             low, best = middle, tried
         else:
