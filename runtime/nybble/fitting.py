@@ -13,7 +13,7 @@ from nybble.board import Board
 from nybble.known import KnownModel
 from nybble.model import DEFAULT_CONTEXT, context_of
 
-_WORK = 22 * planning.MIB  # working memory, tokenizer, what a first run holds besides
+_WORK = 20 * planning.MIB  # working memory, tokenizer, what a first run holds besides
 
 
 class Fit(NamedTuple):

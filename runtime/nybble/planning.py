@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 INTERPRETER = 16 * MIB  # Python with nybble, where it is not running yet: on a board
 OBJECTS = 5 * MIB  # templates and their engine, replies, and what Python keeps of both
-PACKING = 2 * MIB  # what writing a packed copy leaves in memory: the library of its sum, and pieces
+PACKING = 6 * MIB  # the library that sums a packed copy (3 MiB), and what malloc does not give back
 HEADROOM = 64 * MIB  # of the machine's memory, left to others where nobody says how much to use
 _CHUNKS = (CHUNK, 64, 32, 16)
 # How keys and values may be stored: what a plan calls it, and what it alone adds to the KL
@@ -256,11 +256,11 @@ def _fixed(reading: Reading, held: int, board: Board | None) -> list[Line]:
         Line(what, _in_pages(nbytes, board)),
         Line("templates and replies", OBJECTS),
     ]
-    if isinstance(reading.file, GgufFile):
+    if isinstance(reading.file, GgufFile) and reading.is_to_be_mapped:
+        lines.append(Line("what packing the file leaves", PACKING))
+    elif isinstance(reading.file, GgufFile):
         head = 2 * reading.head_bytes
         lines.append(Line("tokenizer, and the file's head while it is read", head))
-        if reading.is_to_be_mapped:
-            lines.append(Line("packing it", PACKING))
     return lines
 
 
