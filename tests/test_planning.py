@@ -142,7 +142,7 @@ def test_a_smaller_chunk_is_tried_first_and_changes_no_token(tiny, monkeypatch):
 
 def least_memory(path, monkeypatch, chunk):
     """The least budget for that chunk; from now on this process is taken to hold 10 MiB."""
-    monkeypatch.setattr(machine, "held_bytes", lambda: 10 * MIB)
+    monkeypatch.setattr(planning, "held_bytes", lambda: 10 * MIB)
     monkeypatch.setattr(planning, "_CHUNKS", (chunk,))
     threads = machine.default_threads()
     plan = planning.plan(
@@ -151,7 +151,7 @@ def least_memory(path, monkeypatch, chunk):
         held=10 * MIB, on_exceed="tell",
     )  # fmt: skip
     monkeypatch.undo()
-    monkeypatch.setattr(machine, "held_bytes", lambda: 10 * MIB)
+    monkeypatch.setattr(planning, "held_bytes", lambda: 10 * MIB)
     return plan.total_bytes
 
 
@@ -200,6 +200,21 @@ def test_an_adapted_model_says_so_and_runs(tiny, monkeypatch):
     assert reply.stats.context == model.context
     with pytest.raises(ContextError):
         model.complete("abc" * 1024)
+
+
+def test_a_model_is_promised_what_it_has_yet_to_touch(tiny):
+    before = planning.held_bytes()
+    first = nybble.load(tiny, context=512)
+    own = first.plan.total_bytes - first.plan.lines[0].nbytes
+    assert planning.held_bytes() >= before + own
+    second = nybble.load(tiny, context=512)
+    assert second.plan.lines[0].nbytes >= before + own
+    assert second.plan.total_bytes >= before + 2 * own
+    reply = first.complete("abc", max_tokens=3)
+    del first
+    assert planning.held_bytes() >= before + 2 * own  # the reply has its memory
+    del reply, second
+    assert planning.held_bytes() < before + own
 
 
 # -- how keys and values are stored

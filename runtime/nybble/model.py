@@ -127,7 +127,7 @@ class Model:
     ) -> None:
         from nybble import packing, planning
 
-        held = machine.held_bytes()
+        held = planning.held_bytes()
         self.path = path
         self.threads = threads_of(threads)
         n_sequences = whole("sequences", sequences, 1, MAX_SEQUENCES)
@@ -150,6 +150,7 @@ class Model:
             on_exceed=on_exceed,
             kv=kv,
         )
+        promise = planning.Promise(self.plan, held)
         self.context = self.plan.context
         self.weights = reading.weights(on_progress)
         self.notice = " ".join(filter(None, (self.plan.notice, reading.notice)))
@@ -158,7 +159,7 @@ class Model:
         self._compiled: tuple[ChatTemplate, Switch] | None = None
         self._template_source = reading.template
         self._recommended = recommended(metadata)
-        reading.file.close()
+        reading.close()
         self.engine = Engine(
             self.weights,
             context=self.context,
@@ -172,7 +173,9 @@ class Model:
             from nybble import tuning
 
             self.tune = tuning.tuned(path, self.engine)
-        self._sequences = Sequences([Sequence(self.engine, slot) for slot in range(n_sequences)])
+        self._sequences = Sequences(
+            [Sequence(self.engine, slot) for slot in range(n_sequences)], promise
+        )
         self.vocab = tree.vocab
         self.dim = tree.dim
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 from _operator import index
+from _weakref import ref
 from typing import Any, NamedTuple
 
 from nybble import machine
@@ -158,7 +159,7 @@ def plan(
     """The plan of a model that has been opened, within a budget.
 
     budget    : what the process may hold
-    held      : bytes that it holds already
+    held      : bytes that it holds already, `held_bytes()`
     on_exceed : "refuse": BudgetError if it does not fit. "adapt": then v8 is taken for f16 and, if
                 that is not enough, a smaller context, if one fits. "tell", which only tools may
                 say: the plan is returned, whether it fits or not
@@ -197,6 +198,35 @@ def plan(
         raise BudgetError(_refusal(reading, whole, _ways_to_less(whole, largest)))
     largest.asked_context = context
     return largest
+
+
+class Promise:
+    """What the plan of a loaded model gives it, which no other plan may count on: for as long as
+    it is referred to, by whatever has the model's memory."""
+
+    __slots__ = ("__weakref__", "held", "nbytes")
+
+    def __init__(self, plan: Plan, held: int):
+        """held: what the process held before, `held_bytes()`"""
+        others = _promises()
+        self.nbytes = plan.total_bytes - held
+        self.held: int = others[0].held if others else held  # before any was promised
+        _kept.append(ref(self, _kept.remove))
+
+
+_kept: list[ref[Promise]] = []
+
+
+def _promises() -> list[Promise]:
+    return [promise for kept in tuple(_kept) if (promise := kept()) is not None]
+
+
+def held_bytes() -> int:
+    """What the process holds, its models whole: of one that has just been loaded little has been
+    touched yet."""
+    promises = _promises()
+    promised = promises[0].held + sum(p.nbytes for p in promises) if promises else 0
+    return max(machine.held_bytes(), promised)
 
 
 def budget_of(memory: int | str | None, held: int) -> Budget:

@@ -91,8 +91,9 @@ def test_the_peak_of_a_first_load_is_in_the_plan(smollm2_path, tmp_path):
 
 
 @needs_proc
-@pytest.mark.parametrize("models", [1])
+@pytest.mark.parametrize("models", [1, 2])
 def test_the_peak_of_models_packed_in_memory_is_in_the_plan(smollm2_path, models):
+    """What a model has not touched yet is in the plan of one that is loaded later."""
     found = filled(smollm2_path, context=512, models=models, threads=2, env={"NYBBLE_PACK": "0"})
     check_plan(found)
 

@@ -56,12 +56,12 @@ def run(args: argparse.Namespace) -> int:
     path = hub.resolve(args.model)
 
     from nybble import board as boards
-    from nybble import machine, model, packing, planning
+    from nybble import model, packing, planning
     from nybble.options import whole
 
     board = boards.load(args.board) if args.board else None
     if board is None:
-        held = machine.held_bytes()
+        held = planning.held_bytes()
         budget = planning.budget_of(args.memory, held)
         threads = model.threads_of(args.threads)
     else:
