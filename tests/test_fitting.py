@@ -56,6 +56,20 @@ def test_ls_says_what_fits(empty, capsys):
         assert line.endswith(told if row["fits"] else "does not fit")
 
 
+def test_a_damaged_file_is_told_and_the_model_estimated(empty, tmp_path, capsys):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "smollm2-135m.nyb").write_bytes(b"GGUF" + bytes(100))
+    assert main(["ls", "--known", "--board", "rpi4", "--json"]) == 0
+    out, err = capsys.readouterr()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["name"] for row in rows] == list(KNOWN)
+    (damaged,) = [row for row in rows if row["here"]]
+    assert (damaged["name"], damaged["is_planned"]) == ("smollm2-135m", False)
+    assert damaged["total_bytes"] > KNOWN["smollm2-135m"].nbytes
+    assert err.startswith("smollm2-135m is estimated, its file cannot be read: ")
+    assert err.count("\n") == 1
+
+
 def test_a_board_whose_memory_nobody_measured(empty, capsys):
     assert main(["ls", "--known", "--board", "android-i8mm", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[0])["decode_tok_s"] is None

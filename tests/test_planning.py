@@ -1,14 +1,25 @@
 """The memory plan: what it counts, how a model is made to fit, and that the kernel agrees."""
 
+import json
+import mmap
+import os
+import re
+import shutil
+import tomllib
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 import nybble
-from nybble import board, machine, packing, planning
+from nybble import board, hub, machine, packing, planning
+from nybble._core.sequence import sizes
 from nybble.cli import main
 from nybble.errors import BudgetError, ContextError, FormatError, UsageError
 from tools.tiny_model import tiny_model
 
 MIB = 1 << 20
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -23,7 +34,7 @@ def planned(path, budget, context=512, sequences=1, on_exceed="refuse", kv="f16"
         context=context,
         sequences=sequences,
         threads=1,
-        budget=(budget, "test"),
+        budget=planning.Budget(budget, "test", "ask the test for more"),
         held=10 * MIB,
         on_exceed=on_exceed,
         kv=kv,
@@ -41,6 +52,7 @@ def planned(path, budget, context=512, sequences=1, on_exceed="refuse", kv="f16"
         ("100 MB", 100_000_000),
         ("512", 512),
         ("7kb", 7000),
+        (np.int64(12345), 12345),
     ],
 )
 def test_amounts(amount, nbytes):
@@ -48,7 +60,24 @@ def test_amounts(amount, nbytes):
 
 
 @pytest.mark.parametrize(
-    "amount", ["", "MiB", "-3MiB", "3 apples", "1e400", "nan", "inf g", 0, -1, True, 1.5, None, []]
+    "amount",
+    [
+        "",
+        "MiB",
+        "-3MiB",
+        "3 apples",
+        "1e400",
+        "nan",
+        "inf g",
+        "1_0MiB",
+        "\u0663MiB",
+        0,
+        -1,
+        True,
+        1.5,
+        None,
+        [],
+    ],
 )
 def test_what_is_no_amount(amount):
     with pytest.raises(UsageError, match="memory must be an amount such as 300MiB"):
@@ -57,15 +86,23 @@ def test_what_is_no_amount(amount):
 
 def test_who_says_how_much(monkeypatch):
     monkeypatch.delenv("NYBBLE_MEMORY", raising=False)
-    nbytes, who = planning.budget_of(None, 5 * MIB)
-    assert nbytes >= 5 * MIB
-    assert who.startswith(("what the machine", "its"))
+    budget = planning.budget_of(None, 5 * MIB)
+    assert budget.nbytes >= 5 * MIB
+    assert budget.who.startswith(("what the machine", "its"))
     monkeypatch.setenv("NYBBLE_MEMORY", "77MiB")
-    assert planning.budget_of(None, 0) == (77 * MIB, "NYBBLE_MEMORY")
-    assert planning.budget_of("99MiB", 0) == (99 * MIB, "memory")
+    assert planning.budget_of(None, 0)[:2] == (77 * MIB, "NYBBLE_MEMORY")
+    assert planning.budget_of("99MiB", 0)[:2] == (99 * MIB, "memory")
     monkeypatch.setenv("NYBBLE_MEMORY", "lots")
     with pytest.raises(UsageError, match="NYBBLE_MEMORY must be an amount"):
         planning.budget_of(None, 0)
+
+
+def test_more_is_asked_of_who_said_how_much(monkeypatch):
+    monkeypatch.delenv("NYBBLE_MEMORY", raising=False)
+    assert planning.budget_of("60MiB", 0).way_out == "allow more (memory=, --memory)"
+    assert planning.budget_of(None, 0).way_out in ("close other programs", "raise that limit")
+    monkeypatch.setenv("NYBBLE_MEMORY", "60MiB")
+    assert planning.budget_of(None, 0).way_out == "allow more"
 
 
 def test_a_plan_adds_up(tiny):
@@ -79,6 +116,16 @@ def test_a_plan_adds_up(tiny):
         "what": "Python, and what it holds already",
         "nbytes": 10 * MIB,
     }
+
+
+def test_more_positions_than_there_may_be_are_refused(tiny):
+    program = packing.read(tiny).program
+    kv_bytes, _ = sizes(program, 1 << 31)
+    assert kv_bytes == sizes(program, 1 << 30)[0] * 2
+    with pytest.raises(BudgetError, match="1,024 times a context of 537,919,488 tokens is more"):
+        sizes(program, 537919488, sequences=1024)
+    with pytest.raises(BudgetError, match="than the 2,147,483,648 that there may be in all"):
+        planned(tiny, 1 << 40, context=1 << 31, sequences=256, on_exceed="tell")
 
 
 def test_a_smaller_chunk_is_tried_first_and_changes_no_token(tiny, monkeypatch):
@@ -95,15 +142,16 @@ def test_a_smaller_chunk_is_tried_first_and_changes_no_token(tiny, monkeypatch):
 
 def least_memory(path, monkeypatch, chunk):
     """The least budget for that chunk; from now on this process is taken to hold 10 MiB."""
-    monkeypatch.setattr(machine, "held_bytes", lambda: 10 * MIB)
+    monkeypatch.setattr(planning, "held_bytes", lambda: 10 * MIB)
     monkeypatch.setattr(planning, "_CHUNKS", (chunk,))
     threads = machine.default_threads()
     plan = planning.plan(
-        packing.read(path), context=512, sequences=1, threads=threads, budget=(1, ""),
+        packing.read(path), context=512, sequences=1, threads=threads, 
+        budget=planning.Budget(1, "", ""),
         held=10 * MIB, on_exceed="tell",
     )  # fmt: skip
     monkeypatch.undo()
-    monkeypatch.setattr(machine, "held_bytes", lambda: 10 * MIB)
+    monkeypatch.setattr(planning, "held_bytes", lambda: 10 * MIB)
     return plan.total_bytes
 
 
@@ -116,8 +164,12 @@ def test_what_does_not_fit_is_refused_with_the_numbers_and_a_way_out(tiny):
     assert "tiny.gguf needs" in said
     assert "(test)" in said
     assert "fits (--context " in said
-    with pytest.raises(BudgetError, match="no context makes it fit"):
+    one_page = planned(tiny, 1, context=128, on_exceed="tell").total_bytes / MIB
+    told = f"of 128 takes {one_page:.1f} MiB: ask the test for more, or take a smaller model"
+    with pytest.raises(BudgetError, match=f"no context makes it fit, for one {told}"):
         planned(tiny, 10 * MIB)
+    with pytest.raises(BudgetError, match="one of 100 takes"):
+        planned(tiny, 10 * MIB, context=100)
 
 
 def test_adapting_takes_the_largest_context_that_fits(tiny):
@@ -130,8 +182,12 @@ def test_adapting_takes_the_largest_context_that_fits(tiny):
     assert "not 512" in plan.notice
     with pytest.raises(BudgetError):
         planned(tiny, 10 * MIB, on_exceed="adapt")
+
+
+@pytest.mark.parametrize("on_exceed", ["tell", "shrug", None, ["adapt"]])
+def test_who_loads_may_refuse_or_adapt_and_nothing_else(tiny, on_exceed):
     with pytest.raises(UsageError, match="on_exceed must be 'refuse' or 'adapt'"):
-        planned(tiny, budget, on_exceed="shrug")
+        nybble.load(tiny, memory="1MiB", on_exceed=on_exceed)
 
 
 def test_an_adapted_model_says_so_and_runs(tiny, monkeypatch):
@@ -146,6 +202,21 @@ def test_an_adapted_model_says_so_and_runs(tiny, monkeypatch):
         model.complete("abc" * 1024)
 
 
+def test_a_model_is_promised_what_it_has_yet_to_touch(tiny):
+    before = planning.held_bytes()
+    first = nybble.load(tiny, context=512)
+    own = first.plan.total_bytes - first.plan.lines[0].nbytes
+    assert planning.held_bytes() >= before + own
+    second = nybble.load(tiny, context=512)
+    assert second.plan.lines[0].nbytes >= before + own
+    assert second.plan.total_bytes >= before + 2 * own
+    reply = first.complete("abc", max_tokens=3)
+    del first
+    assert planning.held_bytes() >= before + 2 * own  # the reply has its memory
+    del reply, second
+    assert planning.held_bytes() < before + own
+
+
 # -- how keys and values are stored
 
 
@@ -156,8 +227,9 @@ def kv_bytes(plan):
 def test_fewer_bits_take_less_memory(tiny):
     """32 columns are 64 bytes of halves, or 32 of int8 and a half as their scale."""
     halves, v8, int8 = (planned(tiny, 1 << 40, kv=kv) for kv in ("f16", "v8", "int8"))
-    assert kv_bytes(v8) == kv_bytes(halves) * (64 + 34) // 128
-    assert kv_bytes(int8) == kv_bytes(halves) * 34 // 64
+    page = mmap.PAGESIZE
+    assert 0 <= kv_bytes(v8) - kv_bytes(halves) * (64 + 34) // 128 < page
+    assert 0 <= kv_bytes(int8) - kv_bytes(halves) * 34 // 64 < page
     assert halves.read_bytes > v8.read_bytes > int8.read_bytes
     assert (v8.kv, v8.as_dict()["kv"], v8.asked_kv, v8.notice) == ("v8", "v8", "v8", "")
     assert "float16 and int8 (v8)" in v8.lines[-2].what
@@ -224,14 +296,34 @@ GOOD = {
         ({"wings": 2}, "wings is unknown"),
         ({"read_gb_s": 3.0}, "come together"),
         ({"read_gb_s": -1.0, "source": "x"}, "out of range"),
-        ({"clusters": []}, "empty"),
+        ({"clusters": []}, "clusters is to be a list, not empty"),
         ({"clusters": [{"cpu": "x"}]}, "a cluster has"),
         ({"clusters": [{"cpu": "x", "cores": 0, "ghz": 1.0}]}, "out of range"),
         ({"memory_mib": [1024, 512]}, "in order"),
         ({"page_size": 5000}, "page_size"),
+        ({"page_size": 4096.0}, "page_size"),
         ({"qemu_cpu": "cortex-a53"}, "qemu_cpu and expect_level come together"),
         ({"expect_level": "neon"}, "qemu_cpu and expect_level come together"),
-        ({"qemu_cpu": 53, "expect_level": "neon"}, "texts"),
+        ({"qemu_cpu": 53, "expect_level": "neon"}, "qemu_cpu is to be a text"),
+        ({"qemu_cpu": "max", "expect_level": 1}, "expect_level is to be a text"),
+        ({"qemu_cpu": "max", "expect_level": "avx2"}, "expect_level is none of its isa's"),
+        ({"isa": ["aarch64"]}, "isa is to be a text"),
+        ({"name": 7}, "name is to be a text"),
+        ({"read_gb_s": 3.0, "source": 7}, "source is to be a text"),
+        ({"read_gb_s": "3", "source": "x"}, "read_gb_s out of range"),
+        ({"read_gb_s": True, "source": "x"}, "read_gb_s out of range"),
+        ({"clusters": 5}, "clusters is to be a list"),
+        ({"clusters": [5]}, "a cluster has"),
+        ({"clusters": [{"cpu": 53, "cores": 1, "ghz": 1.0}]}, "a cluster's cpu is to be a text"),
+        ({"clusters": [{"cpu": "x", "cores": "4", "ghz": 1.0}]}, "cores out of range"),
+        ({"clusters": [{"cpu": "x", "cores": 1.5, "ghz": 1.0}]}, "cores out of range"),
+        ({"clusters": [{"cpu": "x", "cores": True, "ghz": 1.0}]}, "cores out of range"),
+        ({"clusters": [{"cpu": "x", "cores": 1, "ghz": "1"}]}, "ghz out of range"),
+        ({"clusters": [{"cpu": "x", "cores": 1, "ghz": float("nan")}]}, "ghz out of range"),
+        ({"memory_mib": 512}, "memory_mib is to be a list"),
+        ({"memory_mib": []}, "memory_mib is to be a list"),
+        ({"memory_mib": ["a"]}, "memory_mib is to be of whole numbers"),
+        ({"memory_mib": [512.5]}, "memory_mib is to be of whole numbers"),
     ],
 )
 def test_bad_boards(change, says):
@@ -243,9 +335,77 @@ def test_bad_boards(change, says):
             board.parsed("bad", {k: v for k, v in GOOD.items() if k != key})
 
 
+def test_panels_are_those_of_the_kernels():
+    found = {}
+    for rows in sorted(ROOT.glob("kernels_*/kernels.def")):
+        gemm = r"^NYB_QUANTIZED_ROWS\(gemm, (\w+), .*, (\w+)\)$"
+        found |= re.findall(gemm, rows.read_text(), re.MULTILINE)
+    header = (ROOT / "kernels_ref/nyb_kernels.h").read_text()
+    found["ref"] = re.search(r"NYB_REF_PANEL_BYTES = (\d+)", header)[1]
+    assert {level: int(nbytes) for level, nbytes in found.items()} == board.PANEL_BYTES
+    levels = set(tomllib.loads((ROOT / "targets/levels.toml").read_text()))
+    assert {level for of_isa in board.LEVELS.values() for level in of_isa} == {"ref", *levels}
+
+
+def test_a_board_has_room_for_the_panels_of_all_levels_it_may_have():
+    levels = {"qemu_cpu": "max"}
+    assert board.parsed("good", GOOD).panel_bytes == 3520
+    assert board.parsed("good", GOOD | levels | {"expect_level": "dotprod"}).panel_bytes == 576
+    assert board.parsed("good", GOOD | levels | {"expect_level": "i8mm"}).panel_bytes == 3520
+    assert board.parsed("good", GOOD | {"isa": "riscv64"}).panel_bytes == 576
+
+
 def test_an_unknown_board():
     with pytest.raises(UsageError, match="no board 'toaster'; known: android-a76"):
         board.load("toaster")
+
+
+@pytest.fixture
+def copied(tiny, tmp_path, monkeypatch):
+    """A model that has a packed copy in the cache; its path."""
+    monkeypatch.setenv("NYBBLE_HOME", str(tmp_path))
+    monkeypatch.setattr(packing, "WORTH_A_COPY", 0)
+    nybble.load(tiny, threads=1)
+    return tiny
+
+
+def on_board(id, path, capsys, *flags):
+    assert main(["plan", path, "--board", id, "--json", *flags]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_plan_for_a_board_is_the_same_on_every_machine(copied, capsys, monkeypatch):
+    plan = on_board("rpi5", copied, capsys)
+    assert "what packing the file leaves" in lines_of(plan)
+    monkeypatch.setenv("NYBBLE_ISA", "ref")
+    assert on_board("rpi5", copied, capsys) == plan
+    os.unlink(hub.copy_path(copied))
+    assert on_board("rpi5", copied, capsys) == plan
+    wide = on_board("android-i8mm", copied, capsys, "--threads", "4")
+    work = "working memory for 128 tokens at once"
+    assert lines_of(wide)[work] > lines_of(plan)[work]  # its panels are larger
+
+
+def test_a_packed_file_is_planned_for_a_board_as_it_is(copied, tmp_path, capsys):
+    path = str(tmp_path / "tiny.nyb")
+    shutil.copy(hub.copy_path(copied), path)
+    assert lines_of(on_board("rpi5", path, capsys)).keys() == {
+        "Python, and what it holds already",
+        "packed file, mapped",
+        "templates and replies",
+        "KV cache of 512 tokens, float16",
+        "working memory for 128 tokens at once",
+    }
+
+
+def test_a_plan_is_in_whole_pages_of_the_board(copied, capsys):
+    for id, page in (("rpi4", 4096), ("rpi5", 16384)):
+        lines = lines_of(on_board(id, copied, capsys))
+        assert {nbytes % page for nbytes in lines.values()} == {0}, lines
+
+
+def lines_of(plan):
+    return {line["what"]: line["nbytes"] for line in plan["lines"]}
 
 
 # -- the command line
@@ -265,8 +425,6 @@ def test_plan_prints_lines_and_exits_by_them(tiny, capsys):
 
 
 def test_plan_json_on_a_board(tiny, capsys):
-    import json
-
     assert main(["plan", tiny, "--board", "rpi5", "--sequences", "2", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["total_bytes"] == sum(line["nbytes"] for line in said["lines"])
@@ -283,6 +441,12 @@ def test_plan_json_on_a_board(tiny, capsys):
         (["--memory", "lots"], 2),
         (["--sequences", "0"], 2),
         (["--threads", "0"], 2),
+        (["--threads", "0", "--board", "rpi4"], 2),
+        (["--threads", "65", "--board", "rpi4"], 2),
+        (["--memory", "lots", "--board", "rpi4"], 2),
+        (["--memory", "", "--board", "rpi4"], 2),
+        (["--sequences", "0", "--board", "rpi4"], 2),
+        (["--context", "0", "--board", "rpi4"], 2),
         (["--context", "0"], 2),
         (["--context", "99999999"], 3),
     ],
@@ -295,5 +459,7 @@ def test_plan_refuses_nonsense(tiny, flags, code, capsys):
 def test_run_takes_a_budget(tiny, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", None)
     assert main(["run", tiny, "abc", "--memory", "3MiB", "--max-tokens", "3"]) == 3
-    assert "needs" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "needs" in said
+    assert "allow more (memory=, --memory)" in said
     assert main(["run", tiny, "abc", "--memory", "2GiB", "--max-tokens", "3"]) == 0

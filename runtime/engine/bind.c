@@ -38,7 +38,8 @@ static void lay_out(const nyb_program *program, nyb_bound *bound, allocator *wor
         if (step->op != NYB_STEP_MATMUL)
             continue;
         const nyb_row *gemm = bound->rows.of[NYB_OP_gemm][step->format];
-        panel = max64(panel, (uint64_t)gemm->panel_bytes * (step->cols / NYB_BLOCK));
+        const uint64_t panel_bytes = max64(gemm->panel_bytes, limits->panel);
+        panel = max64(panel, panel_bytes * (step->cols / NYB_BLOCK));
     }
     for (uint32_t i = 0; i < program->n_attentions; i++) {
         const nyb_attention *a = &program->attentions[i];
@@ -329,10 +330,11 @@ static int check(const nyb_program *program, const nyb_limits *limits, const nyb
     CHECK(limits->max_logits >= 1 && limits->max_logits <= limits->max_tokens,
           "logits in a batch must be 1 to its tokens", limits->max_logits);
     CHECK(limits->max_pages >= 1 && limits->max_pages <= limits->n_pages &&
-              limits->n_pages <= MAX_SHAPE,
+              limits->n_pages <= NYB_MAX_PAGES,
           "pages out of range", limits->max_pages);
     CHECK(limits->sequences >= 1 && limits->sequences <= limits->n_pages,
           "sequences must be 1 to the pages", limits->sequences);
+    CHECK(limits->panel <= MAX_SHAPE, "a panel is too large", limits->panel);
     CHECK(limits->kv < NYB_KVS, "keys and values of an unknown type", limits->kv);
     CHECK(program->vocab >= 1 && program->vocab <= MAX_SHAPE, "vocabulary out of range",
           program->vocab);

@@ -13,6 +13,9 @@
 #include "nyb_program.h"
 #include "registry.h"
 
+/* The most pages of a KV cache. */
+enum { NYB_MAX_PAGES = 1 << 24 };
+
 /* What a bound program must have room for. */
 typedef struct nyb_limits {
     uint32_t threads;    /* 1 or more */
@@ -22,6 +25,7 @@ typedef struct nyb_limits {
     uint32_t n_pages;    /* pages of the KV cache, of all sequences together */
     uint32_t sequences;  /* each with its ring in every layer that has a window */
     uint32_t kv;         /* nyb_kv: how keys and values are stored */
+    uint32_t panel;      /* bytes of a panel's block, if more than this machine's rows take */
 } nyb_limits;
 
 typedef struct nyb_sizes {

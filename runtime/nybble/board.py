@@ -16,6 +16,23 @@ from typing import Any, NamedTuple
 from nybble.errors import FormatError, UsageError
 
 FOLDER = os.path.join(os.path.dirname(__file__), "boards")
+# The ISA levels whose kernels a board may run, least first, by isa; and the bytes that each level's
+# matrix products take of a panel for a block, as the rooms' kernels.def have them.
+LEVELS = {
+    "aarch64": ("ref", "neon", "dotprod", "i8mm"),
+    "armv7": ("ref",),
+    "riscv64": ("ref",),
+    "x86_64": ("ref", "avx2", "avxvnni", "avx512vnni"),
+}
+PANEL_BYTES = {
+    "ref": 576,
+    "neon": 352,
+    "dotprod": 352,
+    "i8mm": 3520,
+    "avx2": 320,
+    "avxvnni": 320,
+    "avx512vnni": 1280,
+}
 
 
 class Cluster(NamedTuple):
@@ -39,6 +56,15 @@ class Board(NamedTuple):
     source: str
     qemu_cpu: str
     expect_level: str
+
+    @property
+    def panel_bytes(self) -> int:
+        """The most bytes of a panel's block that its kernels need: those of its level and below;
+        where that is not known, of all levels of its isa."""
+        levels = LEVELS[self.isa]
+        if self.expect_level:
+            levels = levels[: levels.index(self.expect_level) + 1]
+        return max(PANEL_BYTES[level] for level in levels)
 
 
 def boards() -> list[str]:
@@ -69,29 +95,46 @@ def parsed(id: str, fields: dict[str, Any]) -> Board:
         check(False, f"{key} is missing")
     for key in fields.keys() - needed - {"read_gb_s", "source", "qemu_cpu", "expect_level"}:
         check(False, f"{key} is unknown")
-    check(fields["isa"] in ("aarch64", "armv7", "riscv64", "x86_64"), "no such isa")
-    check(bool(fields["clusters"]) and bool(fields["memory_mib"]), "clusters or memory are empty")
-    for cluster in fields["clusters"]:
-        check(cluster.keys() == {"cpu", "cores", "ghz"}, "a cluster has cpu, cores and ghz")
-        check(1 <= cluster["cores"] <= 64 and 0 < cluster["ghz"] < 10, "cores or ghz out of range")
-    memory = fields["memory_mib"]
+    for key in ("name", "isa", "source", "qemu_cpu", "expect_level"):
+        check(isinstance(fields.get(key, ""), str), f"{key} is to be a text")
+    check(fields["isa"] in LEVELS, "no such isa")
+    clusters, memory = fields["clusters"], fields["memory_mib"]
+    for key in ("clusters", "memory_mib"):
+        is_list = isinstance(fields[key], list) and fields[key] != []
+        check(is_list, f"{key} is to be a list, not empty")
+    for cluster in clusters:
+        is_one = isinstance(cluster, dict) and cluster.keys() == {"cpu", "cores", "ghz"}
+        check(is_one, "a cluster has cpu, cores and ghz")
+        check(isinstance(cluster["cpu"], str), "a cluster's cpu is to be a text")
+        check(_is_whole(cluster["cores"]) and 1 <= cluster["cores"] <= 64, "cores out of range")
+        check(_is_number(cluster["ghz"]) and 0 < cluster["ghz"] < 10, "ghz out of range")
+    check(all(map(_is_whole, memory)), "memory_mib is to be of whole numbers")
     check(sorted(memory) == memory and memory[0] > 0, "memory_mib is to be in order")
-    check(fields["page_size"] in (4096, 16384, 65536), "page_size is 4096, 16384 or 65536")
+    page = fields["page_size"]
+    check(_is_whole(page) and page in (4096, 16384, 65536), "page_size is 4096, 16384 or 65536")
     read = fields.get("read_gb_s")
     check((read is None) == ("source" not in fields), "read_gb_s and source come together")
-    check(read is None or 0 < read < 1000, "read_gb_s out of range")
+    check(read is None or (_is_number(read) and 0 < read < 1000), "read_gb_s out of range")
     cpu, level = fields.get("qemu_cpu", ""), fields.get("expect_level", "")
-    check(isinstance(cpu, str) and isinstance(level, str), "qemu_cpu and expect_level are texts")
     check(bool(cpu) == bool(level), "qemu_cpu and expect_level come together")
+    check(not level or level in LEVELS[fields["isa"]], "expect_level is none of its isa's")
     return Board(
         id=id,
         name=fields["name"],
         isa=fields["isa"],
-        clusters=tuple(Cluster(**cluster) for cluster in fields["clusters"]),
+        clusters=tuple(Cluster(**cluster) for cluster in clusters),
         memory_mib=tuple(memory),
-        page_size=fields["page_size"],
+        page_size=page,
         read_gb_s=read,
         source=fields.get("source", ""),
         qemu_cpu=cpu,
         expect_level=level,
     )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or _is_whole(value)

@@ -13,7 +13,7 @@ from nybble.board import Board
 from nybble.hub.known import KnownModel
 from nybble.model import DEFAULT_CONTEXT, context_of
 
-_WORK = 16 * planning.MIB  # working memory, page tables, what the packed file has beside the model
+_WORK = 20 * planning.MIB  # working memory, tokenizer, what a first run holds besides
 
 
 class Fit(NamedTuple):
@@ -31,26 +31,37 @@ class Fit(NamedTuple):
 
 
 def fit(row: KnownModel, board: Board) -> Fit:
-    """How a known model does on a board. NybbleError if its file is here and damaged."""
-    is_here = hub.is_pulled(row.name)
-    total, read = _planned(row, board) if is_here else _estimated(row)
-    budget, _ = planning.on_board(board, None)
+    """How a known model does on a board: planned if its file is here, else estimated. NybbleError
+    if the file cannot be read; `estimate` needs none."""
+    if not hub.is_pulled(row.name):
+        return estimate(row, board)
+    return _fit(*_planned(row, board), board, is_planned=True)
+
+
+def estimate(row: KnownModel, board: Board) -> Fit:
+    """How a known model does on a board, by what is known of it without its file."""
+    return _fit(*_estimated(row), board, is_planned=False)
+
+
+def _fit(total: int, read: int, board: Board, *, is_planned: bool) -> Fit:
+    budget = planning.on_board(board, None).nbytes
     rate = board.read_gb_s * 1e9 / read if board.read_gb_s else None
-    return Fit(total, is_here, total <= budget, rate)
+    return Fit(total, is_planned, total <= budget, rate)
 
 
 def _planned(row: KnownModel, board: Board) -> tuple[int, int]:
     """(bytes in memory, bytes that a token reads)"""
-    reading = packing.read(hub.resolve(row.name))
-    plan = planning.plan(
-        reading,
-        context=context_of(None, reading.tree.context),
-        sequences=1,
-        threads=board.clusters[0].cores,
-        budget=planning.on_board(board, None),
-        held=planning.INTERPRETER,
-        on_exceed="tell",
-    )
+    with packing.read(hub.resolve(row.name), is_first=True) as reading:
+        plan = planning.plan(
+            reading,
+            context=context_of(None, reading.tree.context),
+            sequences=1,
+            threads=board.clusters[0].cores,
+            budget=planning.on_board(board, None),
+            held=planning.INTERPRETER,
+            on_exceed="tell",
+            board=board,
+        )
     return plan.total_bytes, plan.read_bytes
 
 

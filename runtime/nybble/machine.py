@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 
 MAX_THREADS = 64  # NYB_MAX_THREADS
+_RESERVE = 50  # a 50th of a control group's limit is left alone
 
 
 def cpus() -> list[int]:
@@ -70,7 +71,8 @@ def memory() -> dict[str, int]:
         key, _, value = line.partition(":")
         if key in ("MemTotal", "MemAvailable"):
             found["total" if key == "MemTotal" else "available"] = int(value.split()[0]) * 1024
-    limits = [_number(f"{folder}/memory.max") for folder in _cgroup_folders()]
+    names = ("memory.max", "memory.high")
+    limits = [_number(f"{folder}/{name}") for folder in _cgroup_folders() for name in names]
     limits += [_number(f"{folder}/memory.limit_in_bytes") for folder in _memory_folders()]
     real = [n for n in limits if n is not None and n < found.get("total", 1 << 62)]
     if real:
@@ -78,52 +80,75 @@ def memory() -> dict[str, int]:
     return found
 
 
-def free_memory(headroom: int) -> tuple[int, str]:
-    """How many bytes more this process may take, and who says so: the machine (what is available,
-    which counts what the kernel would give back, less `headroom` for others), its control group, or
+def may_hold(held: int, headroom: int) -> tuple[int, str, str]:
+    """How many bytes this process may hold in all, who says so, and how there could be more: the
+    machine (what is available, less `headroom` for others), its control group, less a reserve, or
     its own limit (RLIMIT_AS).
+
+    held : bytes that it holds, or has been promised, pages of files included
+
+    Machine and groups count pages of files as what can be had, those that this process has mapped
+    too: only its own memory comes on top of that.
     """
     import resource
 
-    found = memory()
-    available = found.get("available", 1 << 50) - headroom
-    free = [(available, "what the machine has available")]
+    own = _status("VmRSS") - _status("RssFile")
+    available = memory().get("available", 1 << 50)
+    found = [(own + available - headroom, "what the machine has available", "close other programs")]
     for folder in _cgroup_folders():
-        limit, used = _number(f"{folder}/memory.max"), _number(f"{folder}/memory.current")
-        if limit is not None and used is not None:
-            cache = _stat(f"{folder}/memory.stat", "inactive_file")
-            free.append((limit - used + cache, "its control group's memory.max"))
+        for name in ("memory.max", "memory.high"):
+            most = _group(folder, name, "memory.current", "")
+            if most is not None:
+                found.append((own + most, f"its control group's {name}", "raise that limit"))
     for folder in _memory_folders():
-        limit = _number(f"{folder}/memory.limit_in_bytes")
-        used = _number(f"{folder}/memory.usage_in_bytes")
-        if limit is not None and used is not None:
-            cache = _stat(f"{folder}/memory.stat", "total_inactive_file")
-            free.append((limit - used + cache, "its control group's memory.limit_in_bytes"))
+        name = "memory.limit_in_bytes"
+        most = _group(folder, name, "memory.usage_in_bytes", "total_")
+        if most is not None:
+            found.append((own + most, f"its control group's {name}", "raise that limit"))
     most, _ = resource.getrlimit(resource.RLIMIT_AS)
     if most != resource.RLIM_INFINITY:
         pages = _words("/proc/self/statm")
         used = int(pages[0]) * resource.getpagesize() if pages else 0
-        free.append((most - used, "its limit of address space (ulimit -v)"))
-    nbytes, who = min(free)
-    return max(nbytes, 0), who
+        found.append(
+            (held + most - used, "its limit of address space (ulimit -v)", "raise that limit")
+        )
+    nbytes, who, way_out = min(found)
+    return max(nbytes, 0), who, way_out
 
 
 def held_bytes() -> int:
     """The memory that this process holds: VmRSS, file pages included; 0 where it is not known."""
-    for line in _lines("/proc/self/status"):
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    return _status("VmRSS")
 
 
 def peak_bytes() -> int:
     """The most memory that this process has held: the kernel's VmHWM, file pages included."""
-    for line in _lines("/proc/self/status"):
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
+    if peak := _status("VmHWM"):
+        return peak
     import resource  # elsewhere; it also counts what was held before an exec
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _status(key: str) -> int:
+    """Bytes of this process, as the kernel counts them; 0 where it does not."""
+    for line in _lines("/proc/self/status"):
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _group(folder: str, limit: str, usage: str, prefix: str) -> int | None:
+    """The bytes that a control group leaves, pages of files counted as what can be had, and a
+    reserve kept: it kills, and what the kernel keeps for a process is charged too. None if it has
+    no such limit."""
+    most, used = _number(f"{folder}/{limit}"), _number(f"{folder}/{usage}")
+    if most is None or used is None:
+        return None
+    files = sum(
+        _stat(f"{folder}/memory.stat", f"{prefix}{of}_file") for of in ("inactive", "active")
+    )
+    return most - most // _RESERVE - used + files
 
 
 def _cgroup_folders() -> Iterable[str]:

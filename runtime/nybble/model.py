@@ -12,7 +12,7 @@ from nybble._core.sequence import Engine, Sequence
 from nybble.chat import Chat
 from nybble.errors import ContextError, TemplateError, UsageError
 from nybble.hub.known import DEFAULT
-from nybble.options import OVERFLOW, Options, checked, flag, recommended, whole
+from nybble.options import ON_EXCEED, OVERFLOW, Options, checked, flag, recommended, whole
 from nybble.reply import Reply
 from nybble.sequences import Sequences
 from nybble.shift import Shift, prefix_of
@@ -127,13 +127,15 @@ class Model:
     ) -> None:
         from nybble import packing, planning
 
-        held = machine.held_bytes()
+        held = planning.held_bytes()
         self.path = path
         self.threads = threads_of(threads)
         n_sequences = whole("sequences", sequences, 1, MAX_SEQUENCES)
         if not isinstance(overflow, str) or overflow not in OVERFLOW:
             raise UsageError(f"overflow must be 'error' or 'shift', not {overflow!r:.40}")
         self.overflow = overflow
+        if not isinstance(on_exceed, str) or on_exceed not in ON_EXCEED:
+            raise UsageError(f"on_exceed must be 'refuse' or 'adapt', not {on_exceed!r:.40}")
         if on_progress is not None and not callable(on_progress):
             raise UsageError(f"on_progress must be a function, not {on_progress!r:.60}")
         reading = packing.read(path)
@@ -148,6 +150,7 @@ class Model:
             on_exceed=on_exceed,
             kv=kv,
         )
+        promise = planning.Promise(self.plan, held)
         self.context = self.plan.context
         self.weights = reading.weights(on_progress)
         self.notice = " ".join(filter(None, (self.plan.notice, reading.notice)))
@@ -156,7 +159,7 @@ class Model:
         self._compiled: tuple[ChatTemplate, Switch] | None = None
         self._template_source = reading.template
         self._recommended = recommended(metadata)
-        reading.file.close()
+        reading.close()
         self.engine = Engine(
             self.weights,
             context=self.context,
@@ -170,7 +173,9 @@ class Model:
             from nybble import tuning
 
             self.tune = tuning.tuned(path, self.engine)
-        self._sequences = Sequences([Sequence(self.engine, slot) for slot in range(n_sequences)])
+        self._sequences = Sequences(
+            [Sequence(self.engine, slot) for slot in range(n_sequences)], promise
+        )
         self.vocab = tree.vocab
         self.dim = tree.dim
 

@@ -41,6 +41,8 @@ FILE_KEYS = {
 KV = ("f16", "v8", "int8", "auto")
 # and for overflow=
 OVERFLOW = ("error", "shift")
+# and for on_exceed=
+ON_EXCEED = ("refuse", "adapt")
 
 
 class Options:

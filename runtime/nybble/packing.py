@@ -71,6 +71,16 @@ class Reading:
 
         return packed_writer.size(self.file, self.program, self.tokenizer)
 
+    def close(self) -> None:
+        """Lets go of the file; weights that were handed out keep what they need."""
+        self.file.close()
+
+    def __enter__(self) -> Reading:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
     @property
     def head_bytes(self) -> int:
         """Bytes of the file before its tensors."""
@@ -122,9 +132,10 @@ class Reading:
         )
 
 
-def read(path: str) -> Reading:
-    """Opens a model: a packed file, or a GGUF file, or its packed copy if there is one."""
-    copy = copied(path) if is_wanted() else None
+def read(path: str, *, is_first: bool = False) -> Reading:
+    """Opens a model: a packed file, or a GGUF file, or its packed copy if there is one; is_first:
+    as where there is none yet."""
+    copy = copied(path) if is_wanted() and not is_first else None
     return copy or Reading(open_file(path))
 
 

@@ -7,11 +7,14 @@ check it. A plan is made of metadata alone.
 
 from __future__ import annotations
 
+import mmap
 import os
+from _operator import index
+from _weakref import ref
 from typing import Any, NamedTuple
 
 from nybble import machine
-from nybble._core.sequence import CHUNK, sizes
+from nybble._core.sequence import CHUNK, PAGE, sizes
 from nybble.errors import BudgetError, UsageError
 from nybble.formats.gguf import GgufFile
 from nybble.options import KV
@@ -25,9 +28,9 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 INTERPRETER = 16 * MIB  # Python with nybble, where it is not running yet: on a board
 OBJECTS = 5 * MIB  # templates and their engine, replies, and what Python keeps of both
+PACKING = 6 * MIB  # the library that sums a packed copy (3 MiB), and what malloc does not give back
 HEADROOM = 64 * MIB  # of the machine's memory, left to others where nobody says how much to use
 _CHUNKS = (CHUNK, 64, 32, 16)
-_PAGE = 128  # positions; a context is planned in whole pages
 # How keys and values may be stored: what a plan calls it, and what it alone adds to the KL
 # divergence from float32, by model (docs/fidelity.md).
 KV_TYPES = {"f16": "float16", "v8": "float16 and int8 (v8)", "int8": "int8"}
@@ -44,6 +47,14 @@ class Line(NamedTuple):
 
     what: str
     nbytes: int
+
+
+class Budget(NamedTuple):
+    """Bytes that a process may hold, who says so, and how there could be more."""
+
+    nbytes: int
+    who: str
+    way_out: str
 
 
 class Plan:
@@ -139,37 +150,38 @@ def plan(
     context: int,
     sequences: int,
     threads: int,
-    budget: tuple[int, str],
+    budget: Budget,
     held: int,
     on_exceed: str = "refuse",
     kv: str = "f16",
+    board: Board | None = None,
 ) -> Plan:
     """The plan of a model that has been opened, within a budget.
 
-    budget    : bytes that the process may hold, and who says so
-    held      : bytes that it holds already
+    budget    : what the process may hold
+    held      : bytes that it holds already, `held_bytes()`
     on_exceed : "refuse": BudgetError if it does not fit. "adapt": then v8 is taken for f16 and, if
-                that is not enough, a smaller context, if one fits. "tell": the plan is returned,
-                whether it fits or not
+                that is not enough, a smaller context, if one fits. "tell", which only tools may
+                say: the plan is returned, whether it fits or not
     kv        : "f16", "v8", "int8", or "auto": f16 if it fits, else v8
+    board     : where it is to run; None for this machine
 
     A smaller prefill chunk, which changes no token, is tried first in any case.
     """
-    if on_exceed not in ("refuse", "adapt", "tell"):
-        raise UsageError(f"on_exceed must be 'refuse' or 'adapt', not {on_exceed!r:.40}")
-
     if not isinstance(kv, str) or kv not in KV:
         raise UsageError(f"kv must be 'f16', 'v8', 'int8' or 'auto', not {kv!r:.40}")
     may_be_v8 = kv == "auto" or (kv == "f16" and on_exceed == "adapt")
     asked = "f16" if kv == "auto" else kv
 
-    fixed = _fixed(reading, held)  # once: the size of a file that is yet to be packed takes time
+    # once: the size of a file that is yet to be packed takes time
+    fixed = _fixed(reading, held, board)
 
     def made(context: int) -> Plan:
         for kind in (asked, "v8") if may_be_v8 else (asked,):
             for chunk in _CHUNKS:
-                tried = _plan(reading.program, fixed, context, sequences, threads, chunk, kind)
-                tried.budget_bytes, tried.budget = budget
+                shape = context, threads, sequences, chunk
+                tried = _plan(reading.program, fixed, *shape, kind, board)
+                tried.budget_bytes, tried.budget = budget.nbytes, budget.who
                 tried.asked_kv = asked
                 if tried.fits:
                     return tried
@@ -179,66 +191,104 @@ def plan(
     if whole.fits or on_exceed == "tell":
         return whole
     largest = _largest_context(made, context)
-    if largest is None or on_exceed == "refuse":
-        raise BudgetError(_refusal(reading, whole, largest))
+    if largest is None:
+        least = made(min(context, PAGE))
+        raise BudgetError(_refusal(reading, whole, _ways_to_more(least, budget)))
+    if on_exceed == "refuse":
+        raise BudgetError(_refusal(reading, whole, _ways_to_less(whole, largest)))
     largest.asked_context = context
     return largest
 
 
-def budget_of(memory: int | str | None, held: int) -> tuple[int, str]:
-    """How many bytes the process may hold, and who says so: `memory`, bytes or a text such as
-    "300MiB"; else $NYBBLE_MEMORY; else what the machine can give, less what is left to others.
+class Promise:
+    """What the plan of a loaded model gives it, which no other plan may count on: for as long as
+    it is referred to, by whatever has the model's memory."""
+
+    __slots__ = ("__weakref__", "held", "nbytes")
+
+    def __init__(self, plan: Plan, held: int):
+        """held: what the process held before, `held_bytes()`"""
+        others = _promises()
+        self.nbytes = plan.total_bytes - held
+        self.held: int = others[0].held if others else held  # before any was promised
+        _kept.append(ref(self, _kept.remove))
+
+
+_kept: list[ref[Promise]] = []
+
+
+def _promises() -> list[Promise]:
+    return [promise for kept in tuple(_kept) if (promise := kept()) is not None]
+
+
+def held_bytes() -> int:
+    """What the process holds, its models whole: of one that has just been loaded little has been
+    touched yet."""
+    promises = _promises()
+    promised = promises[0].held + sum(p.nbytes for p in promises) if promises else 0
+    return max(machine.held_bytes(), promised)
+
+
+def budget_of(memory: int | str | None, held: int) -> Budget:
+    """What the process may hold: `memory`, bytes or a text such as "300MiB"; else $NYBBLE_MEMORY;
+    else what the machine can give, less what is left to others.
 
     held : bytes that the process holds already
     """
     if memory is not None:
-        return nbytes_of("memory", memory), "memory"
+        return Budget(nbytes_of("memory", memory), "memory", "allow more (memory=, --memory)")
     if os.environ.get("NYBBLE_MEMORY"):
-        return nbytes_of("NYBBLE_MEMORY", os.environ["NYBBLE_MEMORY"]), "NYBBLE_MEMORY"
-    free, what = machine.free_memory(HEADROOM)
-    return held + free, what
+        nbytes = nbytes_of("NYBBLE_MEMORY", os.environ["NYBBLE_MEMORY"])
+        return Budget(nbytes, "NYBBLE_MEMORY", "allow more")
+    return Budget(*machine.may_hold(held, HEADROOM))
 
 
 def nbytes_of(name: str, amount: int | str) -> int:
-    """A number of bytes, from an int or a text such as "300MiB", "1.5 GB" or "1g" (as MiB, GiB).
+    """A number of bytes, from a whole number or a text such as "300MiB", "1.5 GB" or "1g" (as GiB).
     UsageError if it is none."""
-    if isinstance(amount, int) and not isinstance(amount, bool):
-        nbytes = amount
-    elif isinstance(amount, str):
-        text = amount.strip().lower()
-        number = text.rstrip("abcdefghijklmnopqrstuvwxyz ")
-        unit = text[len(number) :].strip()
-        unit = {"k": "kib", "m": "mib", "g": "gib", "b": ""}.get(unit, unit)
-        try:
-            nbytes = int(float(number) * UNITS[unit])
-        except (KeyError, ValueError, OverflowError):
-            nbytes = -1
-    else:
+    try:
+        nbytes = _in_bytes(amount) if isinstance(amount, str) else index(amount)
+    except (TypeError, KeyError, ValueError, OverflowError):
+        nbytes = -1
+    if isinstance(amount, bool):
         nbytes = -1
     if not 0 < nbytes < 1 << 50:
         raise UsageError(f"{name} must be an amount such as 300MiB, not {amount!r:.40}")
     return nbytes
 
 
-def on_board(board: Board, memory: int | str | None) -> tuple[int, str]:
+def _in_bytes(amount: str) -> int:
+    text = amount.strip().lower()
+    number = text.rstrip("abcdefghijklmnopqrstuvwxyz ")
+    unit = text[len(number) :].strip()
+    unit = {"k": "kib", "m": "mib", "g": "gib", "b": ""}.get(unit, unit)
+    if "_" in number or not number.isascii():  # float() takes them
+        raise ValueError
+    return int(float(number) * UNITS[unit])
+
+
+def on_board(board: Board, memory: int | str | None) -> Budget:
     """The budget on a board: `memory`, or what the least one has, less what is left to others."""
     if memory is not None:
-        return nbytes_of("memory", memory), "memory"
-    return board.memory_mib[0] * MIB - HEADROOM, f"{board.name} with {board.memory_mib[0]:,} MiB"
+        return budget_of(memory, 0)
+    who = f"{board.name} with {board.memory_mib[0]:,} MiB"
+    return Budget(board.memory_mib[0] * MIB - HEADROOM, who, "take one with more")
 
 
-def _fixed(reading: Reading, held: int) -> list[Line]:
+def _fixed(reading: Reading, held: int, board: Board | None) -> list[Line]:
     """The lines that are the same whatever the context."""
     if reading.is_to_be_mapped:
-        weights = Line("packed file, mapped", reading.packed_nbytes)
+        what, nbytes = "packed file, mapped", reading.packed_nbytes
     else:
-        weights = Line("weights, packed in memory", reading.program.weights_bytes)
+        what, nbytes = "weights, packed in memory", reading.program.weights_bytes
     lines = [
         Line("Python, and what it holds already", held),
-        weights,
+        Line(what, _in_pages(nbytes, board)),
         Line("templates and replies", OBJECTS),
     ]
-    if isinstance(reading.file, GgufFile):
+    if isinstance(reading.file, GgufFile) and reading.is_to_be_mapped:
+        lines.append(Line("what packing the file leaves", PACKING))
+    elif isinstance(reading.file, GgufFile):
         head = 2 * reading.head_bytes
         lines.append(Line("tokenizer, and the file's head while it is read", head))
     return lines
@@ -248,12 +298,15 @@ def _plan(
     program: Program,
     fixed: list[Line],
     context: int,
-    sequences: int,
     threads: int,
+    sequences: int,
     chunk: int,
     kv: str,
+    board: Board | None,
 ) -> Plan:
-    kv_bytes, work_bytes = sizes(program, context, threads, sequences, chunk, kv)
+    panel_bytes = None if board is None else board.panel_bytes
+    found = sizes(program, context, threads, sequences, chunk, kv, panel_bytes)
+    kv_bytes, work_bytes = (_in_pages(nbytes, board) for nbytes in found)
     times = f"{sequences:,} times " if sequences > 1 else ""
     return Plan(
         [
@@ -270,13 +323,19 @@ def _plan(
     )
 
 
+def _in_pages(nbytes: int, board: Board | None) -> int:
+    """Bytes of the whole pages that it takes, of the board or this machine."""
+    page = mmap.PAGESIZE if board is None else board.page_size
+    return -(-nbytes // page) * page
+
+
 def _largest_context(made: Any, context: int) -> Plan | None:
     """The plan with the most whole pages of context that fit; None if not even one does."""
-    low, high = 0, (context - 1) // _PAGE  # pages that fit, and the most that may
+    low, high = 0, (context - 1) // PAGE  # pages that fit, and the most that may
     best = None
     while low < high:
         middle = (low + high + 1) // 2
-        tried = made(middle * _PAGE)
+        tried = made(middle * PAGE)
         if tried.fits:
             low, best = middle, tried
         else:
@@ -284,18 +343,26 @@ def _largest_context(made: Any, context: int) -> Plan | None:
     return best
 
 
-def _refusal(reading: Reading, whole: Plan, largest: Plan | None) -> str:
+def _refusal(reading: Reading, whole: Plan, ways_out: str) -> str:
     name = os.path.basename(reading.file.path)
-    said = (
-        f"{name} needs {_mib(whole.total_bytes)} with a context of {whole.context:,} "
-        f"tokens, and may take {_mib(whole.budget_bytes)} ({whole.budget})"
-    )
-    smaller = ", more of it with values in 8 bits (--kv v8)" if whole.kv == "f16" else ""
-    if largest is None:
-        return f"{said}; no context makes it fit: take a smaller model, or close other programs"
     return (
-        f"{said}; a context of {largest.context:,} fits (--context {largest.context}, "
+        f"{name} needs {_mib(whole.total_bytes)} with a context of {whole.context:,} tokens, and "
+        f"may take {_mib(whole.budget_bytes)} ({whole.budget}); {ways_out}"
+    )
+
+
+def _ways_to_less(whole: Plan, largest: Plan) -> str:
+    smaller = ", more of it with values in 8 bits (--kv v8)" if whole.kv == "f16" else ""
+    return (
+        f"a context of {largest.context:,} fits (--context {largest.context}, "
         f"{_mib(largest.total_bytes)}){smaller}, or take a smaller model"
+    )
+
+
+def _ways_to_more(least: Plan, budget: Budget) -> str:
+    return (
+        f"no context makes it fit, for one of {least.context:,} takes "
+        f"{_mib(least.total_bytes)}: {budget.way_out}, or take a smaller model"
     )
 
 

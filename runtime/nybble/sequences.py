@@ -16,6 +16,8 @@ TYPE_CHECKING = False  # typing's own costs its import
 if TYPE_CHECKING:
     from typing import Any, Protocol
 
+    from nybble.planning import Promise
+
     class Forkable(Protocol):
         def _after_fork(self) -> None: ...
 
@@ -68,10 +70,11 @@ class Loan:
 
 
 class Sequences:
-    """What is free is what no living loan has."""
+    """What is free is what no living loan has. `promise` is kept as long as their memory is."""
 
-    def __init__(self, sequences: list[Sequence]) -> None:
+    def __init__(self, sequences: list[Sequence], promise: Promise) -> None:
         self._sequences = sequences
+        self._promise = promise
         self._loans: list[ref[Loan] | None] = [None] * len(sequences)
         self._turns = [0] * len(sequences)  # when each was last lent
         self._lock = allocate_lock()  # of borrowers

@@ -66,3 +66,17 @@ def test_bench_prints_a_barrier_for_several_threads(tiny, capsys):
 def test_bench_refuses_numbers_that_mean_nothing(tiny, capsys, wrong):
     assert main(["bench", tiny, *wrong]) == 2
     assert wrong[0] in capsys.readouterr().err
+
+
+def test_bench_takes_a_context_and_a_budget(tiny, capsys):
+    options = ("--prompt", "8", "--gen", "2", "--runs", "1", "--threads", "1", "--json")
+    assert json.loads(bench(capsys, tiny, *options))["context"] == 11
+    assert json.loads(bench(capsys, tiny, *options, "--context", "200"))["context"] == 200
+    for flags, code, says in (
+        (("--context", "10"), 2, "--context must be 11 or more"),
+        (("--context", "0"), 2, "--context must be 11 or more"),
+        (("--memory", "3MiB"), 3, "allow more (memory=, --memory)"),
+        (("--memory", "lots"), 2, "memory must be an amount"),
+    ):
+        assert main(["bench", tiny, *options, *flags]) == code
+        assert says in capsys.readouterr().err

@@ -1,16 +1,18 @@
 """All that a model's memory is planned for: the context full, the whole vocabulary read.
 
-    python -m tests.faults.filled MODEL KV CONTEXT SEQUENCES TOKENS TURNS
+    python -m tests.faults.filled MODEL [--kv v8] [--context N] [--sequences N] [--threads N]
+        [--models N] [--tokens N] [--turns N]
 
-Prints the plan, the peak and what that consists of as JSON, in bytes, when it has also made TOKENS
-tokens, in as many replies as that takes, and had a chat of TURNS turns.
+Prints the plan, the peak from before the load on and what it consists of as JSON, in bytes, when it
+has also made that many tokens, in as many replies as it takes, and had a chat of that many turns.
+Of several models of the same file, which are used in turn, the plan is the last one's.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-import sys
 
 import nybble
 from nybble import hub, machine
@@ -65,24 +67,46 @@ def anonymous_bytes() -> int:
 
 
 def main() -> None:
-    path, kv, *numbers = sys.argv[1:]
-    context, sequences, tokens, turns = map(int, numbers)
-    model = nybble.load(path, context=context, sequences=sequences, threads=2, kv=kv)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("path")
+    parser.add_argument("--kv", default="f16")
+    parser.add_argument("--threads", type=int)
+    for name, default in (("context", 2048), ("sequences", 1), ("models", 1), ("tokens", 0)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--turns", type=int, default=1)
+    args = parser.parse_args()
     with open("/proc/self/clear_refs", "w") as refs:
         refs.write("5")  # VmHWM begins anew from what is held now
-    fill(model, sequences)
-    read_whole_vocabulary(model)
-    generate(model, tokens)
-    if model.has_template:
-        talk(model, turns)
+    models = [
+        nybble.load(
+            args.path,
+            context=args.context,
+            sequences=args.sequences,
+            threads=args.threads,
+            kv=args.kv,
+        )
+        for _ in range(args.models)
+    ]
+    loaded = machine.peak_bytes()
+    for model in models:
+        fill(model, args.sequences)
+        read_whole_vocabulary(model)
+        generate(model, args.tokens)
+        if model.has_template and args.turns:
+            talk(model, args.turns)
+    copy = hub.copy_path(args.path)
     print(
         json.dumps(
             {
-                "plan": model.plan.total_bytes,
+                "plan": models[-1].plan.total_bytes,
+                "lines": models[-1].plan.lines,
+                "chunk": models[-1].plan.chunk,
                 "peak": machine.peak_bytes(),
+                "loaded": loaded,
                 "anonymous": anonymous_bytes(),
-                "kv": model.engine.kv.view().nbytes,
-                "packed": os.stat(hub.copy_path(path)).st_size,
+                "kv": sum(model.engine.kv.view().nbytes for model in models),
+                "packed": os.stat(copy).st_size if os.path.exists(copy) else None,
+                "tuned": models[-1].tune is not None,
             }
         )
     )

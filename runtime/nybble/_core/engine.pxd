@@ -91,6 +91,7 @@ cdef extern from "nyb_program.h" nogil:
         const uint64_t *turns
 
 cdef extern from "nyb_engine.h" nogil:
+    enum: NYB_MAX_PAGES
     ctypedef struct nyb_limits:
         uint32_t threads
         uint32_t max_tokens
@@ -99,6 +100,7 @@ cdef extern from "nyb_engine.h" nogil:
         uint32_t n_pages
         uint32_t sequences
         uint32_t kv
+        uint32_t panel
     ctypedef struct nyb_sizes:
         uint64_t kv_bytes
         uint64_t work_bytes

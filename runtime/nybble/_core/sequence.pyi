@@ -5,6 +5,7 @@ from nybble._core.program import Arena, Program, Weights
 from nybble.errors import NumericError
 
 CHUNK: int
+PAGE: int
 KV_TYPES: dict[str, int]
 engine_lock: LockType
 
@@ -15,6 +16,7 @@ def sizes(
     sequences: int = 1,
     chunk: int = ...,
     kv: str = "f16",
+    panel_bytes: int | None = None,
 ) -> tuple[int, int]: ...
 
 class Engine:

@@ -3,6 +3,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int32_t
 
 from nybble._core.engine cimport (
+    NYB_MAX_PAGES,
     NYB_WANT_ALL,
     NYB_WANT_HIDDEN,
     NYB_WANT_LAST,
@@ -37,7 +38,7 @@ from time import perf_counter
 
 from nybble._core.native import cpu_bits, level_bits, pool_stop
 from nybble._core.program import KV_TYPES
-from nybble.errors import ContextError, FormatError, NumericError, UsageError
+from nybble.errors import BudgetError, ContextError, FormatError, NumericError, UsageError
 
 # One engine call at a time in a process: they share the cores, and the pool. Whoever wants what a
 # call computed reads it under the same hold: the next call, of any sequence, overwrites it.
@@ -57,31 +58,45 @@ os.register_at_fork(
 )
 
 CHUNK = 128
+PAGE = NYB_PAGE  # positions
 cdef enum:
     LOGITS_BYTES = 2 * 1024 * 1024  # of a batch's logits, beyond its first row's
 
 
 cdef nyb_limits limits_of(Program program, uint32_t context, uint32_t threads, uint32_t sequences,
                           uint32_t chunk, kv) except *:
-    cdef uint32_t pages = (context + NYB_PAGE - 1) // NYB_PAGE
+    cdef uint64_t pages = (<uint64_t>context + NYB_PAGE - 1) // NYB_PAGE
     cdef uint32_t rows = max(1, min(16, LOGITS_BYTES // (4 * program.c.vocab)))
+    if pages * sequences > NYB_MAX_PAGES:
+        times = f"{sequences:,} times " if sequences > 1 else ""
+        raise BudgetError(f"{times}a context of {context:,} tokens is more than the "
+                          f"{<uint64_t>NYB_MAX_PAGES * NYB_PAGE:,} that there may be in all; "
+                          "take a smaller context, or fewer sequences")
     return nyb_limits(threads, chunk, min(chunk, rows), pages, pages * sequences, sequences,
-                      KV_TYPES[kv])
+                      KV_TYPES[kv], 0)
 
 
-cdef nyb_sizes sizes_of(Program program, const nyb_limits *limits) except *:
+cdef nyb_sizes sizes_of(Program program, const nyb_limits *limits, uint32_t bits) except *:
     cdef nyb_sizes found
     cdef nyb_error error
-    if measure(&program.c, limits, cpu_bits(), &found, &error):
+    if measure(&program.c, limits, bits, &found, &error):
         raise FormatError(f"this model cannot be run so: {said(&error)}")
     return found
 
 
 def sizes(Program program not None, uint32_t context, uint32_t threads=1, uint32_t sequences=1,
-          uint32_t chunk=CHUNK, kv="f16"):
-    """(bytes of the KV cache, bytes of working memory) of an Engine; nothing is allocated."""
+          uint32_t chunk=CHUNK, kv="f16", panel_bytes=None):
+    """(bytes of the KV cache, bytes of working memory) of an Engine; nothing is allocated.
+
+    panel_bytes : of a block, for the rows of another machine; else the rows are this one's
+    """
     cdef nyb_limits limits = limits_of(program, context, threads, sequences, chunk, kv)
-    found = sizes_of(program, &limits)
+    cdef uint32_t bits = 0
+    if panel_bytes is None:
+        bits = cpu_bits()
+    else:
+        limits.panel = panel_bytes
+    found = sizes_of(program, &limits, bits)
     return found.kv_bytes, found.work_bytes + sample_scratch(program.c.vocab)
 
 
@@ -99,9 +114,9 @@ cdef class Engine:
     def __cinit__(self, Weights weights not None, uint32_t context, uint32_t threads=1,
                   uint32_t sequences=1, uint32_t chunk=CHUNK, kv="f16"):
         cdef nyb_limits limits = limits_of(weights.program, context, threads, sequences, chunk, kv)
-        cdef nyb_sizes sizes = sizes_of(weights.program, &limits)
-        cdef nyb_error error
         cdef uint32_t bits = cpu_bits()
+        cdef nyb_sizes sizes = sizes_of(weights.program, &limits, bits)
+        cdef nyb_error error
         self.weights = weights
         times = f"{sequences:,} times " if sequences > 1 else ""
         self.kv = Arena(sizes.kv_bytes,

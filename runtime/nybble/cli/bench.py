@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from nybble.cli.terminal import counted, ended_line, load, megabytes, say
+from nybble.errors import UsageError
 from nybble.options import KV, Options
 
 if TYPE_CHECKING:
@@ -56,6 +57,12 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--kv", metavar="TYPE", choices=KV, default="f16", help="how to keep keys and values (f16)"
     )
+    parser.add_argument(
+        "--context", type=int, metavar="N", help="tokens of the context (as many as are needed)"
+    )
+    parser.add_argument(
+        "--memory", metavar="SIZE", help="the most that may be held, such as 300MiB"
+    )
     parser.add_argument("--runs", type=int, default=5, metavar="N", help="runs (5)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the engine")
     parser.add_argument("--json", action="store_true", help="one JSON object, with every run")
@@ -66,7 +73,6 @@ def run(args: argparse.Namespace) -> int:
     """Carry out `nybble bench`."""
     from nybble import machine
     from nybble._core import native
-    from nybble.errors import UsageError
 
     for name in ("prompt", "gen", "runs"):
         if getattr(args, name) < 1:
@@ -98,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
         "threads": model.threads,
         "tune": model.tune._asdict() if model.tune else None,
         "kv": model.plan.kv,
+        "context": model.context,
         "prompt": args.prompt,
         "gen": args.gen,
         "prefill_tok_s": median(run["prefill_tok_s"] for run in runs),
@@ -122,7 +129,12 @@ def run(args: argparse.Namespace) -> int:
 def _measure(args: argparse.Namespace, depths: list[int]) -> tuple[Model, list[dict[str, Any]]]:
     """The model, loaded, and the figures of each run."""
     longest = max(args.prompt, *depths)
-    model = load(args.model, threads=args.threads, context=longest + args.gen + 1, kv=args.kv)
+    context = longest + args.gen + 1
+    if args.context is not None:
+        if args.context < context:
+            raise UsageError(f"--context must be {context:,} or more for this prompt and --gen")
+        context = args.context
+    model = load(args.model, threads=args.threads, context=context, kv=args.kv, memory=args.memory)
     ids = model.tokenize(_TEXT)
     ids = (ids * (longest // len(ids) + 1))[:longest]
     runs = []

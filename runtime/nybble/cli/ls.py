@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nybble import hub
 from nybble.cli.terminal import megabytes, printable, say, table
-from nybble.errors import UsageError
+from nybble.errors import NybbleError, UsageError
 from nybble.hub.known import DEFAULT, KNOWN, KnownModel
 
 if TYPE_CHECKING:
@@ -127,7 +127,11 @@ def _known_row(row: KnownModel) -> dict[str, Any]:
 def _fit(row: KnownModel, board: Board) -> dict[str, Any]:
     from nybble import fitting
 
-    found = fitting.fit(row, board)
+    try:
+        found = fitting.fit(row, board)
+    except NybbleError as error:
+        say(f"{row.name} is estimated, its file cannot be read: {printable(str(error))}")
+        found = fitting.estimate(row, board)
     rate = found.decode_tok_s
     return {
         "board": board.id,

@@ -28,7 +28,8 @@ examples:
   nybble plan smollm2-135m --context 8192 --sequences 2 --json
 
 Without --memory the budget is what this machine can give (what is available, less 64 MiB; the
-control group's limit; ulimit -v), or what the board has with the least memory it is sold with.
+control group's limit; ulimit -v), or what the board has with the least memory it is sold with. A
+.gguf file is planned for a board as at its first run there, when it is yet to be packed.
 """
 
 
@@ -55,29 +56,32 @@ def run(args: argparse.Namespace) -> int:
     path = hub.resolve(args.model)
 
     from nybble import board as boards
-    from nybble import machine, model, packing, planning
+    from nybble import model, packing, planning
     from nybble.options import whole
 
     board = boards.load(args.board) if args.board else None
     if board is None:
-        held = machine.held_bytes()
+        held = planning.held_bytes()
         budget = planning.budget_of(args.memory, held)
         threads = model.threads_of(args.threads)
     else:
         held = planning.INTERPRETER
         budget = planning.on_board(board, args.memory)
-        threads = model.threads_of(args.threads or board.clusters[0].cores)
-    reading = packing.read(path)
-    plan = planning.plan(
-        reading,
-        context=model.context_of(args.context, reading.tree.context),
-        sequences=whole("sequences", args.sequences, 1, model.MAX_SEQUENCES),
-        threads=threads,
-        budget=budget,
-        held=held,
-        on_exceed="tell",
-        kv=args.kv,
-    )
+        threads = model.threads_of(
+            board.clusters[0].cores if args.threads is None else args.threads
+        )
+    with packing.read(path, is_first=board is not None) as reading:
+        plan = planning.plan(
+            reading,
+            context=model.context_of(args.context, reading.tree.context),
+            sequences=whole("sequences", args.sequences, 1, model.MAX_SEQUENCES),
+            threads=threads,
+            budget=budget,
+            held=held,
+            on_exceed="tell",
+            kv=args.kv,
+            board=board,
+        )
     if args.json:
         print(json.dumps({"model": path, **plan.as_dict(), **_rate(plan, board)}))
     else:

@@ -29,7 +29,7 @@ from nybble.cli.terminal import (
 )
 from nybble.errors import ContextError, ModelNotFoundError, UsageError
 from nybble.hub.known import DEFAULT, KNOWN
-from nybble.options import KV, OVERFLOW
+from nybble.options import KV, ON_EXCEED, OVERFLOW
 
 if TYPE_CHECKING:
     from nybble.model import Model
@@ -117,7 +117,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--on-exceed",
         metavar="HOW",
-        choices=("refuse", "adapt"),
+        choices=ON_EXCEED,
         help="if that is too little: refuse (as it is by itself), or adapt: v8, a smaller context",
     )
     parser.add_argument(
