@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import nybble
-from nybble import hub, packing
+from nybble import disk, hub, packing
 from nybble.errors import FormatError, UsageError
 from nybble.formats.packed import PackedFile
 from tools.tiny_model import tiny_model
@@ -313,6 +313,27 @@ def test_a_kill_at_any_moment_leaves_nothing_half(large, cache):
     assert copies(cache) == [copy.name], "what was left is gone"
     assert copy.read_bytes() == expected
     assert was_there < 20, "none was killed before it was done"
+
+
+def test_what_was_left_is_not_removed_in_anothers_place(cache, monkeypatch):
+    """A packer is done, and another begins, between the opening and the removal of the part."""
+    cache.mkdir(parents=True)
+    copy, part = cache / "one.nyb", cache / "one.nyb.part"
+    part.write_bytes(b"first")
+    opened = os.open
+
+    def open_late(path, *arguments):
+        descriptor = opened(path, *arguments)
+        part.rename(copy)
+        part.write_bytes(b"second")
+        return descriptor
+
+    monkeypatch.setattr(os, "open", open_late)
+    disk.remove_left(str(part))
+    monkeypatch.setattr(os, "open", opened)
+    assert (copy.read_bytes(), part.read_bytes()) == (b"first", b"second")
+    disk.remove_left(str(part))
+    assert copies(cache) == ["one.nyb"]
 
 
 LIMITED = f"""
