@@ -14,7 +14,7 @@ import nybble
 from nybble import packing
 from nybble.errors import FormatError, NybbleError
 from nybble.formats import packed_writer
-from nybble.formats.gguf import GgufArray, GgufFile
+from nybble.formats.gguf import GgufArray, GgufFile, open_file
 from nybble.formats.packed import TABLES, PackedFile
 from tests.model.models import edited
 from tools.gguf_writer import Scalar, tensor
@@ -280,6 +280,25 @@ def test_every_truncation_is_refused(copy):
         copy.write_bytes(content[:n])
         with pytest.raises(FormatError, match=r"copy\.nyb"):
             nybble.load(copy)
+
+
+def test_a_file_with_more_behind_it_is_refused(copy):
+    nbytes = copy.stat().st_size
+    with copy.open("ab") as file:
+        file.write(bytes(100))
+    with pytest.raises(FormatError, match=f"it has {nbytes + 100:,} of {nbytes:,} bytes"):
+        nybble.load(copy)
+
+
+def test_a_file_that_is_emptied_before_it_is_mapped(copy, monkeypatch):
+    def opened(path):
+        fd = open_file(path)
+        os.truncate(path, 0)
+        return fd
+
+    monkeypatch.setattr("nybble.formats.packed.open_file", opened)
+    with pytest.raises(FormatError, match=r"copy\.nyb was changed while it was being read"):
+        nybble.load(copy)
 
 
 @pytest.mark.parametrize("region", ["keys", "tensors", "tables", "weights"])

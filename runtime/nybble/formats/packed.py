@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from nybble._core.gguf import GgufIndex
 from nybble._core.program import Program, Weights
 from nybble.errors import FormatError, NybbleError
-from nybble.formats.gguf import Gguf, GgufArray, GgufTensor, open_file
+from nybble.formats.gguf import Gguf, GgufArray, GgufTensor, changed, open_file
 
 TYPE_CHECKING = False  # typing's own costs its import
 if TYPE_CHECKING:
@@ -92,6 +92,8 @@ class _Mapped(Gguf):
         fd = open_file(path)
         try:
             self._map: mmap.mmap | None = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
+        except ValueError:  # as for a file that has no bytes: it had some when it was opened
+            raise changed(path) from None
         except (OSError, OverflowError) as error:
             raise NybbleError(f"{path} cannot be mapped: {error}") from error
         finally:
@@ -186,7 +188,7 @@ class PackedFile:
                     " packed the file, or it is damaged; pack the model again (nybble pack)"
                 )
         end = base + program.weights_bytes
-        if end > self.nbytes:
+        if end != self.nbytes:  # the weights are the last of it
             raise self._damaged(f"it has {self.nbytes:,} of {end:,} bytes")
         if base % ALIGNMENT:
             raise self._damaged(f"its weights begin at {base}, which is not a multiple of 64")
