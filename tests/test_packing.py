@@ -18,6 +18,7 @@ import nybble
 from nybble import disk, hub, packing
 from nybble.errors import FormatError, UsageError
 from nybble.formats.packed import PackedFile
+from tests.model.models import edited
 from tools.tiny_model import tiny_model
 
 IDS = [5, 6, 7]
@@ -375,3 +376,10 @@ def test_packing_takes_little_memory(large, cache):
     grown = int(start(PEAK, large).communicate(timeout=120)[0])
     assert large.stat().st_size > 29e6
     assert grown < 16e6
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resets VmHWM")
+def test_packing_takes_no_copy_of_the_metadata(path, tmp_path):
+    long = edited(path, tmp_path / "long.gguf", {"a.text": "x" * 16_000_000})
+    grown = int(start(PEAK, long).communicate(timeout=120)[0])
+    assert grown < 12e6
