@@ -125,6 +125,56 @@ def test_a_file_that_has_changed_is_packed_anew(path, cache, tmp_path, monkeypat
     assert len(copies(cache)) == 1
 
 
+def with_the_time_of(path, other):
+    """Gives the file at `other` the name of `path`, whose time it takes, as `cp -p` may have it."""
+    was = path.stat()
+    os.utime(other, ns=(was.st_atime_ns, was.st_mtime_ns))
+    other.replace(path)
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (was.st_size, was.st_mtime_ns)
+
+
+def test_other_weights_of_the_same_size_and_time_are_packed_anew(
+    path, cache, tmp_path, monkeypatch
+):
+    before = load(path)[3]
+    tiny_model(tmp_path / "other.gguf", seed=1)
+    with_the_time_of(path, tmp_path / "other.gguf")
+    logits = in_memory(path, monkeypatch)
+    assert logits != before
+    assert load(path) == (True, True, "", logits)
+    assert load(path) == (True, False, "", logits)
+    assert len(copies(cache)) == 1
+
+
+def test_a_file_that_was_moved_here_and_there_keeps_its_copy(path, cache, tmp_path, monkeypatch):
+    """Its ctime is another then; the sample of its bytes is the same."""
+    logits = load(path)[3]
+    ctime = path.stat().st_ctime_ns
+    (tmp_path / "restored.gguf").write_bytes(path.read_bytes())
+    with_the_time_of(path, tmp_path / "restored.gguf")
+    assert path.stat().st_ctime_ns != ctime
+    assert load(path) == (True, False, "", logits)
+    path.chmod(0o600)
+    assert load(path) == (True, False, "", logits)
+
+
+def test_a_file_that_nobody_has_touched_is_not_read(path, cache, tmp_path, monkeypatch):
+    os.utime(path, ns=(1, 1))
+    load(path)
+    monkeypatch.setattr("nybble.formats.packed.sampled", lambda *_: pytest.fail("it was read"))
+    assert load(path)[:2] == (True, False)
+
+
+def test_a_copy_without_a_stamp_is_made_anew(path, cache, tmp_path):
+    """One that an earlier nybble has made."""
+    logits = load(path)[3]
+    (copy,) = cache.iterdir()
+    whole = copy.read_bytes()
+    copy.write_bytes(whole.replace(b"nybble.source.sample", b"nybble.source.simple"))
+    assert load(path) == (True, True, "", logits)
+    assert copy.read_bytes() == whole
+
+
 def cut(content):
     return content[: len(content) // 2]
 

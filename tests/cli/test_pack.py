@@ -131,9 +131,18 @@ def test_verify_proves_a_file_against_its_source(path, tmp_path, capsys):
     os.utime(path, ns=(1, 1))
     assert main(["pack", str(out), "--verify"]) == 0
     assert lines(capsys) == [
-        f"{out}: its sum is right; {path}, which it was packed from, is gone or has changed,"
+        f"{out}: its sum is right; tiny.gguf, which it was packed from, is not here or has changed,"
         " so its weights were not compared"
     ]
+
+
+def test_verify_finds_the_source_beside_the_file(path, tmp_path, capsys):
+    out, beside = tmp_path / "x.nyb", tmp_path / "tiny.gguf"
+    assert main(["pack", "tiny", "-o", str(out)]) == 0
+    path.rename(beside)
+    capsys.readouterr()
+    assert main(["pack", str(out), "--verify"]) == 0
+    assert lines(capsys) == [f"{out}: its sum is right, and it is {beside} bit for bit"]
 
 
 def test_verify_finds_damage(path, tmp_path, capsys):
@@ -279,11 +288,22 @@ def test_show_of_a_packed_file(path, tmp_path, capsys):
     here = capsys.readouterr().out.splitlines()
     kilobytes = [f"{one.stat().st_size / 1e3:.0f} kB" for one in (out, path)]
     assert here[0] == f"{out}: packed, {kilobytes[0]}"
-    assert here[1] == f"packed from {path}, {kilobytes[1]}"
+    assert here[1] == f"packed from tiny.gguf, {kilobytes[1]}"
     assert sorted(here[2:]) == sorted(there[1:]), "the same metadata, tensors and formats"
-    os.utime(path, ns=(1, 1))
-    assert main(["show", str(out)]) == 0
-    assert "which is gone or has changed" in capsys.readouterr().out
+
+
+def test_show_of_a_copy(path, copies, capsys):
+    nybble.load(path)
+    (copy,) = copies.iterdir()
+    for change, is_as_it_was in ((None, True), ((1, 1), False)):
+        if change:
+            os.utime(path, ns=change)
+        assert main(["show", str(copy)]) == 0
+        out = capsys.readouterr().out
+        assert f"packed from {path}, " in out
+        assert ("which is gone or has changed" in out) is not is_as_it_was
+        assert main(["show", str(copy), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["source"]["is_as_it_was"] is is_as_it_was
 
 
 def test_show_json_of_a_packed_file(path, tmp_path, capsys):
@@ -295,11 +315,8 @@ def test_show_json_of_a_packed_file(path, tmp_path, capsys):
     assert said["metadata"]["general.architecture"] == "llama"
     crc32 = said["source"].pop("crc32")
     assert len(crc32) == 8
-    assert said["source"] == {
-        "path": str(path),
-        "nbytes": path.stat().st_size,
-        "is_as_it_was": True,
-    }
+    nbytes = path.stat().st_size
+    assert said["source"] == {"path": "tiny.gguf", "nbytes": nbytes, "is_as_it_was": None}
     assert main(["show", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["source"] is None
 

@@ -120,8 +120,9 @@ def test_what_a_user_sees_of_it_is_the_models_own(model, whole):
         assert {name: (t.shape, t.format) for name, t in here.tensors.items()} == {
             name: (t.shape, t.format) for name, t in there.tensors.items()
         }
-        assert (here.source.path, here.source.nbytes) == (str(model), model.stat().st_size)
-        assert here.source.is_as_it_was()
+        assert (here.source.path, here.source.nbytes) == (model.name, model.stat().st_size)
+        assert here.source.is_at(model)
+        assert not here.source.is_as_it_was(), "where it was is not told"
 
 
 def test_other_programs_read_it_as_gguf_of_another_architecture(whole):
@@ -157,8 +158,8 @@ def test_a_name_that_is_no_utf8(tmp_path):
     path = tmp_path / os.fsdecode(b"caf\xe9.gguf")
     tiny_model(path, layers=1)
     with PackedFile(pack(path)) as file:
-        assert file.source.path == str(path)
-        assert file.source.is_as_it_was()
+        assert file.source.path == path.name
+        assert file.source.is_at(path)
 
 
 @pytest.mark.parametrize("change", ["weights", "metadata", "vocabulary"])
@@ -410,6 +411,10 @@ def test_tensors_that_lie_in_another_order(copy):
         nybble.load(copy)
 
 
+def test_a_file_that_is_handed_on_does_not_say_where_it_was_made(model, whole):
+    assert os.fsencode(model.parent) not in whole.read_bytes()
+
+
 def test_a_source_that_cannot_be_a_path(copy):
     at, _, _ = place_of(copy, "nybble.source.path")
     begin = copy.read_bytes().index(b"nybble.source.path") + len("nybble.source.path") + 4 + 8
@@ -417,7 +422,7 @@ def test_a_source_that_cannot_be_a_path(copy):
     write_at(copy, begin, b"\x00")
     with PackedFile(copy) as file:
         assert "\x00" in file.source.path
-        assert not file.source.is_as_it_was()
+        assert not file.source.is_at(file.source.path)
 
 
 def test_a_file_without_its_sum_is_damaged(tmp_path):

@@ -48,6 +48,7 @@ def write(
     tokenizer: Tokenizer,
     on_progress: Callable[[int, int], None] | None = None,
     *,
+    is_copy: bool = False,
     spare: int = 0,
     is_there: Callable[[], bool] = lambda: False,
 ) -> None:
@@ -55,6 +56,8 @@ def write(
 
     program, tokenizer : made of the file's metadata
     on_progress        : called with (bytes of weights packed, bytes in all)
+    is_copy            : for the cache, where the GGUF file is to be known again: with its whole
+                         path, which is nobody's business in a file that is handed on, and stamp
     spare              : bytes that must be free on the disk besides
     is_there           : asked once no other process packs the same path, whether what one may have
                          left there is what is wanted: then nothing is written
@@ -64,7 +67,7 @@ def write(
     where there is not enough space; FormatError, without the file's path, if a scale is not finite,
     and with it if the file has been written to since it was opened.
     """
-    header = _Header(file, program, tokenizer)
+    header = _Header(file, program, tokenizer, is_copy)
     with part_of(path, header.nbytes + spare, is_there) as part:
         if part is None:
             return
@@ -92,8 +95,8 @@ def write(
 
 
 def size(file: GgufFile, program: Program, tokenizer: Tokenizer) -> int:
-    """Bytes of the file that `write` makes."""
-    return _Header(file, program, tokenizer).nbytes
+    """Bytes of the copy that `write` makes."""
+    return _Header(file, program, tokenizer, is_copy=True).nbytes
 
 
 def differences(
@@ -144,12 +147,17 @@ class _Header:
     nbytes     : of the whole file
     """
 
-    def __init__(self, file: GgufFile, program: Program, tokenizer: Tokenizer):
+    def __init__(self, file: GgufFile, program: Program, tokenizer: Tokenizer, is_copy: bool):
         placed = program.placements
         names = {placement.name for placement in placed}
         self.plain = [name for name in file.tensors if name not in names]
+        place = os.path.realpath(file.path)
         self.source = Source(
-            os.path.realpath(file.path), file.nbytes, file.mtime_ns, crc32(file.head)
+            place if is_copy else os.path.basename(place),
+            file.nbytes,
+            file.mtime_ns,
+            crc32(file.head),
+            (file.ctime_ns, file.sample()) if is_copy else None,
         )
         n_tables = tokenizer.vocabulary.nbytes
         keys = self._keys(file, placed)
@@ -182,6 +190,7 @@ class _Header:
             _number("nybble.source.nbytes", _U64, self.source.nbytes),
             _number("nybble.source.mtime_ns", _I64, self.source.mtime_ns),
             _number("nybble.source.crc32", _U32, self.source.crc32),
+            *self._stamp(),
             _texts("nybble.tensors", [how_packed(placement) for placement in placed]),
             _text("nybble.sha256", NO_SUM),
         ]
@@ -189,6 +198,15 @@ class _Header:
         start = struct.pack("<4sIQQ", b"GGUF", 3, n_tensors, len(kept) + len(own))
         head, records = file.head, [file.record(key) for key in kept]
         return [start, *(head[at:end] for at, _, end in records), *own]
+
+    def _stamp(self) -> list[bytes]:
+        if self.source.stamp is None:
+            return []
+        ctime_ns, sample = self.source.stamp
+        return [
+            _number("nybble.source.ctime_ns", _I64, ctime_ns),
+            _number("nybble.source.sample", _U32, sample),
+        ]
 
     def _tensors(
         self,
