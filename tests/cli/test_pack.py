@@ -1,5 +1,6 @@
 """nybble pack, pull --pack, and packed models in ls, rm and show."""
 
+import fcntl
 import json
 import os
 
@@ -7,7 +8,7 @@ import pytest
 
 import nybble
 from nybble import hub, packing
-from nybble.cli import main
+from nybble.cli import main, pack
 from nybble.formats.packed import PackedFile
 from nybble.hub.pulling import Pulled
 from tools.tiny_model import tiny_model
@@ -212,7 +213,7 @@ def test_pull_pack_keeps_the_packed_file_only(path, copies, pulls, capsys):
     assert len(list(copies.iterdir())) == 1
     assert main(["pull", "tiny", "--pack"]) == 0
     packed = path.with_suffix(".nyb")
-    assert os.listdir(path.parent) == ["tiny.nyb"]
+    assert sorted(os.listdir(path.parent)) == [".lock", "tiny.nyb"]
     assert list(copies.iterdir()) == []
     said = lines(capsys)
     assert said[1] == f"{packed}: {packed.stat().st_size // 1000} kB, packed from {path}"
@@ -220,8 +221,38 @@ def test_pull_pack_keeps_the_packed_file_only(path, copies, pulls, capsys):
     assert hub.resolve("tiny") == str(packed)
     assert nybble.load("tiny").weights.is_mapped
     assert main(["pull", "tiny"]) == 0
-    assert lines(capsys) == [f"tiny is already there, packed, sha256 verified: {packed}"]
+    assert lines(capsys) == [
+        f"tiny is already there, packed, and undamaged by its own sum: {packed}"
+    ]
     assert pulls == ["tiny"]
+
+
+def test_pull_pack_keeps_other_pulls_out(path, pulls, monkeypatch):
+    write, tried = pack.write, []
+
+    def write_alone(source, output):
+        with open(path.parent / ".lock") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        tried.append(source)
+        write(source, output)
+
+    monkeypatch.setattr(pack, "write", write_alone)
+    assert main(["pull", "tiny", "--pack"]) == 0
+    assert tried == [str(path)]
+
+
+def test_pull_pack_of_what_another_has_packed_meanwhile(path, pulls, monkeypatch):
+    packed, pulled = path.with_suffix(".nyb"), hub.pull
+
+    def pull(*arguments):
+        found = pulled(*arguments)
+        pack.write(str(path), str(packed))
+        path.unlink()
+        return found
+
+    monkeypatch.setattr(hub, "pull", pull)
+    assert main(["pull", "tiny", "--pack"]) == 0
+    assert hub.resolve("tiny") == str(packed)
 
 
 def test_a_damaged_packed_model_is_pulled_and_packed_again(path, pulls, capsys):
@@ -233,7 +264,7 @@ def test_a_damaged_packed_model_is_pulled_and_packed_again(path, pulls, capsys):
     assert main(["pull", "tiny"]) == 0
     assert lines(capsys)[0].startswith(f"nybble: {packed}: its sha256 is ")
     assert len(pulls) == 2
-    assert os.listdir(path.parent) == ["tiny.nyb"]
+    assert sorted(os.listdir(path.parent)) == [".lock", "tiny.nyb"]
     with PackedFile(packed) as file:
         file.check_sum()
     assert packed.stat().st_size == len(whole)
@@ -257,6 +288,20 @@ def test_ls_and_rm_count_copies(path, copies, capsys):
     assert f"{both / 1e3:.0f} kB" in capsys.readouterr().err
     assert not path.exists()
     assert not copy.exists()
+
+
+def test_ls_and_rm_count_what_a_pull_pack_that_was_killed_has_left(path, capsys):
+    packed = path.with_suffix(".nyb")
+    pack.write(str(path), str(packed))
+    (path.parent / "tiny.nyb.part").write_bytes(bytes(5_000_000))
+    both = path.stat().st_size + packed.stat().st_size
+    assert main(["ls", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["packed_nbytes"] == packed.stat().st_size
+    assert main(["ls"]) == 0
+    assert f"tiny  {both / 1e3:.0f} kB" in capsys.readouterr().out
+    assert main(["rm", "tiny", "--yes"]) == 0
+    assert "5 MB" in capsys.readouterr().err
+    assert os.listdir(path.parent) == [".lock"]
 
 
 def test_ls_and_rm_of_a_model_that_is_kept_packed(path, pulls, capsys):
