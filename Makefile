@@ -111,13 +111,17 @@ clean:
 	rm -rf .venv build dist runtime/*.egg-info
 	rm -f runtime/nybble/_core/*.c runtime/nybble/_core/*.so
 
+COMPILING = @echo "compiling nybble in $(1): about three minutes on two CPUs"
+
 $(DEMO)/.installed: $(SOURCES)
+	$(call COMPILING,$(DEMO))
 	test -x $(DEMO)/bin/python || $(PYTHON) -m venv $(DEMO)
 	$(DEMO)/bin/python -m pip install -q --disable-pip-version-check --force-reinstall .
 	touch $@
 
 # The build's own needs are installed too, so that a changed source is compiled by itself.
 $(DEV)/.installed: setup.py pyproject.toml
+	$(call COMPILING,$(DEV))
 	test -x $(DEV)/bin/python || $(PYTHON) -m venv $(DEV)
 	$(DEV)/bin/python -m pip install -q --disable-pip-version-check 'setuptools>=77' 'cython>=3.3.1,<3.4'
 	$(DEV)/bin/python -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[test]'

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 import nybble
-from nybble import hub, packing
+from nybble import disk, hub, packing
 from nybble.errors import FormatError, UsageError
 from nybble.formats.packed import PackedFile
+from tests.model.models import edited
 from tools.tiny_model import tiny_model
 
 IDS = [5, 6, 7]
@@ -122,6 +123,56 @@ def test_a_file_that_has_changed_is_packed_anew(path, cache, tmp_path, monkeypat
     assert load(path) == (True, True, "", logits)
     assert load(path) == (True, False, "", logits)
     assert len(copies(cache)) == 1
+
+
+def with_the_time_of(path, other):
+    """Gives the file at `other` the name of `path`, whose time it takes, as `cp -p` may have it."""
+    was = path.stat()
+    os.utime(other, ns=(was.st_atime_ns, was.st_mtime_ns))
+    other.replace(path)
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (was.st_size, was.st_mtime_ns)
+
+
+def test_other_weights_of_the_same_size_and_time_are_packed_anew(
+    path, cache, tmp_path, monkeypatch
+):
+    before = load(path)[3]
+    tiny_model(tmp_path / "other.gguf", seed=1)
+    with_the_time_of(path, tmp_path / "other.gguf")
+    logits = in_memory(path, monkeypatch)
+    assert logits != before
+    assert load(path) == (True, True, "", logits)
+    assert load(path) == (True, False, "", logits)
+    assert len(copies(cache)) == 1
+
+
+def test_a_file_that_was_moved_here_and_there_keeps_its_copy(path, cache, tmp_path, monkeypatch):
+    """Its ctime is another then; the sample of its bytes is the same."""
+    logits = load(path)[3]
+    ctime = path.stat().st_ctime_ns
+    (tmp_path / "restored.gguf").write_bytes(path.read_bytes())
+    with_the_time_of(path, tmp_path / "restored.gguf")
+    assert path.stat().st_ctime_ns != ctime
+    assert load(path) == (True, False, "", logits)
+    path.chmod(0o600)
+    assert load(path) == (True, False, "", logits)
+
+
+def test_a_file_that_nobody_has_touched_is_not_read(path, cache, tmp_path, monkeypatch):
+    os.utime(path, ns=(1, 1))
+    load(path)
+    monkeypatch.setattr("nybble.formats.packed.sampled", lambda *_: pytest.fail("it was read"))
+    assert load(path)[:2] == (True, False)
+
+
+def test_a_copy_without_a_stamp_is_made_anew(path, cache, tmp_path):
+    """One that an earlier nybble has made."""
+    logits = load(path)[3]
+    (copy,) = cache.iterdir()
+    whole = copy.read_bytes()
+    copy.write_bytes(whole.replace(b"nybble.source.sample", b"nybble.source.simple"))
+    assert load(path) == (True, True, "", logits)
+    assert copy.read_bytes() == whole
 
 
 def cut(content):
@@ -315,6 +366,27 @@ def test_a_kill_at_any_moment_leaves_nothing_half(large, cache):
     assert was_there < 20, "none was killed before it was done"
 
 
+def test_what_was_left_is_not_removed_in_anothers_place(cache, monkeypatch):
+    """A packer is done, and another begins, between the opening and the removal of the part."""
+    cache.mkdir(parents=True)
+    copy, part = cache / "one.nyb", cache / "one.nyb.part"
+    part.write_bytes(b"first")
+    opened = os.open
+
+    def open_late(path, *arguments):
+        descriptor = opened(path, *arguments)
+        part.rename(copy)
+        part.write_bytes(b"second")
+        return descriptor
+
+    monkeypatch.setattr(os, "open", open_late)
+    disk.remove_left(str(part))
+    monkeypatch.setattr(os, "open", opened)
+    assert (copy.read_bytes(), part.read_bytes()) == (b"first", b"second")
+    disk.remove_left(str(part))
+    assert copies(cache) == ["one.nyb"]
+
+
 LIMITED = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
@@ -354,3 +426,10 @@ def test_packing_takes_little_memory(large, cache):
     grown = int(start(PEAK, large).communicate(timeout=120)[0])
     assert large.stat().st_size > 29e6
     assert grown < 16e6
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resets VmHWM")
+def test_packing_takes_no_copy_of_the_metadata(path, tmp_path):
+    long = edited(path, tmp_path / "long.gguf", {"a.text": "x" * 16_000_000})
+    grown = int(start(PEAK, long).communicate(timeout=120)[0])
+    assert grown < 12e6

@@ -58,7 +58,8 @@ def remove_left(partial: str) -> None:
         descriptor = os.open(partial, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(partial)  # who has opened it meanwhile, and waits, sees that it is gone
+            if _has_name(descriptor, partial):  # else it became what it was to be, or was removed
+                os.unlink(partial)  # who has opened it meanwhile, and waits, sees that it is gone
         finally:
             os.close(descriptor)
 
@@ -70,10 +71,18 @@ def _locked(path: str) -> BinaryIO:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         file = os.fdopen(os.open(path, flags, 0o666), "r+b")
         fcntl.flock(file, fcntl.LOCK_EX)
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                return file
-        file.close()  # who was waited for is done with it: the name is another file's, or none's
+        if _has_name(file.fileno(), path):
+            return file
+        file.close()  # who was waited for is done with it
+
+
+def _has_name(descriptor: int, path: str) -> bool:
+    """Whether the open file is the one of that name: the name may be another's by now, or none's.
+    Who has its lock may rely on that, for names change under the lock."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _reserve(file: BinaryIO, folder: str, nbytes: int) -> None:

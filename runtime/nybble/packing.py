@@ -208,7 +208,8 @@ def copied(path: str) -> Reading | None:
         place = hub.copy_path(path)
         if os.path.isfile(place):
             file = PackedFile(place)
-            if file.source.path == os.path.realpath(path) and file.source.is_as_it_was():
+            is_of_it = file.source.path == os.path.realpath(path) and file.source.stamp is not None
+            if is_of_it and file.source.is_as_it_was():
                 return Reading(file)
     return None
 
@@ -232,6 +233,7 @@ def make_copy(reading: Reading, on_progress: Progress | None = None) -> str:
             reading.program,
             reading.tokenizer,
             on_progress,
+            is_copy=True,
             spare=_SLACK,
             is_there=lambda: copied(file.path) is not None,
         )

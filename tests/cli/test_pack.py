@@ -1,5 +1,6 @@
 """nybble pack, pull --pack, and packed models in ls, rm and show."""
 
+import fcntl
 import json
 import os
 
@@ -7,7 +8,7 @@ import pytest
 
 import nybble
 from nybble import hub, packing
-from nybble.cli import main
+from nybble.cli import main, pack
 from nybble.formats.packed import PackedFile
 from nybble.hub.pulling import Pulled
 from tools.tiny_model import tiny_model
@@ -131,9 +132,18 @@ def test_verify_proves_a_file_against_its_source(path, tmp_path, capsys):
     os.utime(path, ns=(1, 1))
     assert main(["pack", str(out), "--verify"]) == 0
     assert lines(capsys) == [
-        f"{out}: its sum is right; {path}, which it was packed from, is gone or has changed,"
+        f"{out}: its sum is right; tiny.gguf, which it was packed from, is not here or has changed,"
         " so its weights were not compared"
     ]
+
+
+def test_verify_finds_the_source_beside_the_file(path, tmp_path, capsys):
+    out, beside = tmp_path / "x.nyb", tmp_path / "tiny.gguf"
+    assert main(["pack", "tiny", "-o", str(out)]) == 0
+    path.rename(beside)
+    capsys.readouterr()
+    assert main(["pack", str(out), "--verify"]) == 0
+    assert lines(capsys) == [f"{out}: its sum is right, and it is {beside} bit for bit"]
 
 
 def test_verify_finds_damage(path, tmp_path, capsys):
@@ -203,7 +213,7 @@ def test_pull_pack_keeps_the_packed_file_only(path, copies, pulls, capsys):
     assert len(list(copies.iterdir())) == 1
     assert main(["pull", "tiny", "--pack"]) == 0
     packed = path.with_suffix(".nyb")
-    assert os.listdir(path.parent) == ["tiny.nyb"]
+    assert sorted(os.listdir(path.parent)) == [".lock", "tiny.nyb"]
     assert list(copies.iterdir()) == []
     said = lines(capsys)
     assert said[1] == f"{packed}: {packed.stat().st_size // 1000} kB, packed from {path}"
@@ -211,8 +221,38 @@ def test_pull_pack_keeps_the_packed_file_only(path, copies, pulls, capsys):
     assert hub.resolve("tiny") == str(packed)
     assert nybble.load("tiny").weights.is_mapped
     assert main(["pull", "tiny"]) == 0
-    assert lines(capsys) == [f"tiny is already there, packed, sha256 verified: {packed}"]
+    assert lines(capsys) == [
+        f"tiny is already there, packed, and undamaged by its own sum: {packed}"
+    ]
     assert pulls == ["tiny"]
+
+
+def test_pull_pack_keeps_other_pulls_out(path, pulls, monkeypatch):
+    write, tried = pack.write, []
+
+    def write_alone(source, output):
+        with open(path.parent / ".lock") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        tried.append(source)
+        write(source, output)
+
+    monkeypatch.setattr(pack, "write", write_alone)
+    assert main(["pull", "tiny", "--pack"]) == 0
+    assert tried == [str(path)]
+
+
+def test_pull_pack_of_what_another_has_packed_meanwhile(path, pulls, monkeypatch):
+    packed, pulled = path.with_suffix(".nyb"), hub.pull
+
+    def pull(*arguments):
+        found = pulled(*arguments)
+        pack.write(str(path), str(packed))
+        path.unlink()
+        return found
+
+    monkeypatch.setattr(hub, "pull", pull)
+    assert main(["pull", "tiny", "--pack"]) == 0
+    assert hub.resolve("tiny") == str(packed)
 
 
 def test_a_damaged_packed_model_is_pulled_and_packed_again(path, pulls, capsys):
@@ -224,7 +264,7 @@ def test_a_damaged_packed_model_is_pulled_and_packed_again(path, pulls, capsys):
     assert main(["pull", "tiny"]) == 0
     assert lines(capsys)[0].startswith(f"nybble: {packed}: its sha256 is ")
     assert len(pulls) == 2
-    assert os.listdir(path.parent) == ["tiny.nyb"]
+    assert sorted(os.listdir(path.parent)) == [".lock", "tiny.nyb"]
     with PackedFile(packed) as file:
         file.check_sum()
     assert packed.stat().st_size == len(whole)
@@ -248,6 +288,20 @@ def test_ls_and_rm_count_copies(path, copies, capsys):
     assert f"{both / 1e3:.0f} kB" in capsys.readouterr().err
     assert not path.exists()
     assert not copy.exists()
+
+
+def test_ls_and_rm_count_what_a_pull_pack_that_was_killed_has_left(path, capsys):
+    packed = path.with_suffix(".nyb")
+    pack.write(str(path), str(packed))
+    (path.parent / "tiny.nyb.part").write_bytes(bytes(5_000_000))
+    both = path.stat().st_size + packed.stat().st_size
+    assert main(["ls", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["packed_nbytes"] == packed.stat().st_size
+    assert main(["ls"]) == 0
+    assert f"tiny  {both / 1e3:.0f} kB" in capsys.readouterr().out
+    assert main(["rm", "tiny", "--yes"]) == 0
+    assert "5 MB" in capsys.readouterr().err
+    assert os.listdir(path.parent) == [".lock"]
 
 
 def test_ls_and_rm_of_a_model_that_is_kept_packed(path, pulls, capsys):
@@ -279,11 +333,22 @@ def test_show_of_a_packed_file(path, tmp_path, capsys):
     here = capsys.readouterr().out.splitlines()
     kilobytes = [f"{one.stat().st_size / 1e3:.0f} kB" for one in (out, path)]
     assert here[0] == f"{out}: packed, {kilobytes[0]}"
-    assert here[1] == f"packed from {path}, {kilobytes[1]}"
+    assert here[1] == f"packed from tiny.gguf, {kilobytes[1]}"
     assert sorted(here[2:]) == sorted(there[1:]), "the same metadata, tensors and formats"
-    os.utime(path, ns=(1, 1))
-    assert main(["show", str(out)]) == 0
-    assert "which is gone or has changed" in capsys.readouterr().out
+
+
+def test_show_of_a_copy(path, copies, capsys):
+    nybble.load(path)
+    (copy,) = copies.iterdir()
+    for change, is_as_it_was in ((None, True), ((1, 1), False)):
+        if change:
+            os.utime(path, ns=change)
+        assert main(["show", str(copy)]) == 0
+        out = capsys.readouterr().out
+        assert f"packed from {path}, " in out
+        assert ("which is gone or has changed" in out) is not is_as_it_was
+        assert main(["show", str(copy), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["source"]["is_as_it_was"] is is_as_it_was
 
 
 def test_show_json_of_a_packed_file(path, tmp_path, capsys):
@@ -295,11 +360,8 @@ def test_show_json_of_a_packed_file(path, tmp_path, capsys):
     assert said["metadata"]["general.architecture"] == "llama"
     crc32 = said["source"].pop("crc32")
     assert len(crc32) == 8
-    assert said["source"] == {
-        "path": str(path),
-        "nbytes": path.stat().st_size,
-        "is_as_it_was": True,
-    }
+    nbytes = path.stat().st_size
+    assert said["source"] == {"path": "tiny.gguf", "nbytes": nbytes, "is_as_it_was": None}
     assert main(["show", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["source"] is None
 

@@ -14,7 +14,7 @@ import nybble
 from nybble import packing
 from nybble.errors import FormatError, NybbleError
 from nybble.formats import packed_writer
-from nybble.formats.gguf import GgufArray, GgufFile
+from nybble.formats.gguf import GgufArray, GgufFile, open_file
 from nybble.formats.packed import TABLES, PackedFile
 from tests.model.models import edited
 from tools.gguf_writer import Scalar, tensor
@@ -120,8 +120,9 @@ def test_what_a_user_sees_of_it_is_the_models_own(model, whole):
         assert {name: (t.shape, t.format) for name, t in here.tensors.items()} == {
             name: (t.shape, t.format) for name, t in there.tensors.items()
         }
-        assert (here.source.path, here.source.nbytes) == (str(model), model.stat().st_size)
-        assert here.source.is_as_it_was()
+        assert (here.source.path, here.source.nbytes) == (model.name, model.stat().st_size)
+        assert here.source.is_at(model)
+        assert not here.source.is_as_it_was(), "where it was is not told"
 
 
 def test_other_programs_read_it_as_gguf_of_another_architecture(whole):
@@ -157,8 +158,8 @@ def test_a_name_that_is_no_utf8(tmp_path):
     path = tmp_path / os.fsdecode(b"caf\xe9.gguf")
     tiny_model(path, layers=1)
     with PackedFile(pack(path)) as file:
-        assert file.source.path == str(path)
-        assert file.source.is_as_it_was()
+        assert file.source.path == path.name
+        assert file.source.is_at(path)
 
 
 @pytest.mark.parametrize("change", ["weights", "metadata", "vocabulary"])
@@ -282,6 +283,25 @@ def test_every_truncation_is_refused(copy):
             nybble.load(copy)
 
 
+def test_a_file_with_more_behind_it_is_refused(copy):
+    nbytes = copy.stat().st_size
+    with copy.open("ab") as file:
+        file.write(bytes(100))
+    with pytest.raises(FormatError, match=f"it has {nbytes + 100:,} of {nbytes:,} bytes"):
+        nybble.load(copy)
+
+
+def test_a_file_that_is_emptied_before_it_is_mapped(copy, monkeypatch):
+    def opened(path):
+        fd = open_file(path)
+        os.truncate(path, 0)
+        return fd
+
+    monkeypatch.setattr("nybble.formats.packed.open_file", opened)
+    with pytest.raises(FormatError, match=r"copy\.nyb was changed while it was being read"):
+        nybble.load(copy)
+
+
 @pytest.mark.parametrize("region", ["keys", "tensors", "tables", "weights"])
 def test_damage_is_refused_or_harmless(copy, region):
     """Whatever is turned over, nothing worse than an error comes of it; and the sum finds it."""
@@ -391,6 +411,10 @@ def test_tensors_that_lie_in_another_order(copy):
         nybble.load(copy)
 
 
+def test_a_file_that_is_handed_on_does_not_say_where_it_was_made(model, whole):
+    assert os.fsencode(model.parent) not in whole.read_bytes()
+
+
 def test_a_source_that_cannot_be_a_path(copy):
     at, _, _ = place_of(copy, "nybble.source.path")
     begin = copy.read_bytes().index(b"nybble.source.path") + len("nybble.source.path") + 4 + 8
@@ -398,7 +422,7 @@ def test_a_source_that_cannot_be_a_path(copy):
     write_at(copy, begin, b"\x00")
     with PackedFile(copy) as file:
         assert "\x00" in file.source.path
-        assert not file.source.is_as_it_was()
+        assert not file.source.is_at(file.source.path)
 
 
 def test_a_file_without_its_sum_is_damaged(tmp_path):

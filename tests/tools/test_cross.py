@@ -38,6 +38,7 @@ FIELDS = {
     "page_align": 65536,
     "needed": ["libc.so.6", "libm.so.6", "libpthread.so.0"],
 }
+WHEEL = "nybble-0.1.0-cp311-abi3-manylinux_2_17_{0}.manylinux2014_{0}.whl"
 USERLAND = {
     "qemu": "qemu-aarch64",
     "arch": "arm64",
@@ -216,7 +217,9 @@ def test_help_has_examples(verb, capsys):
     for arguments in ([], [verb]):
         with pytest.raises(SystemExit, match="0"):
             main([*arguments, "--help"])
-        assert f"python -m tools.cross {verb} " in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert f"python -m tools.cross {verb} " in said
+        assert max(map(len, said.splitlines())) <= 100
 
 
 # -- userlands ------------------------------------------------------------------------------------
@@ -249,6 +252,12 @@ def test_a_tree_is_made_once_and_anew_when_its_file_differs(unpacked, tmp_path):
     assert userland.make(emulated()) == tree
     assert userland.make(emulated(suite="trixie")).folder != tree.folder
     assert unpacked == ["bookworm", "trixie"]
+
+
+def test_the_cpu_is_the_users_where_none_is_asked_for(unpacked):
+    tree = userland.make(emulated())
+    assert list(tree.environment()) == ["QEMU_LD_PREFIX"]
+    assert tree.environment("cortex-a53")["QEMU_CPU"] == "cortex-a53"
 
 
 def test_a_tree_that_could_not_be_made_leaves_nothing(unpacked, tmp_path, monkeypatch):
@@ -363,12 +372,43 @@ def test_boards_that_are_emulated_have_a_platform_that_is(id):
         (["test", "toaster"], "no board 'toaster'"),
         (["test", "spacemit-k1"], "spacemit-k1 is not emulated"),
         (["test", "rpi4", "--model", "x"], "no 'x' among the models: smollm2-135m"),
+        (
+            ["test", "rpi4", "--wheel", "README.md"],
+            "README.md is not called as a wheel for linux-aa",
+        ),
+        (
+            ["test", "rpi4", "--wheel", WHEEL.format("x86_64")],
+            "is not called as a wheel for linux-aa",
+        ),
+        (
+            ["test", "rpi4", "--wheel", WHEEL.format("aarch64")],
+            f"{WHEEL.format('aarch64')} is not there",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_exit_code_2(arguments, what, monkeypatch, capsys):
-    monkeypatch.setattr(toolbox, "enter", lambda _: None)  # which would install the compiler
+    monkeypatch.setattr(toolbox, "enter", lambda _: pytest.fail("100 MB would be installed"))
     assert main(arguments) == 2
     assert what in capsys.readouterr().err
+
+
+def test_a_wheel_that_is_none_is_told(tmp_path):
+    path = tmp_path / WHEEL.format("aarch64")
+    platform = platforms.load("linux-aarch64")
+    path.write_text("no archive")
+    with pytest.raises(AskedError, match="is no wheel"):
+        wheel.check_given(path, platform)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("nybble/__init__.py", "")
+    wheel.check_given(path, platform)
+
+
+def test_a_folder_that_cannot_be_made_is_a_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(toolbox, "enter", lambda _: pytest.fail("100 MB would be installed"))
+    (tmp_path / "file").touch()
+    assert main(["wheel", "linux-aarch64", "--out", f"{tmp_path}/file/x"]) == 1
+    said = capsys.readouterr().err
+    assert said == f"cross: wheels cannot be put into {tmp_path}/file/x: Not a directory\n"
 
 
 def test_all_tests_for_boards_are_there():

@@ -34,6 +34,7 @@ def main(arguments: list[str]) -> int:
     """Carry out `python -m tools.cross`."""
     args = parser().parse_args(arguments)
     try:
+        args.check(args)  # before the tools are fetched
         toolbox.enter(arguments)
         status: int = args.run(args)
         return status

@@ -10,14 +10,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tools.cross import AskedError, platforms
+from tools.cross import ROOT, AskedError, platforms
 from tools.cross.toolbox import cache
 
+if TYPE_CHECKING:
+    from nybble.board import Board
+    from tools.cross.platforms import Platform
+
+RUNTIME = ROOT / "runtime"  # its module of boards needs nothing that is compiled
+_COSTS = """\
+qemu is some 20 times slower than the board, so these are few. The models (843 MB) are pulled if
+they are not there."""
 _EXAMPLES = """\
 examples:
   python -m tools.cross test rpi4
@@ -30,8 +39,7 @@ def add_parser(verbs: Any) -> None:
     parser: argparse.ArgumentParser = verbs.add_parser(
         "test",
         help="try a wheel on the emulated CPUs of boards",
-        description=f"{__doc__.partition(chr(10) * 2)[2]}\nqemu is some 20 times slower than the "
-        "board, so these are few. The models (843 MB) are pulled if they are not there.",
+        description=f"{__doc__.partition(chr(10) * 2)[2]}\n{_COSTS}",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -45,15 +53,17 @@ def add_parser(verbs: Any) -> None:
         "--model", action="append", metavar="NAME", help="repeatable (those that tests run)"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a board")
-    parser.set_defaults(run=main)
+    parser.set_defaults(run=main, check=asked)
 
 
-def main(args: argparse.Namespace) -> int:
-    """Carry out the verb."""
-    # Not before, because nybble need not be there outside of .venv/cross.
+def asked(args: argparse.Namespace) -> tuple[list[Board], Platform]:
+    """The boards that are asked for, and their platform. AskedError if they make no sense, or what
+    else is asked for does not."""
+    if str(RUNTIME) not in sys.path:  # nybble need not be there outside of .venv/cross
+        sys.path.append(str(RUNTIME))
     from nybble import board as boards
     from nybble.errors import UsageError
-    from tools.cross import trial
+    from tools.cross import trial, wheel
 
     try:
         chosen = [boards.load(id) for id in dict.fromkeys(args.board)]
@@ -68,6 +78,16 @@ def main(args: argparse.Namespace) -> int:
         if model not in trial.MODELS:
             raise AskedError(f"no {model!r:.40} among the models: {', '.join(trial.MODELS)}")
     platform = platforms.load(f"linux-{chosen[0].isa}")
+    if args.wheel is not None:
+        wheel.check_given(args.wheel, platform)
+    return chosen, platform
+
+
+def main(args: argparse.Namespace) -> int:
+    """Carry out the verb."""
+    chosen, platform = asked(args)
+    from tools.cross import trial
+
     # In the cache and not in /tmp, which may be memory: the packed models are 860 MB.
     home = cache() / "cross"
     home.mkdir(parents=True, exist_ok=True)

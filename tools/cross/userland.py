@@ -27,6 +27,7 @@ _EXAMPLES = """\
 examples:
   python -m tools.cross userland linux-aarch64
   $(python -m tools.cross userland linux-aarch64 --shell) -c 'import os; print(os.uname().machine)'
+  QEMU_CPU=cortex-a53 $(python -m tools.cross userland linux-aarch64 --shell) program.py
 """
 
 
@@ -47,8 +48,10 @@ class Tree(NamedTuple):
         return self.folder / "site"
 
     def environment(self, cpu: str | None = None) -> dict[str, str]:
-        """What qemu is told: where the tree is, and which CPU to be."""
-        return {"QEMU_LD_PREFIX": str(self.folder / "debian"), "QEMU_CPU": cpu or "max"}
+        """What qemu is told: where the tree is, and which CPU to be; for None it is the one that
+        the user's QEMU_CPU says, or all that qemu can be."""
+        told = {"QEMU_LD_PREFIX": str(self.folder / "debian")}
+        return told if cpu is None else {**told, "QEMU_CPU": cpu}
 
     def command(self) -> list[str]:
         """What starts its Python, in that environment."""
@@ -69,7 +72,18 @@ def add_parser(verbs: Any) -> None:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="one JSON object")
     how.add_argument("--shell", action="store_true", help="the command that starts its Python")
-    parser.set_defaults(run=main)
+    parser.set_defaults(run=main, check=check_arguments)
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """AskedError if there is no such platform, or it is not emulated."""
+    _userland_of(load(args.platform))
+
+
+def _userland_of(platform: Platform) -> Userland:
+    if platform.userland is None:
+        raise AskedError(f"{platform.id} has no userland: it is not emulated")
+    return platform.userland
 
 
 def main(args: argparse.Namespace) -> int:
@@ -85,9 +99,7 @@ def main(args: argparse.Namespace) -> int:
 
 def make(platform: Platform) -> Tree:
     """The platform's tree: from the cache, or made now. AskedError if it has no userland."""
-    userland = platform.userland
-    if userland is None:
-        raise AskedError(f"{platform.id} has no userland: it is not emulated")
+    userland = _userland_of(platform)
     home = cache() / "userlands"
     tree = Tree(home / f"{platform.id}-{userland.key()}", userland)
     if tree.python.exists():

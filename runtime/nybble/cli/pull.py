@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 from nybble import hub
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     packed = _kept_packed(args.name)
     if packed is not None and is_whole(packed):
         name = printable(args.name)
-        say(f"{name} is already there, packed, sha256 verified: {printable(packed)}")
+        say(f"{name} is already there, packed, and undamaged by its own sum: {printable(packed)}")
         return 0
     path = pull(args.name)
     if args.pack or packed is not None:
@@ -75,12 +76,19 @@ def _kept_packed(name: str) -> str | None:
 def _keep_packed(path: str) -> None:
     """Packs the model at `path` into the file beside it, proves that, and removes the GGUF file."""
     from nybble.cli import pack
-    from nybble.hub.pulling import discard
+    from nybble.hub.pulling import alone, discard
 
     packed = hub.packed_path(path)
-    pack.write(path, packed)
-    pack.verify(packed, path)
-    discard(path)
+    with alone(_say_that_it_waits):
+        if not os.path.isfile(path) and os.path.isfile(packed):  # by the pull that was waited for
+            return
+        pack.write(path, packed)
+        pack.verify(packed, path)
+        discard(path)
+
+
+def _say_that_it_waits() -> None:
+    say("another pull is running; waiting for it to end")
 
 
 def pull(name: str) -> str:
@@ -93,9 +101,7 @@ def pull(name: str) -> str:
         bar(done, total)
 
     try:
-        pulled = hub.pull(
-            name, came, lambda: say("another pull is running; waiting for it to end"), check
-        )
+        pulled = hub.pull(name, came, _say_that_it_waits, check)
     except KeyboardInterrupt:
         check.close()
         bar.close()

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Carry out `nybble rm`."""
     there = {name: nbytes for name, _, nbytes in hub.unfinished()}
     for name, path, nbytes in hub.installed():
-        there[name] = there.get(name, 0) + nbytes + hub.copy_nbytes(path)
+        there[name] = there.get(name, 0) + nbytes + hub.copies_nbytes(path)
     names = list(dict.fromkeys(map(_name, args.names)))
     for name in names:  # all of them, before the first is gone
         if name not in there:

@@ -103,7 +103,8 @@ def _as_text(file: GgufFile | PackedFile) -> Iterable[str]:
     kind = f"GGUF {file.version}" if source is None else "packed"
     yield f"{printable(str(file.path))}: {kind}, {megabytes(file.nbytes)}"
     if source is not None:
-        state = "" if source.is_as_it_was() else ", which is gone or has changed"
+        is_gone = source.has_place and not source.is_as_it_was()
+        state = ", which is gone or has changed" if is_gone else ""
         yield f"packed from {printable(source.path)}, {megabytes(source.nbytes)}{state}"
     yield ""
     yield f"metadata ({len(file.metadata)})"
@@ -139,7 +140,7 @@ def _as_json(file: GgufFile | PackedFile) -> dict[str, Any]:
             "path": source.path,
             "nbytes": source.nbytes,
             "crc32": f"{source.crc32:08x}",
-            "is_as_it_was": source.is_as_it_was(),
+            "is_as_it_was": source.is_as_it_was() if source.has_place else None,
         },
         "metadata": {key: _plain(value) for key, value in file.metadata.items()},
         "tensors": [

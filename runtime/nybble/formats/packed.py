@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from nybble._core.gguf import GgufIndex
 from nybble._core.program import Program, Weights
 from nybble.errors import FormatError, NybbleError
-from nybble.formats.gguf import Gguf, GgufArray, GgufTensor, open_file
+from nybble.formats.gguf import Gguf, GgufArray, GgufTensor, changed, open_file, sampled
 
 TYPE_CHECKING = False  # typing's own costs its import
 if TYPE_CHECKING:
@@ -37,24 +37,53 @@ _PIECE = 4 << 20  # bytes summed at a time
 
 
 class Source:
-    """By which a GGUF file is known again: its path, size, time of change, and the CRC-32 of what
-    is before its tensors."""
+    """By which a GGUF file is known again.
 
-    __slots__ = ("crc32", "mtime_ns", "nbytes", "path")
+    path     : of a copy in the cache the file's, all links resolved; else its name, for packed
+               files are handed on
+    nbytes   : its size
+    mtime_ns : when it was last written to
+    crc32    : of what is before its tensors
+    stamp    : of a copy in the cache its ctime_ns, and its `sampled`; else None
+    """
 
-    def __init__(self, path: str, nbytes: int, mtime_ns: int, crc32: int):
+    __slots__ = ("crc32", "mtime_ns", "nbytes", "path", "stamp")
+
+    def __init__(
+        self, path: str, nbytes: int, mtime_ns: int, crc32: int, stamp: tuple[int, int] | None
+    ):
         self.path = path
         self.nbytes = nbytes
         self.mtime_ns = mtime_ns
         self.crc32 = crc32
+        self.stamp = stamp
+
+    @property
+    def has_place(self) -> bool:
+        """Whether it says where the file was."""
+        return os.path.isabs(self.path)
 
     def is_as_it_was(self) -> bool:
-        """Whether the file at `path` still has this size and time."""
+        """Whether the file is at `path`, and is the same by all that is known of it."""
+        return self.has_place and self.is_at(self.path)
+
+    def is_at(self, path: str) -> bool:
+        """Whether it is the file at `path`: one of this size and time, and, where there is a stamp,
+        untouched since; else the sample of its bytes tells."""
         try:
-            now = os.stat(self.path)
-        except (OSError, ValueError):  # a packed file may say anything, a path with a NUL too
+            now = os.stat(path)
+            if (now.st_size, now.st_mtime_ns) != (self.nbytes, self.mtime_ns):
+                return False
+            # (A file system that keeps no ctime tells mtime in its place.)
+            if self.stamp is None or now.st_mtime_ns != now.st_ctime_ns == self.stamp[0]:
+                return True
+            fd = open_file(path)
+            try:
+                return sampled(fd, self.nbytes) == self.stamp[1]
+            finally:
+                os.close(fd)
+        except (OSError, ValueError, NybbleError):  # a packed file may say any path, with a NUL too
             return False
-        return (now.st_size, now.st_mtime_ns) == (self.nbytes, self.mtime_ns)
 
 
 class _Metadata(Mapping[str, object]):
@@ -92,6 +121,8 @@ class _Mapped(Gguf):
         fd = open_file(path)
         try:
             self._map: mmap.mmap | None = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
+        except ValueError:  # as for a file that has no bytes: it had some when it was opened
+            raise changed(path) from None
         except (OSError, OverflowError) as error:
             raise NybbleError(f"{path} cannot be mapped: {error}") from error
         finally:
@@ -148,6 +179,7 @@ class PackedFile:
             self._number("source.nbytes"),
             self._number("source.mtime_ns"),
             self._number("source.crc32"),
+            self._stamp(own),
         )
         self.metadata: Mapping[str, object] = _Metadata(own, self._text("architecture"))
         self.tensors: Mapping[str, GgufTensor] = {
@@ -186,7 +218,7 @@ class PackedFile:
                     " packed the file, or it is damaged; pack the model again (nybble pack)"
                 )
         end = base + program.weights_bytes
-        if end > self.nbytes:
+        if end != self.nbytes:  # the weights are the last of it
             raise self._damaged(f"it has {self.nbytes:,} of {end:,} bytes")
         if base % ALIGNMENT:
             raise self._damaged(f"its weights begin at {base}, which is not a multiple of 64")
@@ -237,6 +269,11 @@ class PackedFile:
         if not isinstance(value, int):
             raise self._damaged(f"nybble.{key} is {value!r:.60}")
         return value
+
+    def _stamp(self, own: Mapping[str, object]) -> tuple[int, int] | None:
+        if "nybble.source.sample" not in own:
+            return None
+        return self._number("source.ctime_ns"), self._number("source.sample")
 
     def _damaged(self, what: str) -> FormatError:
         return FormatError(

@@ -48,6 +48,7 @@ def write(
     tokenizer: Tokenizer,
     on_progress: Callable[[int, int], None] | None = None,
     *,
+    is_copy: bool = False,
     spare: int = 0,
     is_there: Callable[[], bool] = lambda: False,
 ) -> None:
@@ -55,22 +56,26 @@ def write(
 
     program, tokenizer : made of the file's metadata
     on_progress        : called with (bytes of weights packed, bytes in all)
+    is_copy            : for the cache, where the GGUF file is to be known again: with its whole
+                         path, which is nobody's business in a file that is handed on, and stamp
     spare              : bytes that must be free on the disk besides
     is_there           : asked once no other process packs the same path, whether what one may have
                          left there is what is wanted: then nothing is written
 
-    It takes the memory of a few MiB, and on the disk a file `path`.part until it is done. OSError
-    if it cannot be written, with ENOSPC before a byte is, where there is not enough space;
-    FormatError, without the file's path, if a scale is not finite, and with it if the file has been
-    written to since it was opened.
+    It takes the memory of a few MiB and of the tokenizer's tables, and on the disk a file
+    `path`.part until it is done. OSError if it cannot be written, with ENOSPC before a byte is,
+    where there is not enough space; FormatError, without the file's path, if a scale is not finite,
+    and with it if the file has been written to since it was opened.
     """
-    header = _Header(file, program, tokenizer)
+    header = _Header(file, program, tokenizer, is_copy)
     with part_of(path, header.nbytes + spare, is_there) as part:
         if part is None:
             return
         part.truncate(header.nbytes)
         out = _Summed(part)
-        out.write(header.bytes)
+        for piece in header.pieces:
+            out.write(piece)
+        out.pad_to(header.data_at)
         out.write(tokenizer.vocabulary.tables)
         for name in header.plain:
             out.pad_to(header.offsets[name])
@@ -90,8 +95,8 @@ def write(
 
 
 def size(file: GgufFile, program: Program, tokenizer: Tokenizer) -> int:
-    """Bytes of the file that `write` makes."""
-    return _Header(file, program, tokenizer).nbytes
+    """Bytes of the copy that `write` makes."""
+    return _Header(file, program, tokenizer, is_copy=True).nbytes
 
 
 def differences(
@@ -131,7 +136,9 @@ def differences(
 class _Header:
     """What comes before the tensors' data, and where everything goes.
 
-    bytes      : the header, its sum still zeros
+    pieces     : the header, its sum still zeros; the model's own keys where they lie in the GGUF
+                 file's head, which is large
+    data_at    : where it ends, padded, and the tensors' data begin
     source     : what it says of the GGUF file
     offsets    : tensor name -> where it begins in the file
     plain      : names of tensors that are as in the GGUF file: numbers of the model's tree
@@ -140,19 +147,25 @@ class _Header:
     nbytes     : of the whole file
     """
 
-    def __init__(self, file: GgufFile, program: Program, tokenizer: Tokenizer):
+    def __init__(self, file: GgufFile, program: Program, tokenizer: Tokenizer, is_copy: bool):
         placed = program.placements
         names = {placement.name for placement in placed}
         self.plain = [name for name in file.tensors if name not in names]
+        place = os.path.realpath(file.path)
         self.source = Source(
-            os.path.realpath(file.path), file.nbytes, file.mtime_ns, crc32(file.head)
+            place if is_copy else os.path.basename(place),
+            file.nbytes,
+            file.mtime_ns,
+            crc32(file.head),
+            (file.ctime_ns, file.sample()) if is_copy else None,
         )
         n_tables = tokenizer.vocabulary.nbytes
         keys = self._keys(file, placed)
+        keys_end = sum(map(len, keys))
         length = len(self._tensors(file, placed, n_tables, dict.fromkeys(file.tensors, 0), 0))
-        data_at = _aligned(len(keys) + length)
+        self.data_at = _aligned(keys_end + length)
 
-        at = _aligned(data_at + n_tables)
+        at = _aligned(self.data_at + n_tables)
         self.offsets: dict[str, int] = {}
         for name in self.plain:
             self.offsets[name] = at
@@ -161,11 +174,11 @@ class _Header:
         for placement in placed:
             self.offsets[placement.name] = at + placement.offset
         self.nbytes = at + program.weights_bytes
-        whole = keys + self._tensors(file, placed, n_tables, self.offsets, data_at)
-        self.bytes = whole + bytes(data_at - len(whole))
-        self.sum_at = len(keys) - len(NO_SUM)
+        tensors = self._tensors(file, placed, n_tables, self.offsets, self.data_at)
+        self.pieces = [*keys, tensors]
+        self.sum_at = keys_end - len(NO_SUM)
 
-    def _keys(self, file: GgufFile, placed: list[Placement]) -> bytes:
+    def _keys(self, file: GgufFile, placed: list[Placement]) -> list[bytes | memoryview]:
         """The header up to and with the metadata; the sum is the last of it."""
         kept = list(filter(is_kept, file.metadata))
         own = [
@@ -177,13 +190,23 @@ class _Header:
             _number("nybble.source.nbytes", _U64, self.source.nbytes),
             _number("nybble.source.mtime_ns", _I64, self.source.mtime_ns),
             _number("nybble.source.crc32", _U32, self.source.crc32),
+            *self._stamp(),
             _texts("nybble.tensors", [how_packed(placement) for placement in placed]),
             _text("nybble.sha256", NO_SUM),
         ]
         n_tensors = 1 + len(self.plain) + len(placed)
         start = struct.pack("<4sIQQ", b"GGUF", 3, n_tensors, len(kept) + len(own))
-        records = [file.record(key) for key in kept]
-        return start + b"".join([*(file.head[at:end] for at, _, end in records), *own])
+        head, records = file.head, [file.record(key) for key in kept]
+        return [start, *(head[at:end] for at, _, end in records), *own]
+
+    def _stamp(self) -> list[bytes]:
+        if self.source.stamp is None:
+            return []
+        ctime_ns, sample = self.source.stamp
+        return [
+            _number("nybble.source.ctime_ns", _I64, ctime_ns),
+            _number("nybble.source.sample", _U32, sample),
+        ]
 
     def _tensors(
         self,

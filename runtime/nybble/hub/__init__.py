@@ -18,6 +18,7 @@ pypi.py knows; these four are loaded when something is pulled.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 
@@ -109,7 +110,7 @@ def resolve(name_or_path: str | os.PathLike[str]) -> str:
 
 def installed() -> Iterator[tuple[str, str, int]]:
     """Yield (name, path, bytes) for each model in the models folder, sorted by name. The bytes are
-    of its file; `copy_nbytes(path)` are those of its packed copy."""
+    of its file; `copies_nbytes(path)` are those of its packed copies."""
     folder = models_folder()
     found = [
         (_stem(entry.name), entry.path)
@@ -275,12 +276,14 @@ def tune_path(path: str) -> str:
     return copy_path(path).removesuffix(PACKED) + TUNE
 
 
-def copy_nbytes(path: str) -> int:
-    """Bytes of the packed copy of the file at `path`; 0 if it has none."""
-    try:
-        return os.stat(copy_path(path)).st_size
-    except (OSError, UsageError):
-        return 0
+def copies_nbytes(path: str) -> int:
+    """Bytes of the packed copies of the file at `path`: of that in the cache, and of one beside it,
+    which somebody has put there, or a `pull --pack` that was killed at its end."""
+    nbytes = 0
+    for place in (copy_path, packed_path):
+        with contextlib.suppress(OSError, UsageError):
+            nbytes += os.stat(place(path)).st_size
+    return nbytes
 
 
 def row_of(name: str) -> KnownModel:

@@ -13,13 +13,14 @@ came.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import functools
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import IO, Protocol
 from urllib.parse import quote
 
@@ -170,28 +171,37 @@ def remove(name: str, on_wait: Callable[[], None] | None = None) -> int:
     """Remove a model, or what a pull of it left; return the bytes. The name is one of
     `hub.installed` or `hub.unfinished`."""
     path = hub.path_of(name)
-    lock = os.open(os.path.join(hub.models_folder(), ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        _wait_for(lock, on_wait)
+    with alone(on_wait):
         nbytes = sum(size for other, _, size in hub.unfinished() if other == name)
         shutil.rmtree(_folder_of(name), ignore_errors=True)
         packed = hub.packed_path(path)
         tunes = hub.tune_path(path), hub.tune_path(packed)
-        for file in (path, packed, hub.copy_path(path), *tunes):
+        part = f"{packed}.part"  # of a `pull --pack` that was killed
+        for file in (path, packed, part, hub.copy_path(path), *tunes):
             if os.path.lexists(file):
                 nbytes += os.lstat(file).st_size
                 os.unlink(file)
         if os.path.lexists(_record_of(path)):
             os.unlink(_record_of(path))
         _remove_empty(os.path.dirname(path))
+    return nbytes
+
+
+@contextlib.contextmanager
+def alone(on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Keeps pulls and removals of other processes out of the models folder, which has to be there,
+    until the block ends; `on_wait()` is called once if one has to end first."""
+    lock = os.open(os.path.join(hub.models_folder(), ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        _wait_for(lock, on_wait)
+        yield
     finally:
         os.close(lock)
-    return nbytes
 
 
 def discard(path: str) -> None:
     """Removes a model's GGUF file, with its sum and what the cache has of it: the model is kept
-    packed beside it."""
+    packed beside it. For who is `alone`."""
     for file in (path, _record_of(path), hub.copy_path(path), hub.tune_path(path)):
         if os.path.lexists(file):
             os.unlink(file)

@@ -1,0 +1,24 @@
+"""Tools that are run by a Python without what they need."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("tool", ["count", "peers", "peers.start", "fidelity", "replay", "oracle"])
+def test_a_tool_says_which_python_it_runs_with(tool):
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    # Without its site-packages, which is where nybble and numpy are.
+    command = [sys.executable, "-S", "-m", f"tools.{tool}", "--help"]
+    done = subprocess.run(command, cwd=ROOT, env=plain, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(" is not here: run it with .venv/dev/bin/python (make test builds that)")
