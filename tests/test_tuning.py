@@ -17,7 +17,7 @@ from nybble._core.sequence import Sequence
 from nybble.cli import main
 from nybble.cli.pull import _keep_packed
 from nybble.errors import CpuError, UsageError
-from nybble.known import KNOWN
+from nybble.hub.known import KNOWN
 from nybble.tuning import Tune
 from tools.tiny_model import tiny_model
 
