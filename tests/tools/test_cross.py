@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from nybble import board
+from tests import emulated
+from tools.aarch64 import COMPILER
 from tools.cross import (
     AskedError,
     CrossError,
@@ -159,6 +161,54 @@ def test_versions_are_compared_as_numbers():
     assert [elf._is_old_enough(version, (2, 28)) for version in fits] == [True] * 3
     not_fit = ("GLIBC_2.29", "GLIBC_3.0", "GLIBC_PRIVATE", "GLIBCXX_3.4", "GLIBC_ABI_DT_RELR")
     assert [elf._is_old_enough(version, (2, 28)) for version in not_fit] == [False] * 5
+
+
+ATOMICS = {
+    "cas w0, w1, [sp]": 0x88A07FE1,
+    "casalb w0, w1, [x2]": 0x08E0FC41,
+    "casp x0, x1, x2, x3, [x4]": 0x48207C82,
+    "caspal w0, w1, w2, w3, [x4]": 0x0860FC82,
+    "ldaddal x0, x1, [x2]": 0xF8E00041,
+    "stadd w0, [x1]": 0xB820003F,
+    "ldclrh w0, w1, [x2]": 0x78201041,
+    "ldeor x0, x1, [x2]": 0xF8202041,
+    "ldsetl x0, x1, [x2]": 0xF8603041,
+    "lduminb w0, w1, [x2]": 0x38207041,
+    "swpalh w0, w1, [x2]": 0x78E08041,
+    "ldapr x0, [x1]": 0xF8BFC020,
+}
+NOT_NEW = {  # of which some differ in a bit from one above
+    "ldxr x0, [x1]": 0xC85F7C20,
+    "stlxr w2, x0, [x1]": 0xC802FC20,
+    "ldxp x0, x1, [x2]": 0xC87F0440,
+    "stlxp w4, w0, w1, [x2]": 0x88248440,
+    "ldar x0, [x1]": 0xC8DFFC20,
+    "ldr x0, [x1, x2]": 0xF8626820,
+    "str w0, [x1, #-4]!": 0xB81FCC20,
+    "ldtr x0, [x1]": 0xF8400820,
+    "ldr q0, [x1, x2]": 0x3CE26820,
+    "prfm pldl1keep, [x1, x2]": 0xF8A26820,
+}
+
+
+@pytest.mark.parametrize("instruction", [*ATOMICS, *NOT_NEW])
+def test_atomics_are_told_from_other_instructions(instruction):
+    word = {**ATOMICS, **NOT_NEW}[instruction].to_bytes(4, "little")
+    assert elf.new_atomics(bytes(4) + word + bytes(2)) == (instruction in ATOMICS)
+
+
+def test_atomics_that_the_oldest_cores_lack_are_found(tmp_path):
+    emulated.need_tools()
+    platform = platforms.load("linux-aarch64")
+    source, out = tmp_path / "atomics.c", tmp_path / "atomics.so"
+    source.write_text("int add(int *p) { return __atomic_fetch_add(p, 1, 5); }")
+    command = [COMPILER[0], "-O2", "-shared", "-nostdlib", "-mno-outline-atomics", source]
+    for arch, expected in (
+        ("armv8-a", []),
+        ("armv8.1-a", ["has 1 atomic instructions that ARMv8.0 lacks"]),
+    ):
+        subprocess.run([*command, f"-march={arch}", "-o", out], check=True)
+        assert elf.complaints(out.read_bytes(), platform) == expected
 
 
 def test_what_is_no_library_for_the_machine_is_told(tmp_path, platform):
