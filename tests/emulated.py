@@ -9,24 +9,19 @@ from pathlib import Path
 
 import pytest
 
-COMPILER = "aarch64-linux-gnu-gcc"
-EMULATOR = "qemu-aarch64"
-COMMAND = (COMPILER, "-O3", "-static")
+from nybble import board
+from tools.aarch64 import COMPILER, QEMU
 
-# What qemu's models of CPUs have: those of a Zero 2 W and Pi 3, of a Pi 4, of a Pi 5, a server's,
-# and whatever there is.
-LEVELS = {
-    "cortex-a53": ("neon",),
-    "cortex-a72": ("neon",),
-    "cortex-a76": ("neon", "dotprod"),
-    "neoverse-n1": ("neon", "dotprod"),
-    "max": ("neon", "dotprod", "i8mm"),
-}
+# The levels, least first, that qemu's models of CPUs run: those of the boards, and a server's.
+_KNOWN = ("neon", "dotprod", "i8mm")
+_BEST = {b.qemu_cpu: b.expect_level for b in map(board.load, board.boards()) if b.qemu_cpu}
+_BEST["neoverse-n1"] = "dotprod"
+LEVELS = {cpu: _KNOWN[: _KNOWN.index(best) + 1] for cpu, best in _BEST.items()}
 
 
 def need_tools() -> None:
     """CI fails and a laptop skips where there is no cross compiler or emulator."""
-    for tool, package in ((COMPILER, "gcc-aarch64-linux-gnu"), (EMULATOR, "qemu-user")):
+    for tool, package in ((COMPILER[0], "gcc-aarch64-linux-gnu"), (QEMU, "qemu-user")):
         if shutil.which(tool) is None:
             give_up = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
             give_up(f"needs {tool} (Debian: {package})")
@@ -34,5 +29,5 @@ def need_tools() -> None:
 
 def run(cpu: str, program: Path, *args: object) -> subprocess.CompletedProcess[str]:
     """Runs a static program as this CPU would."""
-    command = [EMULATOR, "-cpu", cpu, str(program), *map(str, args)]
+    command = [QEMU, "-cpu", cpu, str(program), *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True)

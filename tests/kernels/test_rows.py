@@ -7,6 +7,7 @@ import pytest
 from nybble._core import native
 from targets.build import build_program
 from tests import emulated
+from tools.aarch64 import COMPILER
 
 SOURCES = ["tests/kernels/check_rows.c"]
 
@@ -34,7 +35,7 @@ def test_all_rows_of_this_machine_equal_the_reference(tmp_path):
 def program(tmp_path_factory):
     emulated.need_tools()
     out = tmp_path_factory.mktemp("aarch64") / "check_rows"
-    build_program(out, SOURCES, emulated.COMMAND)
+    build_program(out, SOURCES, COMPILER)
     return out
 
 

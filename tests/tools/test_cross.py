@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from nybble import board
+from tests import emulated
+from tools.aarch64 import COMPILER
 from tools.cross import (
     AskedError,
     CrossError,
@@ -40,9 +42,9 @@ FIELDS = {
 }
 WHEEL = "nybble-0.1.0-cp311-abi3-manylinux_2_17_{0}.manylinux2014_{0}.whl"
 USERLAND = {
-    "qemu": "qemu-aarch64",
     "arch": "arm64",
     "suite": "bookworm",
+    "glibc": "2.36",
     "python": "3.11",
     "include": ["python3"],
     "packages": ["pytest==8.4.2"],
@@ -56,7 +58,8 @@ USERLAND = {
 def test_every_platform_is_read(id):
     platform = platforms.load(id)
     assert platform.zig.startswith(platform.cpu)
-    assert platform.tags()[-1] == f"manylinux_2_{platform.glibc[1]}_{platform.cpu}"
+    # Jetson Nano's system is of 2018; a wheel for nothing newer is one for everything since 2014.
+    assert platform.tags(platform.glibc) == [f"manylinux_2_17_{platform.cpu}"]
 
 
 def test_an_unknown_platform_is_told_with_those_there_are():
@@ -78,7 +81,8 @@ def test_an_unknown_platform_is_told_with_those_there_are():
         ({"userland": {**USERLAND, "speed": 3}}, r"\[userland\]: speed is unknown"),
         ({"userland": {**USERLAND, "packages": ["pytest"]}}, "pytest has no version"),
         ({"userland": {**USERLAND, "python": "3"}}, "'3' is no version"),
-        ({"userland": {"qemu": "qemu-aarch64"}}, "is missing"),
+        ({"userland": {**USERLAND, "glibc": "new"}}, "'new' is no version"),
+        ({"userland": {"arch": "arm64"}}, "is missing"),
     ],
 )
 def test_what_is_wrong_in_a_platforms_file_is_named(change, what):
@@ -158,6 +162,54 @@ def test_versions_are_compared_as_numbers():
     assert [elf._is_old_enough(version, (2, 28)) for version in fits] == [True] * 3
     not_fit = ("GLIBC_2.29", "GLIBC_3.0", "GLIBC_PRIVATE", "GLIBCXX_3.4", "GLIBC_ABI_DT_RELR")
     assert [elf._is_old_enough(version, (2, 28)) for version in not_fit] == [False] * 5
+
+
+ATOMICS = {
+    "cas w0, w1, [sp]": 0x88A07FE1,
+    "casalb w0, w1, [x2]": 0x08E0FC41,
+    "casp x0, x1, x2, x3, [x4]": 0x48207C82,
+    "caspal w0, w1, w2, w3, [x4]": 0x0860FC82,
+    "ldaddal x0, x1, [x2]": 0xF8E00041,
+    "stadd w0, [x1]": 0xB820003F,
+    "ldclrh w0, w1, [x2]": 0x78201041,
+    "ldeor x0, x1, [x2]": 0xF8202041,
+    "ldsetl x0, x1, [x2]": 0xF8603041,
+    "lduminb w0, w1, [x2]": 0x38207041,
+    "swpalh w0, w1, [x2]": 0x78E08041,
+    "ldapr x0, [x1]": 0xF8BFC020,
+}
+NOT_NEW = {  # of which some differ in a bit from one above
+    "ldxr x0, [x1]": 0xC85F7C20,
+    "stlxr w2, x0, [x1]": 0xC802FC20,
+    "ldxp x0, x1, [x2]": 0xC87F0440,
+    "stlxp w4, w0, w1, [x2]": 0x88248440,
+    "ldar x0, [x1]": 0xC8DFFC20,
+    "ldr x0, [x1, x2]": 0xF8626820,
+    "str w0, [x1, #-4]!": 0xB81FCC20,
+    "ldtr x0, [x1]": 0xF8400820,
+    "ldr q0, [x1, x2]": 0x3CE26820,
+    "prfm pldl1keep, [x1, x2]": 0xF8A26820,
+}
+
+
+@pytest.mark.parametrize("instruction", [*ATOMICS, *NOT_NEW])
+def test_atomics_are_told_from_other_instructions(instruction):
+    word = {**ATOMICS, **NOT_NEW}[instruction].to_bytes(4, "little")
+    assert elf.new_atomics(bytes(4) + word + bytes(2)) == (instruction in ATOMICS)
+
+
+def test_atomics_that_the_oldest_cores_lack_are_found(tmp_path):
+    emulated.need_tools()
+    platform = platforms.load("linux-aarch64")
+    source, out = tmp_path / "atomics.c", tmp_path / "atomics.so"
+    source.write_text("int add(int *p) { return __atomic_fetch_add(p, 1, 5); }")
+    command = [COMPILER[0], "-O2", "-shared", "-nostdlib", "-mno-outline-atomics", source]
+    for arch, expected in (
+        ("armv8-a", []),
+        ("armv8.1-a", ["has 1 atomic instructions that ARMv8.0 lacks"]),
+    ):
+        subprocess.run([*command, f"-march={arch}", "-o", out], check=True)
+        assert elf.complaints(out.read_bytes(), platform) == expected
 
 
 def test_what_is_no_library_for_the_machine_is_told(tmp_path, platform):
@@ -242,15 +294,15 @@ def fixture_unpacked(tmp_path, monkeypatch):
     return suites
 
 
-def emulated(**changes):
+def with_userland(**changes):
     return platforms.parsed("x", {**FIELDS, "userland": {**USERLAND, **changes}})
 
 
 def test_a_tree_is_made_once_and_anew_when_its_file_differs(unpacked, tmp_path):
-    tree = userland.make(emulated())
+    tree = userland.make(with_userland())
     assert tree.python.is_relative_to(tmp_path / "nybble/userlands")
-    assert userland.make(emulated()) == tree
-    assert userland.make(emulated(suite="trixie")).folder != tree.folder
+    assert userland.make(with_userland()) == tree
+    assert userland.make(with_userland(suite="trixie")).folder != tree.folder
     assert unpacked == ["bookworm", "trixie"]
 
 
@@ -266,7 +318,7 @@ def test_a_tree_that_could_not_be_made_leaves_nothing(unpacked, tmp_path, monkey
 
     monkeypatch.setattr(userland, "install", fail)
     with pytest.raises(CrossError, match="no network"):
-        userland.make(emulated())
+        userland.make(with_userland())
     assert list((tmp_path / "nybble/userlands").iterdir()) == []
 
 
@@ -283,7 +335,7 @@ def test_a_suite_comes_from_where_this_machine_has_it(monkeypatch):
 def test_pip_is_asked_for_what_the_platforms_glibc_loads(tmp_path, monkeypatch):
     commands = []
     monkeypatch.setattr(userland, "run", commands.append)
-    platform = emulated()._replace(glibc=(2, 18))
+    platform = with_userland(glibc="2.18")
     userland.install(platform, platform.userland, ["a.whl"], tmp_path)
     command = " ".join(map(str, commands[0]))
     assert "--platform manylinux_2_17_x --platform manylinux_2_18_x a.whl" in command
@@ -340,6 +392,41 @@ def test_a_command_that_fails_is_told_with_its_output():
     with pytest.raises(CrossError, match=r"exit status 3 of: sh -c .*\nout\n+err$"):
         toolbox.run(["sh", "-c", "echo out; echo err >&2; exit 3"])
     assert toolbox.run(["sh", "-c", "echo $A; echo err >&2"], env={"A": "out"}) == "out\n"
+
+
+CHANGES_BUILDS = (
+    *("NYBBLE_DEBUG", "NYBBLE_SANITIZE", "NYBBLE_ISA", "NYBBLE_PACK", "CC", "CFLAGS", "CPPFLAGS"),
+    *("LDFLAGS", "LDSHARED", "ARFLAGS", "CPATH", "C_INCLUDE_PATH", "LIBRARY_PATH", "QEMU_CPU"),
+    *("PYTHONPATH", "PYTHONOPTIMIZE", "PYTEST_ADDOPTS", "_PYTHON_HOST_PLATFORM"),
+    *("SETUPTOOLS_EXT_SUFFIX", "ZIG_LOCAL_CACHE_DIR"),
+)
+
+
+@pytest.mark.parametrize("name", [*CHANGES_BUILDS, "NYBBLE_HOME", "PIP_INDEX_URL", "HOME", "CI"])
+def test_what_would_change_a_build_is_not_inherited(name, monkeypatch):
+    monkeypatch.setenv(name, "given")
+    see = [sys.executable, "-c", f"import os; print(os.environ.get({name!r}))"]
+    assert toolbox.run(see) == ("None\n" if name in CHANGES_BUILDS else "given\n")
+    assert toolbox.run(see, env={name: "asked"}) == "asked\n"
+
+
+@pytest.mark.parametrize(
+    ("last", "passes"),
+    [
+        ("7 passed in 1.02s", True),
+        ("7 passed in 80.02s (0:01:20)", True),
+        ("6 passed, 1 skipped in 1.02s", False),
+        ("1 skipped in 1.02s", False),
+        ("no tests ran in 0.01s", False),
+    ],
+)
+def test_a_test_that_is_skipped_has_not_passed(last, passes):
+    board = trial.Runner(["sh", "-c", f"echo ......s; echo '{last}'"], {})
+    if passes:
+        assert trial.run_tests(board, "neon") == last
+    else:
+        with pytest.raises(CrossError, match=f"not all have passed:\n.*\n{last}"):
+            trial.run_tests(board, "neon")
 
 
 def test_a_missing_program_is_told_with_its_package():

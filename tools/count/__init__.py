@@ -20,7 +20,8 @@ import numpy as np
 
 import nybble
 from tools import replay
-from tools.count import emulator, peer
+from tools.aarch64 import COMPILER
+from tools.count import emulator
 from tools.count.emulator import CountError
 from tools.tiny_model import FORMATS, tiny_model
 
@@ -29,7 +30,6 @@ from tools.tiny_model import FORMATS, tiny_model
 RANDOM = "random-768"
 RANDOM_SIZES = {"layers": 4, "dim": 768, "heads": 12, "kv_heads": 4, "hidden": 2048, "vocab": 8192}
 
-COMPILER = (f"{peer.CROSS}gcc", "-O3", "-static")
 CHUNK = 128  # tokens of prefill in one engine call, as `nybble.load` has it
 
 

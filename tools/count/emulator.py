@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tools.aarch64 import QEMU
 from tools.peers.build import Say, digest, run
 
 SOURCE = Path(__file__).with_name("plugin.c")
-QEMU = "qemu-aarch64"
 MARK = "count_mark"
 HEADER = "include/qemu/qemu-plugin.h"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")

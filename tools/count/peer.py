@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tools.aarch64 import CROSS, QEMU
 from tools.peers.build import (
     DRIVER,
     PEERS,
@@ -22,7 +23,6 @@ from tools.peers.build import (
 )
 
 PEER = PEERS["llama.cpp"]
-CROSS = "aarch64-linux-gnu-"
 
 # What the peer's kernels are compiled with, for each CPU of qemu's. "max" stands for the newest
 # cores: everything that the peer has for them below SVE, which phones mostly do without.
@@ -101,6 +101,6 @@ def _cmake(
 def emulated(driver: Path, cpu: str, folder: Path) -> Path:
     """A program of this machine that runs the driver under the emulator."""
     path = folder / "driver"
-    path.write_text(f'#!/bin/sh\nexec qemu-aarch64 -cpu {cpu} "{driver}" "$@"\n')
+    path.write_text(f'#!/bin/sh\nexec {QEMU} -cpu {cpu} "{driver}" "$@"\n')
     path.chmod(0o755)
     return path

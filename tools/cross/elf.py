@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
 
 from elftools.common.exceptions import ELFError
+from elftools.elf.constants import SH_FLAGS
 from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection
@@ -15,6 +17,9 @@ from tools.cross.platforms import Platform
 
 DF_TEXTREL = 4
 PF_X = 1
+# Atomics that ARMv8.0 (Cortex-A53, A57, A72) lacks, as (mask, word) of an instruction: CASP; CAS;
+# LDADD and its kind, SWP, LDAPR.
+NEW_ATOMICS = ((0xBFA07C00, 0x08207C00), (0x3FA07C00, 0x08A07C00), (0x3F200C00, 0x38200000))
 
 
 def complaints(data: bytes, platform: Platform) -> list[str]:
@@ -22,14 +27,15 @@ def complaints(data: bytes, platform: Platform) -> list[str]:
 
     Its machine; the libraries it needs; the versions of symbols (none newer than the platform's
     glibc, none of other libraries); segments that a kernel with large pages can map; no code
-    that is changed while it is loaded, no executable stack, no path of the machine that built it.
+    that is changed while it is loaded, no executable stack, no path of the machine that built it;
+    on ARM no atomics that the oldest 64-bit cores lack.
     """
     try:
         elf = ELFFile(BytesIO(data))
         if elf["e_machine"] != platform.machine or elf["e_type"] != "ET_DYN":
             return [f"{elf['e_type']} for {elf['e_machine']}, not a library for {platform.machine}"]
         found = [*_of_segments(elf, platform), *_of_dynamic(elf, platform)]
-        return [*found, *_of_symbols(elf, platform)]
+        return [*found, *_of_symbols(elf, platform), *_of_code(elf)]
     except ELFError as error:
         return [f"no ELF file that can be read: {error}"]
 
@@ -67,6 +73,22 @@ def _of_symbols(elf: Any, platform: Platform) -> Iterator[str]:
             for version in versions:
                 if not _is_old_enough(version.name, platform.glibc):
                     yield f"wants {version.name} of {library.name}, not at most GLIBC_{newest}"
+
+
+def _of_code(elf: Any) -> Iterator[str]:
+    if elf["e_machine"] != "EM_AARCH64":
+        return
+    code = [s for s in elf.iter_sections() if s["sh_flags"] & SH_FLAGS.SHF_EXECINSTR]
+    if not code:
+        yield "has no sections of code"
+    if n := sum(new_atomics(section.data()) for section in code):
+        yield f"has {n} atomic instructions that ARMv8.0 lacks"
+
+
+def new_atomics(code: bytes) -> int:
+    """How many of the instruction words are NEW_ATOMICS."""
+    words = struct.iter_unpack("<I", code[: len(code) // 4 * 4])
+    return sum(any(word & mask == value for mask, value in NEW_ATOMICS) for (word,) in words)
 
 
 def _is_old_enough(version: str, glibc: tuple[int, int]) -> bool:

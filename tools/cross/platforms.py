@@ -3,7 +3,7 @@
 A file has the compiler's target (`zig`), and what a library built for it must look like: `machine`
 of its ELF header, the newest `glibc` version that it may ask for, the least `page_align` of its
 segments in bytes, the libraries that it may have `needed`. Where a platform is emulated, its
-`userland` says by what (`qemu`), and which Debian `suite` and `arch`, Python (as in "3.11"), Debian
+`userland` says which Debian `suite` (with its `glibc`) and `arch`, Python (as in "3.11"), Debian
 packages (`include`) and PyPI `packages` make it.
 """
 
@@ -22,9 +22,9 @@ FOLDER = ROOT / "targets/platforms"
 class Userland(NamedTuple):
     """An unpacked Debian of another architecture; the fields are those of the file."""
 
-    qemu: str
     arch: str
     suite: str
+    glibc: tuple[int, int]
     python: str
     include: tuple[str, ...]
     packages: tuple[str, ...]
@@ -50,9 +50,9 @@ class Platform(NamedTuple):
         """The architecture as tags of wheels have it."""
         return self.id.removeprefix("linux-")
 
-    def tags(self) -> list[str]:
-        """Those of wheels that its glibc can load, the oldest first."""
-        major, newest = self.glibc
+    def tags(self, glibc: tuple[int, int]) -> list[str]:
+        """Those of wheels that this glibc can load, the oldest first."""
+        major, newest = glibc
         return [f"manylinux_{major}_{minor}_{self.cpu}" for minor in range(17, newest + 1)]
 
 
@@ -94,14 +94,17 @@ def parsed(id: str, fields: dict[str, Any]) -> Platform:
 
 
 def _userland(where: str, fields: dict[str, Any]) -> Userland:
-    kinds = {"qemu": str, "arch": str, "suite": str, "python": str}
+    kinds = dict.fromkeys(("arch", "suite", "glibc", "python"), str)
     _check_fields(where, fields, {**kinds, "include": list, "packages": list})
     _version(where, fields["python"])
     for package in fields["packages"]:
         if "==" not in package:
             raise CrossError(f"{where}: {package} has no version; write {package}==...")
     return Userland(
-        **{name: fields[name] for name in kinds},
+        arch=fields["arch"],
+        suite=fields["suite"],
+        glibc=_version(where, fields["glibc"]),
+        python=fields["python"],
         include=tuple(fields["include"]),
         packages=tuple(fields["packages"]),
     )

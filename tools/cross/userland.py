@@ -36,6 +36,7 @@ class Tree(NamedTuple):
 
     folder: Path
     userland: Userland
+    emulator: str
 
     @property
     def python(self) -> Path:
@@ -55,7 +56,7 @@ class Tree(NamedTuple):
 
     def command(self) -> list[str]:
         """What starts its Python, in that environment."""
-        return [program(self.userland.qemu, "qemu-user"), str(self.python)]
+        return [program(self.emulator, "qemu-user"), str(self.python)]
 
 
 def add_parser(verbs: Any) -> None:
@@ -101,7 +102,7 @@ def make(platform: Platform) -> Tree:
     """The platform's tree: from the cache, or made now. AskedError if it has no userland."""
     userland = _userland_of(platform)
     home = cache() / "userlands"
-    tree = Tree(home / f"{platform.id}-{userland.key()}", userland)
+    tree = Tree(home / f"{platform.id}-{userland.key()}", userland, f"qemu-{platform.cpu}")
     if tree.python.exists():
         return tree
     started = perf_counter()
@@ -151,10 +152,10 @@ def install(
     platform: Platform, userland: Userland, what: Sequence[str | Path], folder: Path
 ) -> None:
     """Installs packages and wheels for the platform, with what they need, into `folder`: only
-    binaries that its oldest glibc loads."""
+    binaries that its glibc loads."""
     command = [sys.executable, *PIP, "--only-binary", ":all:", "--implementation", "cp"]
     command += ["--python-version", userland.python, "--target", str(folder)]
-    for tag in platform.tags():
+    for tag in platform.tags(userland.glibc):
         command += ["--platform", tag]
     run([*command, *what])
 

@@ -146,7 +146,7 @@ def check(wheel: Path, platform: Platform) -> None:
     from tools.cross import elf
 
     wrong = []
-    match, tags = _NAME.fullmatch(wheel.name), platform.tags()
+    match, tags = _NAME.fullmatch(wheel.name), platform.tags(platform.glibc)
     if not match or not set(match["tags"].split(".")).intersection(tags):
         wrong.append(f"it is not tagged cp311-abi3-{tags[-1]}, nor for an older glibc")
     with zipfile.ZipFile(wheel) as archive:
