@@ -20,6 +20,7 @@ typedef struct dots {
     int16x8_t sum[2][4];
     int32x4_t total[4]; /* of weights of 8 bits: two lanes a row */
     int32_t beside[2];  /* what takes the weights' bias off */
+    int32x4_t besides;  /* the same in every lane, where there are registers for it */
 } dots;
 
 ALWAYS_INLINE int has_wide_weights(format f) { return f.bits == 8 || f.codes == NYB_CODES_IQ4_NL; }
@@ -40,6 +41,7 @@ ALWAYS_INLINE dots dot_begin(format f, const int16_t half_sum[2], int32_t sum) {
     dots s;
     s.beside[0] = -f.bias * (is_scaled(f) ? half_sum[0] : sum);
     s.beside[1] = -f.bias * half_sum[1];
+    s.besides = vmulq_n_s32(vdupq_n_s32(sum), -f.bias);
     return s;
 }
 
@@ -70,8 +72,8 @@ ALWAYS_INLINE int32x4_t joined(format f, const int16x8_t sum[2]) {
     return vpaddq_s32(vpaddlq_s16(sum[0]), vpaddlq_s16(sum[1]));
 }
 
-ALWAYS_INLINE ints plus(ints x, int32_t y) {
-    return (ints){vaddq_s32(x.lo, vdupq_n_s32(y)), vaddq_s32(x.hi, vdupq_n_s32(y))};
+ALWAYS_INLINE ints plus(ints x, int32x4_t y) {
+    return (ints){vaddq_s32(x.lo, y), vaddq_s32(x.hi, y)};
 }
 
 /* The rows' exact sums of products; scale is that of 16 columns, if the format has such. */
@@ -82,7 +84,8 @@ ALWAYS_INLINE ints dot_end(format f, const dots *s, const ints scale[2]) {
     for (int half = 0; half <= is_scaled(f); half++) {
         part[half] = (ints){joined(f, s->sum[half]), joined(f, s->sum[half] + 2)};
         if (f.bias)
-            part[half] = plus(part[half], s->beside[half]);
+            part[half] =
+                plus(part[half], fits_twice(f) ? s->besides : vdupq_n_s32(s->beside[half]));
     }
     if (!is_scaled(f))
         return part[0];

@@ -6,7 +6,7 @@
 enum { TOKENS = 4 };
 
 /* Columns 0-15 as tiles have them, their scale if 16 columns have one, columns 16-31 and theirs,
- * the minimum if there is one, d. */
+ * d, the minimum if there is one. */
 ALWAYS_INLINE void put_block(format f, void **panel, const uint8_t *block, nyb_v8 d, nyb_v8 m,
                              const ints scale[2]) {
     void *half[2] = {*panel, (uint8_t *)*panel + (is_scaled(f) ? 160 : 128)};
@@ -90,7 +90,8 @@ ALWAYS_INLINE void multiply(format f, int tokens, const void *panel, size_t n_bl
 #include "gemm.h"
 
 /* The loop for all formats like this one, compiled by itself: gcc 12 finds registers for it then,
- * and not in the midst of a format's function. On plain NEON it is the other way round. */
+ * and not in the midst of a format's function. On plain NEON it is the other way round. It is named
+ * like a row, for tools/count counts it as one. */
 #define LOOP(name, f)                                                                              \
     static __attribute__((noinline)) void name(const nyb_gemm_args *a, float *y) {                 \
         multiply_all(f, a, y);                                                                     \

@@ -33,7 +33,7 @@ ALWAYS_INLINE void put_columns(void **panel, uint8x16_t first, uint8x16_t last) 
 }
 
 /* Columns 0-15, 8 by 8, a row after the other; their scale if 16 columns have one; columns 16-31
- * and theirs; the minimum if there is one; d. Scales stand twice, for both tokens. */
+ * and theirs; d; the minimum if there is one. Scales stand twice, for both tokens. */
 ALWAYS_INLINE void put_block(format f, void **panel, const uint8_t *block, nyb_v8 d, nyb_v8 m,
                              const ints scale[2]) {
     void *half[2] = {*panel, (uint8_t *)*panel + (is_scaled(f) ? 192 : 128)};
@@ -57,10 +57,6 @@ ALWAYS_INLINE void put_block(format f, void **panel, const uint8_t *block, nyb_v
 ALWAYS_INLINE ints16 next_ints16(const void **panel) {
     const ints first = as_ints(next_floats(panel)), last = as_ints(next_floats(panel));
     return (ints16){{first, last}};
-}
-
-ALWAYS_INLINE ints ints_add(ints a, ints b) {
-    return (ints){vaddq_s32(a.lo, b.lo), vaddq_s32(a.hi, b.hi)};
 }
 
 #include "panel.h"
@@ -140,8 +136,9 @@ ALWAYS_INLINE void sum_block(format f, const void **panel, const void **x, ints1
         const ints16 scale = next_ints16(panel);
         for (int j = 0; j < PAIRS; j++)
             for (int r = 0; r < 2; r++) {
-                const ints product = scaled_first(sum[j].rows[r], scale.rows[r]);
-                total[j].rows[r] = half ? ints_add(total[j].rows[r], product) : product;
+                const ints part = sum[j].rows[r], by = scale.rows[r];
+                ints *all = &total[j].rows[r];
+                *all = half ? scaled(*all, part, by) : scaled_first(part, by);
             }
     }
     for (int j = 0; j < PAIRS && is_scaled(f); j++)
@@ -201,7 +198,7 @@ ALWAYS_INLINE void multiply(format f, const nyb_gemm_args *a, const void *panel,
 }
 
 /* The loop for all formats like this one, compiled by itself: gcc 12 finds registers for it then.
- */
+ * It is named like a row, for tools/count counts it as one. */
 #define LOOP(name, f)                                                                              \
     static __attribute__((noinline)) void name(const nyb_gemm_args *a, const void *tokens,         \
                                                size_t n, float *y) {                               \

@@ -34,8 +34,6 @@ ALWAYS_INLINE nyb_v8 to_floats(ints x) {
     return (nyb_v8){vcvtq_f32_s32(x.lo), vcvtq_f32_s32(x.hi)};
 }
 
-ALWAYS_INLINE bytes load_bytes(const uint8_t *p) { return (bytes){vld1q_u8(p), vld1q_u8(p + 16)}; }
-
 /* Both registers: (x moved by n, to the left if n > 0), where the mask has bits, else y. */
 ALWAYS_INLINE uint8x16_t moved_into(uint8x16_t y, uint8x16_t x, int n, int mask) {
     return vbslq_u8(vdupq_n_u8((uint8_t)mask), n < 0 ? x >> -n : x << n, y);

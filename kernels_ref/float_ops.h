@@ -209,17 +209,18 @@ void NYB_KERNEL(hadamard)(const nyb_hadamard_args *a) {
 }
 
 /* Keys go into a lane of their tile, values into a row. */
-NYB_INLINE size_t key_at(const nyb_append_args *a, size_t dim) {
+NYB_INLINE size_t key_at(const nyb_append_args *a) {
     const size_t tile = a->position_in_page / NYB_LANES, lane = a->position_in_page % NYB_LANES;
-    return (tile * a->head_dim + dim) * NYB_LANES + lane;
+    return tile * a->head_dim * NYB_LANES + lane;
 }
 
 NYB_INLINE void append_key_halves(const nyb_append_args *a) {
+    uint16_t *k = (uint16_t *)a->k + key_at(a);
     for (size_t i = 0; i < a->head_dim; i += NYB_LANES) {
         uint16_t halves[NYB_LANES];
         v8_store_half(halves, v8_load(a->key + i));
         for (size_t j = 0; j < NYB_LANES; j++)
-            ((uint16_t *)a->k)[key_at(a, i + j)] = halves[j];
+            k[(i + j) * NYB_LANES] = halves[j];
     }
 }
 
@@ -254,13 +255,14 @@ NYB_INLINE size_t columns_from(size_t d, size_t head_dim) {
 }
 
 NYB_INLINE void append_key_bytes(const nyb_append_args *a) {
+    int8_t *k = (int8_t *)a->k + key_at(a);
     for (size_t d = 0; d < a->head_dim; d += NYB_BLOCK) {
         int8_t q[NYB_BLOCK];
         const size_t n = columns_from(d, a->head_dim);
         a->k_scales[d / NYB_BLOCK * NYB_PAGE + a->position_in_page] =
             stored_bytes(a->key + d, n, q);
         for (size_t j = 0; j < n; j++)
-            ((int8_t *)a->k)[key_at(a, d + j)] = q[j];
+            k[(d + j) * NYB_LANES] = q[j];
     }
 }
 
@@ -358,14 +360,16 @@ NYB_INLINE void attend_partial(int n, int tiles, size_t bytes, size_t m, size_t 
     for (int j = 0; j < n; j++)
         for (int t = 0; t < tiles; t++)
             sum[j][t] = v8_set(0);
+    const size_t head_dim = a->head_dim;
+    const char *keys = (const char *)a->k + k * bytes;
     for (size_t d = begin + m; d < end; d += 4) {
         if (m < (size_t)tiles)
-            nyb_fetch_line(ahead, (m * a->head_dim + d) / 4);
+            nyb_fetch_line(ahead, (m * head_dim + d) / 4);
         for (int t = 0; t < tiles; t++) {
-            const size_t at = k + ((size_t)t * a->head_dim + d) * NYB_LANES;
-            const nyb_v8 key = v8_load_stored(a->k, at, bytes);
+            const size_t at = ((size_t)t * head_dim + d) * NYB_LANES;
+            const nyb_v8 key = v8_load_stored(keys, at, bytes);
             for (int j = 0; j < n; j++)
-                sum[j][t] = v8_fma(v8_set(q[(size_t)j * a->head_dim + d]), key, sum[j][t]);
+                sum[j][t] = v8_fma(v8_set(q[(size_t)j * head_dim + d]), key, sum[j][t]);
         }
     }
 }

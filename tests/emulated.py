@@ -30,4 +30,4 @@ def need_tools() -> None:
 def run(cpu: str, program: Path, *args: object) -> subprocess.CompletedProcess[str]:
     """Runs a static program as this CPU would."""
     command = [QEMU, "-cpu", cpu, str(program), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run(command, capture_output=True, text=True, timeout=900)

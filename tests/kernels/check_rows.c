@@ -18,6 +18,8 @@
 #include "cpu.h"
 #include "registry.h"
 
+/* EXTREME: what makes the largest sums. SUBNORMAL: halves that are, and numbers that would be.
+ * TINY: activations so small that some results are flushed. */
 typedef enum mode { RANDOM, EXTREME, SUBNORMAL, TINY, NOT_A_NUMBER, MODES } mode;
 
 static const char *const mode_names[] = {"random", "extreme", "subnormal", "tiny", "NaN"};
@@ -100,7 +102,9 @@ static float value(mode m) {
     const uint32_t pick = random_bits() % 16;
     if (m == EXTREME)
         return pick < 8 ? 1e4f : -1e4f;
-    if (m == TINY || m == SUBNORMAL)
+    if (m == SUBNORMAL)
+        return flushed(0x1p-14f * random_float());
+    if (m == TINY)
         return pick < 7 ? NYB_TINY : pick < 14 ? -NYB_TINY : 0;
     if (m == NOT_A_NUMBER && random_bits() % 64 == 0)
         return pick < 8 ? NAN : pick < 12 ? INFINITY : -INFINITY;
@@ -118,8 +122,10 @@ static uint16_t half(mode m) {
     const uint32_t sign = random_bits() & 0x8000, exponent = 4 + random_bits() % 8;
     if (m == EXTREME)
         return (uint16_t)(sign | 0x7bff);
-    if (m == SUBNORMAL || m == TINY)
+    if (m == SUBNORMAL)
         return (uint16_t)(sign | (random_bits() & 0x3ff));
+    if (m == TINY)
+        return (uint16_t)(sign | (1 + random_bits() % 30) << 10 | (random_bits() & 0x3ff));
     return (uint16_t)(sign | exponent << 10 | (random_bits() & 0x3ff));
 }
 
@@ -152,8 +158,9 @@ static void fill_scales(nyb_tile_format f, uint8_t *tile, mode m) {
         for (int r = 0; r < NYB_TILE_ROWS; r++)
             tile[r] = (uint8_t)(random_bits() % 8 == 0 ? 0
                                 : m == EXTREME         ? 254
-                                : m == RANDOM          ? 120 + random_bits() % 8
-                                                       : 88);
+                                : m == SUBNORMAL       ? 88 /* the least that is not flushed */
+                                : m == TINY            ? 88 + random_bits() % 80
+                                                       : 120 + random_bits() % 8);
         return;
     }
     for (size_t i = 0; i < (nyb_has_min(f) ? 16 : 8); i++) {
@@ -162,8 +169,23 @@ static void fill_scales(nyb_tile_format f, uint8_t *tile, mode m) {
     }
 }
 
+/* The scales of a block of 16 columns each, two to a row. With numbers of -32 (bytes of 0) and
+ * -128, the exact sum of a block has its largest magnitude, 32 * 32 * 127 * 128 = 16,646,144: still
+ * a float. The fourth row's halves have opposite signs. */
+static void fill_extreme_scales16(uint8_t block[16]) {
+    static const int8_t scales[8] = {127, 127, -128, -128, -127, -127, 127, -128};
+    for (int i = 0; i < 16; i++)
+        block[i] = (uint8_t)scales[i % 8];
+}
+
 /* Any byte is a legal number or scale of 6 or 8 bits. In EXTREME all are one of those that make
- * the largest sums in some format. */
+ * the largest sums in some format, which plain NEON has in int16:
+ *
+ *   0xff        15, 31 and 63 of 4, 5 and 6 bits before their bias is taken off
+ *   0x00        -8, -16 and -32 with it; -127 of IQ4_NL
+ *   0x80, 0x7f  -128 and 127 of 8 bits
+ *   0x77, 0xbf  12 of FP4; numbers of both signs
+ */
 static const uint8_t *quantized_weights(nyb_format format, const trial *t) {
     static const uint8_t extremes[] = {0xff, 0x00, 0x80, 0x7f, 0x77, 0xbf};
     const nyb_tile_format f = tile_format(format);
@@ -171,16 +193,21 @@ static const uint8_t *quantized_weights(nyb_format format, const trial *t) {
     uint8_t *w = last(WEIGHTS, tiles * bytes);
     for (size_t i = 0; i < tiles * bytes; i++)
         w[i] = t->mode == EXTREME ? extremes[t->seed % sizeof extremes] : (uint8_t)random_bits();
-    for (size_t i = 0; i < tiles; i++)
+    for (size_t i = 0; i < tiles; i++) {
         fill_scales(f, w + i * bytes, t->mode);
+        for (int b = 0; b < f.blocks && f.scales == NYB_SCALES_K16 && t->mode == EXTREME; b++)
+            fill_extreme_scales16(w + i * bytes + f.scales_bytes + b * f.block_bytes);
+    }
     return w;
 }
 
 static const uint8_t *float_weights(nyb_format format, const trial *t) {
     const size_t n = t->n_tiles * NYB_TILE_ROWS * t->n_blocks * NYB_BLOCK;
-    const mode m = t->mode == NOT_A_NUMBER ? RANDOM : t->mode; /* weights are finite */
+    mode m = t->mode == NOT_A_NUMBER ? RANDOM : t->mode; /* weights are finite */
     if (format == NYB_F16)
         return (const uint8_t *)halves(WEIGHTS, n, m);
+    if (m == TINY) /* as activations are: products of both would be flushed always */
+        m = RANDOM;
     if (format == NYB_F32)
         return (const uint8_t *)values(WEIGHTS, n, m);
     uint16_t *w = last(WEIGHTS, n * sizeof *w);
@@ -206,7 +233,7 @@ static int8_t quant(const trial *t) {
 static float activation_scale(mode m) {
     if (m == NOT_A_NUMBER && random_bits() % 4 == 0)
         return NAN;
-    if (m == SUBNORMAL || m == TINY)
+    if (m == TINY)
         return 0x1p-63f * (1 + (float)(random_bits() & 0xffff) * 0x1p-16f);
     return m == EXTREME ? 1e10f : random_bits() % 16 ? 0.01f * fabsf(random_float()) : 0;
 }
@@ -517,8 +544,8 @@ static int is_equal(const nyb_row *row, const nyb_row *ref, const trial *t) {
     return 1;
 }
 
-/* A few shapes; matrices of several tokens at all counts up to 17, as loops take them by 2, 4, 8.
- */
+/* A few shapes; matrices of several tokens at all counts up to 17, as loops take them by 2, 4, 8,
+ * and at two that are more than the 64 that are rearranged at once. */
 static int check(const nyb_row *row, const nyb_row *ref) {
     const int has_tokens = row->op == NYB_OP_gemm || row->op == NYB_OP_gemm32;
     const int is_matrix = has_tokens || row->op <= NYB_OP_embed;
@@ -536,6 +563,11 @@ static int check(const nyb_row *row, const nyb_row *ref) {
             if (!is_equal(row, ref, &t))
                 return 0;
         }
+    for (size_t n = 65; has_tokens && n <= 130; n += 65) {
+        const trial t = {.seed = n, .n_tiles = 2, .n_blocks = whole, .n_tokens = n};
+        if (!is_equal(row, ref, &t))
+            return 0;
+    }
     return 1;
 }
 
@@ -547,9 +579,20 @@ static const nyb_row *reference(const nyb_row *row) {
     exit(2);
 }
 
+static int is_level(const char *name) {
+    for (const nyb_level *level = nyb_levels + 1; level->name; level++)
+        if (!strcmp(level->name, name))
+            return 1;
+    return 0;
+}
+
 int main(int argc, char **argv) {
     const uint32_t have = nyb_cpu_bits();
     int compared = 0, different = 0;
+    if (argc > 1 && !is_level(argv[1])) {
+        fprintf(stderr, "check_rows: no such level: %s\n", argv[1]);
+        return 2;
+    }
     make_arenas();
     for (const nyb_level *level = nyb_levels + 1; level->name; level++) {
         int rows = 0;

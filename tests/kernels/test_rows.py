@@ -12,9 +12,11 @@ from tools.aarch64 import COMPILER
 SOURCES = ["tests/kernels/check_rows.c"]
 
 
-def compared(stdout):
-    """ "neon: 48 rows" -> {"neon": 48}, without the levels of which none was."""
-    counts = dict(line.removesuffix(" rows").split(": ") for line in stdout.splitlines())
+def compared(done):
+    """ "neon: 48 rows" -> {"neon": 48}, without the levels of which none was. Fails with what was
+    printed if a row differs."""
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    counts = dict(line.removesuffix(" rows").split(": ") for line in done.stdout.splitlines())
     return {level: int(n) for level, n in counts.items() if int(n)}
 
 
@@ -27,8 +29,7 @@ def test_all_rows_of_this_machine_equal_the_reference(tmp_path):
         pytest.skip("this CPU has no level above ref")
     build_program(tmp_path / "check_rows", SOURCES, ["cc", "-O2"])
     done = subprocess.run([tmp_path / "check_rows"], capture_output=True, text=True)
-    assert compared(done.stdout) == expected
-    assert done.returncode == 0
+    assert compared(done) == expected
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +42,10 @@ def program(tmp_path_factory):
 
 @pytest.mark.parametrize("cpu", emulated.LEVELS)
 def test_all_rows_equal_the_reference_on_boards(cpu, program):
-    done = emulated.run(cpu, program)
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    assert tuple(compared(done.stdout)) == emulated.LEVELS[cpu]
+    assert tuple(compared(emulated.run(cpu, program))) == emulated.LEVELS[cpu]
 
 
 def test_a_level_that_the_cpu_lacks_is_not_compared(program):
     assert emulated.run("cortex-a53", program, "dotprod").returncode == 1
+    done = emulated.run("cortex-a53", program, "avx512")
+    assert (done.returncode, done.stderr) == (2, "check_rows: no such level: avx512\n")

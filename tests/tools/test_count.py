@@ -76,6 +76,16 @@ def test_counts_are_exact_and_the_same_again(plugin, tmp_path):
     assert all(run["main"] < 10 for run in first.runs)
 
 
+def test_the_emulator_is_found_where_the_path_says(plugin, monkeypatch, tmp_path):
+    (tmp_path / emulator.QEMU).symlink_to(emulator.qemu())
+    program = compiled(PROGRAM, tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert emulator.execute(plugin, "cortex-a53", [program]).stdout == "one\n"
+    (tmp_path / emulator.QEMU).unlink()
+    with pytest.raises(CountError, match="qemu-aarch64 is missing"):
+        emulator.execute(plugin, "cortex-a53", [program])
+
+
 def test_a_program_that_fails_or_has_threads_is_not_counted(plugin, tmp_path):
     program = compiled(PROGRAM, tmp_path)
     with pytest.raises(CountError, match="exit status 1 on max of: .*program\none"):
@@ -87,9 +97,12 @@ def test_a_program_that_fails_or_has_threads_is_not_counted(plugin, tmp_path):
 def test_kernel_rows_take_what_the_table_says(plugin):
     compiler = count.compiler()
     if not baseline.path_of(compiler).exists():
-        warning = f"COUNTS NOT COMPARED: there is no table of {compiler}"
+        warning = (
+            f"COUNTS NOT COMPARED: there is no table of {compiler}; "
+            "`python -m tools.count baseline --write` makes one"
+        )
         print(warning, file=sys.__stderr__)
-        pytest.skip(warning)
+        give_up(warning)
     assert baseline.main([]) == 0, "see above; `python -m tools.count baseline --write` after it"
 
 
@@ -156,6 +169,29 @@ def test_rows_are_told_from_other_functions():
     assert not baseline.is_row("memcpy")
 
 
+def test_rows_that_should_be_executed():
+    functions = ["nyb_run", "nyb_add_ref", "nyb_add_neon", "nyb_embed_f32_ref", "main"]
+    assert baseline.best_rows([*functions, "nyb_gemm_q4_0_neon", "nyb_gemm_q4_0_i8mm"]) == {
+        "nyb_add_neon",
+        "nyb_embed_f32_ref",
+        "nyb_gemm_q4_0_neon",
+        "nyb_gemm_q4_0_i8mm",
+    }
+
+
+def test_a_row_that_no_model_executes_is_an_error(monkeypatch, tmp_path):
+    executed = emulator.Executed("", [Counter(nyb_add_neon=3)])
+    monkeypatch.setattr(baseline.replay, "build", lambda *_: None)
+    monkeypatch.setattr(baseline, "models", lambda _: [tmp_path])
+    monkeypatch.setattr(emulator, "execute", lambda *_: executed)
+    rows = ["nyb_add_ref", "nyb_add_neon", "nyb_hadamard_neon"]
+    monkeypatch.setattr(baseline, "functions", lambda _: rows[:2])
+    assert baseline.measure(tmp_path, print)["max"] == {"nyb_add_neon": 3}
+    monkeypatch.setattr(baseline, "functions", lambda _: rows)
+    with pytest.raises(CountError, match="no model here executes nyb_hadamard_neon$"):
+        baseline.measure(tmp_path, print)
+
+
 def test_a_loop_that_the_table_would_not_see_is_refused():
     baseline.check_names("max", Counter(nyb_gemm_q4_0_i8mm=1000, memcpy=20))
     with pytest.raises(CountError, match="max: multiply takes 30 instructions"):
@@ -186,6 +222,11 @@ def test_the_peer_is_counted_at_its_best(monkeypatch, tmp_path):
     assert (best["prefill"]["options"], best["prefill"]["total"]) == ("no flash", 90)
     assert (best["decode"]["options"], best["decode"]["total"]) == ("defaults", 30)
     assert best["all"]["defaults"]["same_tokens"] == [2, 3]
+    own = count.Counts(Counter(f=45), Counter(f=15)).as_data()
+    facts = {"model": "m", "form": "file", "cpu": "max", "compiler": "gcc", "qemu": "7"}
+    lines = [*command_line.table({**facts, "prompt": 8, "nybble": own, "peer": best}, 1)]
+    assert "0.500 times" in lines[2]
+    assert lines[2].endswith("(no flash), the same next token 2 times of 3")
 
 
 def test_every_cpu_of_the_table_is_one_that_can_be_counted():

@@ -67,11 +67,12 @@ def random_model(folder: Path) -> Path:
     return path
 
 
-def dump(model: Path, plan: Plan, out: Path) -> None:
-    """Writes what nybble's side replays, by nybble on this machine."""
+def dump(model: Path, plan: Plan, out: Path, kv: str = "f16") -> None:
+    """Writes what nybble's side replays, by nybble on this machine, with keys and values of the
+    type `kv`."""
     weights = nybble.load(model, context=CHUNK).weights
     ids = arbitrary_ids(plan.prompt + plan.gen, weights.program.vocab)
-    replay.dump(weights, ids, plan.gen + 1, out)
+    replay.dump(weights, ids, plan.gen + 1, out, kv)
 
 
 def next_tokens(dumped: Path) -> list[int]:

@@ -147,6 +147,8 @@ def table(result: dict[str, Any], functions: int) -> Iterator[str]:
             theirs = result["peer"][kind]
             line += f", {own['total'] / theirs['total']:.3f} times {result['peer']['name']}'s"
             line += f" {theirs['total']:,} ({theirs['options']})"
+            same = result["peer"]["all"][theirs["options"]]["same_tokens"]
+            line += ", the same next token {} times of {}".format(*same)
         yield line
         for side in ("nybble", "peer"):
             if side in result:

@@ -3,25 +3,28 @@
     python -m tools.count baseline              compare with the table of this compiler
     python -m tools.count baseline --write      make that table anew
 
-Small random models, one for each format of weights and one for each family that has operations of
-its own, are replayed on a CPU of each ISA level, a prompt and two steps, and the instructions of
-each row are added up. Tables are in tools/count/baselines, one for each compiler that made one:
-another compiler has other counts. A new or changed kernel comes with its table.
+Small random models, one for each format of weights, for each family that has operations of its own
+and for each type of keys and values, are replayed on a CPU of each ISA level, a prompt and two
+steps, and the instructions of each row are added up; a row that none of them executes is an error.
+Tables are in tools/count/baselines, one for each compiler that made one: another compiler has other
+counts. A new or changed kernel comes with its table.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import subprocess
 import sys
 import tempfile
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from nybble._core.program import KV_TYPES
 from tools import count, replay
-from tools.count import emulator
+from tools.count import emulator, peer
 from tools.count.emulator import CountError
 from tools.peers.build import BuildError, Say, default_cache
 from tools.tiny_model import FILE_TYPES, FORMATS, tiny_model
@@ -31,6 +34,7 @@ CPUS = ("cortex-a53", "cortex-a76", "max")  # one for each level of rows
 PLAN = count.Plan(prompt=37, gen=2)  # no multiple of what a loop takes at once
 FAMILIES = ("qwen2", "gemma3", "granite")
 TOLERANCE = 0.02
+ROW = re.compile(r"nyb_(?P<what>\w+)_(?P<level>ref|neon|dotprod|i8mm)")
 SIZES = {"layers": 1, "dim": 256, "heads": 4, "kv_heads": 2, "hidden": 512, "tied": False}
 
 Table = dict[str, dict[str, int]]  # CPU -> row -> instructions
@@ -38,11 +42,13 @@ Table = dict[str, dict[str, int]]  # CPU -> row -> instructions
 
 def models(folder: Path) -> Iterator[Path]:
     """Writes the small models one after another: their dumps."""
-    kinds = [("llama", format) for format in FILE_TYPES] + [(one, "Q4_1") for one in FAMILIES]
-    for family, format in kinds:
+    kinds = [("llama", format, "f16") for format in FILE_TYPES]
+    kinds += [(family, "Q4_1", "f16") for family in FAMILIES]
+    kinds += [("llama", "Q4_1", kv) for kv in KV_TYPES if kv != "f16"]
+    for family, format, kv in kinds:
         model, dumped = folder / "tiny.gguf", folder / "dump"
         tiny_model(model, family=family, formats=dict.fromkeys(FORMATS, format), **SIZES)
-        count.dump(model, PLAN, dumped)
+        count.dump(model, PLAN, dumped, kv)
         yield dumped
 
 
@@ -58,6 +64,9 @@ def measure(plugin: Path, say: Say) -> Table:
             for cpu in CPUS:
                 for run in emulator.execute(plugin, cpu, command).runs:
                     table[cpu] += run
+        missing = best_rows(functions(program)) - set().union(*table.values())
+    if missing:
+        raise CountError(f"no model here executes {', '.join(sorted(missing))}")
     for cpu, counts in table.items():
         check_names(cpu, counts)
     return {
@@ -76,7 +85,21 @@ def check_names(cpu: str, counts: Counter[str]) -> None:
 
 def is_row(function: str) -> bool:
     """Whether a function is a kernel's and not the engine's or the C library's."""
-    return re.fullmatch(r"nyb_\w+_(ref|neon|dotprod|i8mm)", function) is not None
+    return ROW.fullmatch(function) is not None
+
+
+def functions(program: Path) -> list[str]:
+    """The names of a program's functions."""
+    command = [f"{peer.CROSS}nm", "--defined-only", "--format=posix", str(program)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [name for name, kind, *_ in map(str.split, lines) if kind in "tT"]
+
+
+def best_rows(functions: Iterable[str]) -> set[str]:
+    """Rows of every level, and the reference's where no level has another."""
+    rows = [row for row in map(ROW.fullmatch, functions) if row]
+    above = {row["what"] for row in rows if row["level"] != "ref"}
+    return {row[0] for row in rows if row["level"] != "ref" or row["what"] not in above}
 
 
 def compare(want: Mapping[str, Mapping[str, int]], got: Table) -> list[str]:

@@ -42,9 +42,9 @@ def execute(plugin: Path, cpu: str, command: Sequence[str | Path]) -> Executed:
     counts of more than one are not exact."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "counts")
-        options = ["-cpu", cpu, "-plugin", f"{plugin},out={out},mark={MARK}"]
+        emulated = [qemu(), "-cpu", cpu, "-plugin", f"{plugin},out={out},mark={MARK}"]
         done = subprocess.run(
-            [QEMU, *options, *map(str, command)], capture_output=True, text=True, env={}
+            [*emulated, *map(str, command)], capture_output=True, text=True, env={}
         )
         if done.returncode != 0:
             why = done.stderr.strip() or done.stdout.strip() or "no word of why"
@@ -65,11 +65,17 @@ def read_runs(text: str) -> list[Counter[str]]:
     return [sections[i] for i in range(1, max(sections), 2)]
 
 
+def qemu() -> str:
+    """Where the emulator is. Raises CountError where there is none."""
+    path = shutil.which(QEMU)
+    if path is None:
+        raise CountError(f"{QEMU} is missing; Debian has it in qemu-user")
+    return path
+
+
 def version() -> str:
     """The emulator's version. Raises CountError where there is none."""
-    if not shutil.which(QEMU):
-        raise CountError(f"{QEMU} is missing; Debian has it in qemu-user")
-    first = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=True).stdout
+    first = subprocess.run([qemu(), "--version"], capture_output=True, text=True, check=True).stdout
     return first.split()[2]
 
 
