@@ -13,7 +13,7 @@ from nybble import hub
 from nybble.cli.terminal import fitted, megabytes, printable
 
 if TYPE_CHECKING:
-    from nybble.formats.gguf import GgufFile, GgufTensor
+    from nybble.formats.gguf import GgufFile, GgufLongText, GgufTensor
     from nybble.formats.packed import PackedFile, Source
 
 _EXAMPLES = """\
@@ -103,9 +103,8 @@ def _as_text(file: GgufFile | PackedFile) -> Iterable[str]:
     kind = f"GGUF {file.version}" if source is None else "packed"
     yield f"{printable(str(file.path))}: {kind}, {megabytes(file.nbytes)}"
     if source is not None:
-        is_gone = source.has_place and not source.is_as_it_was()
-        state = ", which is gone or has changed" if is_gone else ""
-        yield f"packed from {printable(source.path)}, {megabytes(source.nbytes)}{state}"
+        # Whether that is there is not asked: it may be any path, on a network too.
+        yield f"packed from {printable(source.path)}, {megabytes(source.nbytes)}"
     yield ""
     yield f"metadata ({len(file.metadata)})"
     width = max((len(printable(key)) for key in file.metadata), default=0)
@@ -140,7 +139,6 @@ def _as_json(file: GgufFile | PackedFile) -> dict[str, Any]:
             "path": source.path,
             "nbytes": source.nbytes,
             "crc32": f"{source.crc32:08x}",
-            "is_as_it_was": source.is_as_it_was() if source.has_place else None,
         },
         "metadata": {key: _plain(value) for key, value in file.metadata.items()},
         "tensors": [
@@ -166,12 +164,22 @@ def _is_array(value: Any) -> bool:
     return hasattr(value, "element_type")
 
 
+def _is_long(value: Any) -> bool:
+    return hasattr(value, "raw") and not _is_array(value)
+
+
+def _first(text: GgufLongText) -> str:
+    return str(text.raw[: 4 * _TEXT], errors="replace")[:_TEXT]
+
+
 def _short(value: Any) -> str:
     """A metadata value on one line: a long array by its first elements, a long string likewise."""
     if _is_array(value):
         first = ", ".join(_short(value[i]) for i in range(min(_FIRST, len(value))))
         more = ", ..." if len(value) > _FIRST else ""
         return f"{value.element_type}[{len(value)}] {first}{more}"
+    if _is_long(value):
+        return f'"{printable(_first(value))}"... ({len(value.raw):,} bytes)'
     if not isinstance(value, str):
         return str(value)
     quoted = '"' + printable(value[:_TEXT]) + '"'
@@ -179,10 +187,13 @@ def _short(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A metadata value for JSON: arrays by type, length and first elements, NaN as a string."""
+    """A metadata value for JSON: arrays and very long texts by type, length and what comes first,
+    NaN as a string."""
     if _is_array(value):
         first = [_plain(value[i]) for i in range(min(_FIRST, len(value)))]
         return {"type": str(value.element_type), "length": len(value), "first": first}
+    if _is_long(value):
+        return {"type": "string", "length": len(value.raw), "first": _first(value)}
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

@@ -32,11 +32,13 @@ TYPE_CHECKING = False  # typing's own costs its import
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["Gguf", "GgufArray", "GgufFile", "GgufTensor"]
+__all__ = ["Gguf", "GgufArray", "GgufFile", "GgufLongText", "GgufTensor"]
 
 READ = 1 << 20  # bytes at once
 N_PIECES, PIECE = 64, 4096  # of a sample
 MAX_HEAD = 1 << 28  # bytes before the tensors' data; a quarter of a million tokens take 16 MB
+MAX_TEXT = 1 << 20  # bytes of a text that is decoded; a long chat template has 20 thousand
+_STRING = 8  # GGUF's number of that type
 
 # What people have in a file called .gguf that is none: how it begins, what it is, what to do.
 MISTAKEN = (
@@ -70,6 +72,24 @@ class GgufTensor:
         return f"<GgufTensor {self.name} {self.shape} {self.format}>"
 
 
+class GgufLongText:
+    """A text of more than MAX_TEXT bytes: no name, and not decoded, which would take as much memory
+    again, or four times as much. raw is its bytes."""
+
+    __slots__ = ("raw",)
+
+    def __init__(self, raw: memoryview):
+        self.raw = raw
+
+    def __eq__(self, other: object) -> bool:
+        return self.raw == other.raw if isinstance(other, GgufLongText) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"a text of {len(self.raw):,} bytes"
+
+
 class _Metadata(Mapping[str, object]):
     """Keys in file order; a value is decoded when it is first asked for."""
 
@@ -80,8 +100,17 @@ class _Metadata(Mapping[str, object]):
 
     def __getitem__(self, key: str) -> object:
         if key not in self._values:
-            self._values[key] = self._index.value(self._places[key])
+            self._values[key] = self._value(self._places[key])
         return self._values[key]
+
+    def _value(self, place: int) -> object:
+        start, at, end = self._index.record(place)
+        if end - at > MAX_TEXT:
+            whole = self._index.whole
+            type_at = start + 8 + int.from_bytes(whole[start : start + 8], "little")
+            if whole[type_at] == _STRING:
+                return GgufLongText(whole[at:end])
+        return self._index.value(place)
 
     def record(self, key: str) -> tuple[int, int, int]:
         """Where the key stands with its value, as GgufIndex has it."""
@@ -119,7 +148,8 @@ class Gguf:
 
     @property
     def metadata(self) -> Mapping[str, object]:
-        """Key to int, float, bool, str or GgufArray, in file order; decoded on access."""
+        """Key to int, float, bool, str, GgufLongText or GgufArray, in file order; decoded on
+        access."""
         return self._known()
 
     @property
@@ -185,8 +215,9 @@ class GgufFile(Gguf):
         self.path = os.fspath(path)
         self._fd = open_file(self.path)
         try:
-            self._stamp = self.nbytes, self.mtime_ns = stamp(self._fd)
-            self.ctime_ns = os.fstat(self._fd).st_ctime_ns
+            self._status = os.fstat(self._fd)
+            self.nbytes, self.mtime_ns = self._status.st_size, self._status.st_mtime_ns
+            self.ctime_ns = self._status.st_ctime_ns
             super().__init__(self.path, self.nbytes, self._read_index())
         except BaseException:
             self.close()
@@ -215,8 +246,14 @@ class GgufFile(Gguf):
 
     def check_unchanged(self) -> None:
         """FormatError if the file has been written to since it was opened, by its length and the
-        time: what has been read may be of both. It is asked when all has been read."""
-        if stamp(self._fd) != self._stamp:
+        times: what has been read may be of both. It is asked when all has been read."""
+        before, now = self._status, os.fstat(self._fd)
+        is_same = (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+        # Who puts st_mtime back changes st_ctime. So does another file that takes this one's name,
+        # and then what is read here is still whole: this one has a name less.
+        if not is_same or (
+            now.st_nlink == before.st_nlink and now.st_ctime_ns != before.st_ctime_ns
+        ):
             raise changed(self.path)
 
     def close(self) -> None:
@@ -296,13 +333,6 @@ def open_file(path: str) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise FormatError(f"{path} is not a regular file: a model is a file on a disk")
     raise FormatError(f"{path} is empty (0 bytes): download it again")
-
-
-def stamp(fd: int) -> tuple[int, int]:
-    """What changes when somebody writes to an open file. (Its ctime changes too when another one
-    takes its name, and then what is read here is still whole.)"""
-    status = os.fstat(fd)
-    return status.st_size, status.st_mtime_ns
 
 
 def sampled(fd: int, nbytes: int) -> int:
