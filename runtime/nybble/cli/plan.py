@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     board = boards.load(args.board) if args.board else None
     if board is None:
         held = machine.held_bytes()
-        budget = planning.budget_of(args.memory, held)
+        budget = planning.budget_of(args.memory, held, "--memory")
         threads = model.threads_of(args.threads)
     else:
         held = planning.INTERPRETER
@@ -105,7 +105,7 @@ def _as_text(path: str, plan: Plan, board: Board | None) -> list[str]:
         lines.append(f"{line.what:<{width}}  {_mib(line.nbytes)}")
     lines.append(f"{'in all':<{width}}  {_mib(plan.total_bytes)}")
     lines.append(f"{'budget':<{width}}  {_mib(plan.budget_bytes)}  ({plan.budget})")
-    lines += ["", "it fits" if plan.fits else "it does not fit"]
+    lines += ["", "it fits" if plan.fits else f"it does not fit; {plan.ways_out}"]
     if plan.kv != "f16":
         costs = ", ".join(f"{name} {kl:.5f}" for name, kl in plan.kv_kl.items())
         lines.append(

@@ -16,6 +16,7 @@ from nybble.cli.chat import chat
 from nybble.cli.pull import pull
 from nybble.cli.terminal import (
     LONG_S,
+    as_flags,
     counted,
     cut_short,
     ended_line,
@@ -27,7 +28,7 @@ from nybble.cli.terminal import (
     say,
     valid,
 )
-from nybble.errors import ContextError, ModelNotFoundError, UsageError
+from nybble.errors import BudgetError, ContextError, ModelNotFoundError, UsageError
 from nybble.known import DEFAULT, KNOWN
 from nybble.options import KV, ON_EXCEED, OVERFLOW
 
@@ -151,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
                 chat(model, system, _ask_options(args), args.verbose)
             else:
                 _answer(model, prompt, args)
-    except (UsageError, ContextError) as error:
+    except (BudgetError, ContextError, UsageError) as error:
         raise type(error)(_with_flags(str(error))) from None
     return 0
 
@@ -278,7 +279,7 @@ def _flag(name: str) -> str:
 
 def _with_flags(text: str) -> str:
     """An error about a keyword, for someone who gave a flag: `--top-k must be ...`."""
-    text = text.replace("think=True", "--think").replace("think=False", "--no-think")
+    text = as_flags(text).replace("think=True", "--think").replace("think=False", "--no-think")
     return re.sub(
         rf"^({'|'.join(_ALL_OPTIONS)})(?= )|\b({'|'.join(n for n in _ALL_OPTIONS if '_' in n)})\b",
         lambda found: _flag(found[0]),
