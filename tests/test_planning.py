@@ -358,6 +358,13 @@ def test_a_refusal_names_the_model_as_its_user_does(tiny, monkeypatch):
     assert "allow more (memory=)" in said
 
 
+def test_one_token_is_one(tiny, capsys):
+    assert main(["plan", tiny, "--context", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "KV cache of 1 token, float16" in out
+    assert "with 1 token in the cache" in out
+
+
 def test_plan_json_on_a_board(tiny, capsys):
     assert main(["plan", tiny, "--board", "rpi5", "--sequences", "2", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)

@@ -283,10 +283,11 @@ def _plan(
 ) -> Plan:
     kv_bytes, work_bytes = sizes(program, context, threads, sequences, chunk, kv)
     times = f"{sequences:,} times " if sequences > 1 else ""
+    tokens = "1 token" if context == 1 else f"{context:,} tokens"
     return Plan(
         [
             *fixed,
-            Line(f"KV cache of {times}{context:,} tokens, {KV_TYPES[kv]}", kv_bytes),
+            Line(f"KV cache of {times}{tokens}, {KV_TYPES[kv]}", kv_bytes),
             Line(f"working memory for {chunk} tokens at once", work_bytes),
         ],
         context=context,
