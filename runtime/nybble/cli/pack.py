@@ -7,30 +7,34 @@ import errno
 import json
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nybble import hub
 from nybble.cli.terminal import LONG_S, ProgressBar, megabytes, printable, say
 from nybble.errors import FormatError, NybbleError, UsageError
+
+if TYPE_CHECKING:
+    from nybble.formats.packed import PackedFile, Source
 
 _DESCRIPTION = """\
 Pack a model: write its weights in the layout that nybble's kernels read, with the tokenizer's
 tables, into one file that is mapped and run in place, on every machine. It starts at once and takes
 no memory but the file's own pages, which programs share.
 
-Models are packed by themselves when they are first loaded, into the cache ($NYBBLE_HOME/cache, or
-~/.cache/nybble), where deleting is safe. This verb makes a file to keep or to copy to a board; it
-needs no GGUF file beside it."""
+Models are packed by themselves when they are first loaded, into the cache ($NYBBLE_HOME/cache, else
+$XDG_CACHE_HOME/nybble, else ~/.cache/nybble), where deleting is safe. This verb makes a file to
+keep or to copy to a board; it needs no GGUF file beside it. Of a model that is packed already it
+makes a copy."""
 _EXAMPLES = """\
 examples:
   nybble pack smollm2-135m -o smollm2.nyb    write the packed file
   nybble run smollm2.nyb "Hello"             run it, here or on a board
-  nybble pack --verify smollm2.nyb           check its sum, and its weights against the GGUF file
+  nybble pack --verify smollm2.nyb           check it, on a board too, once it has been copied
+  nybble pack --verify smollm2.nyb --against ./smollm2.gguf   and compare it with this file
   nybble pull --pack smollm2-135m            fetch a model and keep it packed only
 
-environment:
-  NYBBLE_PACK=0                              never pack into the cache: weights are packed in memory
-                                             at each start, in huge pages where the system has them
+With NYBBLE_PACK=0 in the environment nothing is packed into the cache: weights are packed in memory
+at each start, in huge pages where the system has them.
 """
 
 
@@ -39,15 +43,17 @@ def add_parser(verbs: Any) -> None:
     parser: argparse.ArgumentParser = verbs.add_parser(
         "pack", help="pack a model into one file", description=_DESCRIPTION, epilog=_EXAMPLES
     )
-    parser.add_argument(
-        "model", metavar="MODEL", help="a known name, a .gguf file; with --verify a .nyb file too"
-    )
+    parser.add_argument("model", metavar="MODEL", help="a known name, a .gguf or a .nyb file")
     parser.add_argument("-o", "--output", metavar="FILE", help="the file to write, X.nyb")
     parser.add_argument("--force", action="store_true", help="write over a file that is there")
     parser.add_argument(
         "--verify",
         action="store_true",
-        help="prove that the packed file has the weights of the GGUF file, bit for bit",
+        help="check the packed file's sum, and prove that it has the weights of the GGUF file it"
+        " was packed from, bit for bit, if that is still there",
+    )
+    parser.add_argument(
+        "--against", metavar="MODEL", help="with --verify: the GGUF file, wherever it is now"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.set_defaults(run=run)
@@ -59,31 +65,39 @@ def run(args: argparse.Namespace) -> int:
     from nybble.formats.packed import PackedFile
 
     path = hub.resolve(args.model)
+    if args.against and not args.verify:
+        raise UsageError("--against says what --verify compares with; give --verify too")
     if not args.output and not args.verify:
         raise UsageError("where to? give -o FILE.nyb (or --verify to check a packed file)")
     with packing.open_file(path) as file:
         is_packed = isinstance(file, PackedFile)
-    if args.output and is_packed:
-        raise UsageError(f"{args.model} is packed already; copy it to {args.output}")
+    source = None if is_packed else path
+    if args.against:
+        source = hub.resolve(args.against)
+        with packing.open_file(source) as file:
+            if isinstance(file, PackedFile):
+                raise UsageError(f"{source} is packed itself; give --against a GGUF file")
     if args.output:
         _check_output(args.output, path, args.force)
 
     started = time.monotonic()
-    verified = None
+    verified = compared = None
     if args.output:
-        write(path, args.output)
+        (copy if is_packed else write)(path, args.output)
         packed = args.output
     elif is_packed:
         packed = path
     else:
         packed = _copy(path)
     if args.verify:
-        verified = verify(packed, None if is_packed else path)
+        compared = verify(packed, source)
+        verified = "source" if compared else "sum"
     if args.json:
         said = {
             "path": packed,
             "nbytes": os.stat(packed).st_size,
             "verified": verified,
+            "compared_with": compared,
             "seconds": round(time.monotonic() - started, 3),
         }
         print(json.dumps(said))
@@ -139,6 +153,27 @@ def write(path: str, output: str) -> None:
     say(f"{printable(output)}: {megabytes(os.stat(output).st_size)}, packed from {printable(path)}")
 
 
+def copy(path: str, output: str) -> None:
+    """Copies the packed file at `path`, if its sum is right, to `output`, which is there whole or
+    as it was before; says so on stderr."""
+    import shutil
+
+    from nybble.disk import part_of
+    from nybble.formats.packed import PackedFile
+
+    with PackedFile(path) as file:
+        _check_sum(file)
+        try:
+            with open(path, "rb") as there, part_of(output, file.nbytes, lambda: False) as part:
+                assert part is not None
+                shutil.copyfileobj(there, part, 1 << 20)
+                part.flush()
+                os.fsync(part.fileno())
+        except OSError as error:
+            raise _cannot_write(output, file.nbytes, error) from None
+    say(f"{printable(output)}: {megabytes(os.stat(output).st_size)}, a copy of {printable(path)}")
+
+
 def _packed(path: str, output: str | None) -> str:
     """Packs a GGUF file into `output`, or for None into the cache; returns where that is."""
     from nybble import packing
@@ -173,38 +208,63 @@ def _cannot_write(output: str | None, weights_bytes: int, error: OSError) -> Nyb
     )
 
 
-def verify(packed: str, source: str | None) -> str:
-    """Proves a packed file, against its GGUF file if that is there; says on stderr how far and
-    returns it: "source" or "sum". FormatError if it is not what it should be."""
+def _check_sum(file: PackedFile) -> None:
+    bar = ProgressBar(
+        f"checking {printable(os.path.basename(file.path))}", after_s=LONG_S, is_passing=True
+    )
+    try:
+        file.check_sum(bar)
+    finally:
+        bar.close()
+
+
+def verify(packed: str, source: str | None) -> str | None:
+    """Checks a packed file's sum, and proves it against the GGUF file `source`, or for None the one
+    that it was packed from, if that is there; says on stderr how far. Returns the GGUF file it was
+    compared with, None for none. FormatError if it is not what it should be."""
     from nybble import packing
     from nybble.formats.gguf import GgufFile
     from nybble.formats.packed import PackedFile
     from nybble.formats.packed_writer import differences
 
     with PackedFile(packed) as file:
-        bar = ProgressBar(
-            f"checking {printable(os.path.basename(packed))}", after_s=LONG_S, is_passing=True
-        )
-        try:
-            file.check_sum(bar)
-        finally:
-            bar.close()
+        _check_sum(file)
         packing.Reading(file)
-        if source is None and not file.source.is_as_it_was():
+        is_known = source is not None or file.source.is_as_it_was()
+        found = []
+        if is_known or _is_there_again(file.source):
+            with GgufFile(source or file.source.path) as original:
+                reading = packing.Reading(original)
+                with packing.blaming(original):
+                    found = differences(file, original, reading.program, reading.tokenizer)
+            source = original.path
+        if source is None or (found and not is_known):
             say(
-                f"{printable(packed)}: its sum is right; {printable(file.source.path)}, which it "
-                "was packed from, is gone or has changed, so its weights were not compared"
+                f"{printable(packed)}: its sum is right, but its weights were compared with"
+                f" nothing: {printable(file.source.path)}, which it was packed from, is gone or has"
+                " changed (--against MODEL.gguf names another file to compare with)"
             )
-            return "sum"
-        source = source or file.source.path
-        with GgufFile(source) as original:
-            reading = packing.Reading(original)
-            with packing.blaming(original):
-                found = differences(file, original, reading.program, reading.tokenizer)
+            return None
         if found:
             raise FormatError(
                 f"{packed} is not {source} packed: {', '.join(found[:3])}"
                 f"{f' and {len(found) - 3} more' if len(found) > 3 else ''} differ; pack it again"
             )
     say(f"{printable(packed)}: its sum is right, and it is {printable(source)} bit for bit")
-    return "source"
+    return source
+
+
+def _is_there_again(source: Source) -> bool:
+    """Whether a GGUF file that may be the one that was packed is where that was: as long, and with
+    the same head. One that was fetched again has another time of change."""
+    from binascii import crc32
+
+    from nybble.formats.gguf import GgufFile
+
+    try:
+        if os.stat(source.path).st_size != source.nbytes:
+            return False
+        with GgufFile(source.path) as file:
+            return crc32(file.head) == source.crc32
+    except (OSError, ValueError, NybbleError):
+        return False

@@ -46,6 +46,7 @@ examples:
   nybble run smollm2-135m "Name three birds." --max-tokens 60 --verbose
   dmesg | nybble run "What is failing?"
   nybble run ./model.gguf --temperature 0.7 --seed 3 "Tell me a story."
+  nybble run ./model.nyb "Hello"             a file that nybble pack made
   nybble run --system "Answer in one word." "Is the sky blue?"
   nybble run qwen3-0.6b --no-think "What is 17 times 3?"
   nybble run                                 chat; /help says what it understands
@@ -74,7 +75,10 @@ def add_parser(verbs: Any) -> None:
         "run", help="answer a prompt, or chat", description=_DESCRIPTION, epilog=_EXAMPLES
     )
     parser.add_argument(
-        "model", metavar="MODEL", nargs="?", help="a known name, a .gguf file, hf:... or a URL"
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        help="a known name, a .gguf or a .nyb file, hf:..., a URL",
     )
     parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="what to answer")
     parser.add_argument("--system", metavar="TEXT", help="how the model should behave")
