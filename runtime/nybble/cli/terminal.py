@@ -203,6 +203,12 @@ def figures(reply: Reply) -> str:
 def cut_short(reply: Reply) -> str | None:
     """What to tell of a reply that the end of the context cut, or that went on behind it."""
     stats = reply.stats
+    if stats.dropped_system_tokens:
+        return (
+            f"nybble: the context holds {stats.context:,} tokens: {stats.dropped_tokens:,} were"
+            f" dropped, {stats.dropped_system_tokens:,} of them of the system message, of which"
+            " half the context is kept at most (--context makes room)"
+        )
     if stats.dropped_tokens:
         return (
             f"nybble: the context holds {stats.context:,} tokens: the oldest"
