@@ -69,6 +69,13 @@ def test_who_wants_none_has_none(path, tried, monkeypatch, why):
     assert calls == []
 
 
+@pytest.mark.parametrize(("wish", "is_wanted"), [("auto", True), ("1", True), ("0", False)])
+def test_wishes(monkeypatch, wish, is_wanted):
+    monkeypatch.delenv("NYBBLE_ISA", raising=False)
+    monkeypatch.setenv("NYBBLE_TUNE", wish)
+    assert tuning.is_wanted() == is_wanted
+
+
 def test_other_wishes_are_refused(path, monkeypatch):
     monkeypatch.setenv("NYBBLE_TUNE", "often")
     with pytest.raises(UsageError, match=r"NYBBLE_TUNE is 'often'; it may be auto or 0"):

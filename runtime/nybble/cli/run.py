@@ -78,7 +78,7 @@ def add_parser(verbs: Any) -> None:
         "model",
         metavar="MODEL",
         nargs="?",
-        help="a known name, a .gguf or a .nyb file, hf:..., a URL",
+        help="a known name, a .gguf or a .nyb file, hf:... or a URL",
     )
     parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="what to answer")
     parser.add_argument("--system", metavar="TEXT", help="how the model should behave")
