@@ -13,7 +13,7 @@ from nybble import hub, packing, tuning
 from nybble._core import native
 from nybble._core.sequence import Sequence
 from nybble.cli import main
-from nybble.errors import CpuError, UsageError
+from nybble.errors import UsageError
 from nybble.tuning import Tune
 from tools.tiny_model import tiny_model
 
@@ -173,7 +173,7 @@ def test_threads_that_are_not_there(engine, numbers):
 
 
 def test_levels_that_are_not_there(engine):
-    with pytest.raises(CpuError, match="no such level"):
+    with pytest.raises(UsageError, match="no level"):
         engine.tune(1, 1, "pdp11")
 
 

@@ -204,7 +204,9 @@ def test_verify_finds_damage(path, tmp_path, capsys):
     assert main(["pack", str(out), "--verify"]) == 4
     (line,) = lines(capsys)
     assert line.startswith(f"nybble: {out}: its sha256 is ")
-    assert line.endswith("the packed file is damaged, pack the model again (nybble pack)")
+    assert line.endswith(
+        "the packed file is damaged: copy it again, or pack the model again (nybble pack)"
+    )
 
 
 def test_verify_of_a_model_is_of_its_copy(path, copies, capsys):
