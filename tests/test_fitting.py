@@ -50,8 +50,14 @@ def test_ls_says_what_fits(empty, capsys):
     assert {row["fits"] for row in rows} == {True, False}
 
     assert main(["ls", "--known", "--board", "rpi4"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert err == (
+        "nybble: a model may take 960 MiB (Raspberry Pi 4 with 1,024 MiB, less 64 MiB for others);"
+        " --memory SIZE plans for more\n"
+    )
     for line, row in zip(lines, rows, strict=True):
+        assert f" about {row['total_bytes'] / 2**20:,.0f} MiB  " in line
         told = f"fits, at most about {row['decode_tok_s']:,.0f} tokens/s"
         assert line.endswith(told if row["fits"] else "does not fit")
 
@@ -68,6 +74,61 @@ def test_a_damaged_file_is_told_and_the_model_estimated(empty, tmp_path, capsys)
     assert damaged["total_bytes"] > KNOWN["smollm2-135m"].nbytes
     assert err.startswith("smollm2-135m is estimated, its file cannot be read: ")
     assert err.count("\n") == 1
+
+
+def test_ls_plans_for_more_memory(empty, capsys):
+    argv = ["ls", "--known", "--board", "rpi4", "--memory", "3GiB"]
+    assert main([*argv, "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert all(row["fits"] for row in rows)
+    assert {(row["budget_bytes"], row["budget"]) for row in rows} == {(3 << 30, "--memory")}
+    assert main(argv) == 0
+    out, err = capsys.readouterr()
+    assert "does not fit" not in out
+    assert err == "nybble: a model may take 3,072 MiB (--memory)\n"
+    assert main(["ls", "--known", "--memory", "3GiB"]) == 2
+    assert "nybble ls --known --board BOARD --memory SIZE" in capsys.readouterr().err
+
+
+def test_plan_estimates_what_is_not_here(empty, capsys):
+    name, flags = "qwen2.5-coder-0.5b", ["--board", "rpi-zero-2w"]
+    assert main(["plan", name, *flags, "--json"]) == 3
+    said = json.loads(capsys.readouterr().out)
+    estimated = fitting.estimate(KNOWN[name], boards.load("rpi-zero-2w"))
+    assert (said["is_planned"], said["fits"], said["context"]) == (False, False, 2048)
+    assert said["total_bytes"] == estimated.total_bytes > said["budget_bytes"] == 448 << 20
+    assert main(["plan", name, *flags]) == 3
+    out = capsys.readouterr().out
+    assert "all of this is estimated from the size of its file" in out
+    assert f"{estimated.total_bytes / 2**20:,.1f} MiB  (about)" in out
+    assert "it does not fit, by an estimate; nybble ls --known --board rpi-zero-2w lists" in out
+    assert main(["plan", name, *flags, "--memory", "2GiB"]) == 0
+    assert "it fits, by an estimate" in capsys.readouterr().out
+
+
+def test_an_estimate_is_of_the_context_and_kv_that_were_asked_for(empty, capsys):
+    def planned(*flags):
+        main(["plan", "qwen3-0.6b", "--board", "rpi5", *flags, "--json"])
+        return json.loads(capsys.readouterr().out)
+
+    cache = 28 * 8 * 128 * 2 * 2 * 2048
+    usual = planned()
+    assert planned("--context", "4096")["total_bytes"] == usual["total_bytes"] + cache
+    assert planned("--sequences", "2")["total_bytes"] == usual["total_bytes"] + cache
+    assert planned("--kv", "int8")["total_bytes"] == usual["total_bytes"] - cache * 30 // 64
+    tight = str(usual["total_bytes"] - 1)
+    assert planned("--kv", "auto")["kv"] == "f16"
+    assert planned("--kv", "auto", "--memory", tight)["kv"] == "v8"
+    for flags in (["--context", "0"], ["--sequences", "0"], ["--memory", "300"]):
+        assert main(["plan", "qwen3-0.6b", "--board", "rpi5", *flags]) == 2
+
+
+def test_plan_says_where_to_look_before_a_pull(empty, capsys):
+    assert main(["plan", "qwen3-0.6b"]) == 2
+    said = capsys.readouterr().err
+    assert "get it: nybble pull qwen3-0.6b; whether a board has room" in said
+    assert "nybble ls --known --board BOARD" in said
+    assert main(["plan", "nosuch.gguf", "--board", "rpi4"]) == 2
 
 
 def test_a_board_whose_memory_nobody_measured(empty, capsys):

@@ -75,6 +75,12 @@ def test_what_is_small_is_packed_in_memory(path, cache, monkeypatch):
     assert not cache.exists()
 
 
+@pytest.mark.parametrize(("wish", "is_mapped"), [("auto", True), ("1", True), ("0", False)])
+def test_wishes(path, monkeypatch, wish, is_mapped):
+    monkeypatch.setenv("NYBBLE_PACK", wish)
+    assert nybble.load(path).weights.is_mapped == is_mapped
+
+
 def test_other_wishes_are_refused(path, monkeypatch):
     monkeypatch.setenv("NYBBLE_PACK", "always")
     with pytest.raises(UsageError, match=r"NYBBLE_PACK is 'always'; it may be auto or 0"):

@@ -28,7 +28,7 @@ def tiny(tmp_path):
     return str(tmp_path / "tiny.gguf")
 
 
-def planned(path, budget, context=512, sequences=1, on_exceed="refuse", kv="f16"):
+def planned(path, budget, context=512, sequences=1, on_exceed="refuse", kv=None):
     return planning.plan(
         packing.read(path),
         context=context,
@@ -44,15 +44,16 @@ def planned(path, budget, context=512, sequences=1, on_exceed="refuse", kv="f16"
 @pytest.mark.parametrize(
     ("amount", "nbytes"),
     [
-        (12345, 12345),
+        (1234567, 1234567),
         ("300MiB", 300 * MIB),
         (" 1.5 GiB ", 1536 * MIB),
         ("64m", 64 * MIB),
+        ("300Mi", 300 * MIB),
+        ("1048576", MIB),
+        ("2000 kb", 2_000_000),
         ("2g", 2 << 30),
         ("100 MB", 100_000_000),
-        ("512", 512),
-        ("7kb", 7000),
-        (np.int64(12345), 12345),
+        (np.int64(1234567), 1234567),
     ],
 )
 def test_amounts(amount, nbytes):
@@ -84,6 +85,21 @@ def test_what_is_no_amount(amount):
         planning.nbytes_of("memory", amount)
 
 
+@pytest.mark.parametrize(
+    ("amount", "says"),
+    [
+        ("300", "300 bytes; did you mean 300MiB?"),
+        (300, "300 bytes; did you mean 300MiB?"),
+        ("7kb", "7,000 bytes"),
+        (MIB - 1, "1,048,575 bytes; did you mean 1048575MiB?"),
+    ],
+)
+def test_an_amount_without_a_unit_is_asked_about(amount, says):
+    with pytest.raises(UsageError) as caught:
+        planning.nbytes_of("memory", amount)
+    assert str(caught.value) == f"memory must be 1 MiB or more, not {says}"
+
+
 def test_who_says_how_much(monkeypatch):
     monkeypatch.delenv("NYBBLE_MEMORY", raising=False)
     budget = planning.budget_of(None, 5 * MIB)
@@ -91,7 +107,7 @@ def test_who_says_how_much(monkeypatch):
     assert budget.who.startswith(("what the machine", "its"))
     monkeypatch.setenv("NYBBLE_MEMORY", "77MiB")
     assert planning.budget_of(None, 0)[:2] == (77 * MIB, "NYBBLE_MEMORY")
-    assert planning.budget_of("99MiB", 0)[:2] == (99 * MIB, "memory")
+    assert planning.budget_of("99MiB", 0)[:2] == (99 * MIB, "memory=")
     monkeypatch.setenv("NYBBLE_MEMORY", "lots")
     with pytest.raises(UsageError, match="NYBBLE_MEMORY must be an amount"):
         planning.budget_of(None, 0)
@@ -99,7 +115,7 @@ def test_who_says_how_much(monkeypatch):
 
 def test_more_is_asked_of_who_said_how_much(monkeypatch):
     monkeypatch.delenv("NYBBLE_MEMORY", raising=False)
-    assert planning.budget_of("60MiB", 0).way_out == "allow more (memory=, --memory)"
+    assert planning.budget_of("60MiB", 0).way_out == "allow more (memory=)"
     assert planning.budget_of(None, 0).way_out in ("close other programs", "raise that limit")
     monkeypatch.setenv("NYBBLE_MEMORY", "60MiB")
     assert planning.budget_of(None, 0).way_out == "allow more"
@@ -164,6 +180,9 @@ def test_what_does_not_fit_is_refused_with_the_numbers_and_a_way_out(tiny):
     assert "tiny.gguf needs" in said
     assert "(test)" in said
     assert "fits (--context " in said
+    assert said.endswith(
+        f"; {planned(tiny, least.total_bytes - 100_000, on_exceed='tell').ways_out}"
+    )
     one_page = planned(tiny, 1, context=128, on_exceed="tell").total_bytes / MIB
     told = f"of 128 takes {one_page:.1f} MiB: ask the test for more, or take a smaller model"
     with pytest.raises(BudgetError, match=f"no context makes it fit, for one {told}"):
@@ -254,9 +273,18 @@ def test_adapting_goes_no_further_than_v8_and_shortens_the_context_last(tiny):
     less = planned(tiny, 1, context=384, on_exceed="tell", kv="v8").total_bytes
     plan = planned(tiny, less, on_exceed="adapt")
     assert (plan.kv, plan.context) == ("v8", 384)
-    assert "the context is" in plan.notice
-    assert "stored as v8" in plan.notice
+    assert plan.notice.startswith(
+        "the context is 384 tokens, not 512, and keys and values are stored as v8, not f16: more "
+    )
     assert planned(tiny, less, on_exceed="adapt", kv="int8").kv == "int8"
+
+
+def test_adapting_keeps_the_halves_that_were_asked_for(tiny):
+    tight = planned(tiny, 1, on_exceed="tell", kv="v8").total_bytes
+    plan = planned(tiny, tight, on_exceed="adapt", kv="f16")
+    assert plan.kv == "f16"
+    assert plan.context < 512
+    assert "stored as" not in plan.notice
 
 
 def test_a_model_of_fewer_bits_says_so(tiny):
@@ -265,7 +293,7 @@ def test_a_model_of_fewer_bits_says_so(tiny):
         reply = model.complete("abc", max_tokens=3)
         assert reply.text is not None
         assert (model.plan.kv, reply.stats.kv) == (kv, kv)
-    for bad in ("q4", "F16", None, 8, ["v8"]):
+    for bad in ("q4", "F16", "", 8, ["v8"]):
         with pytest.raises(UsageError, match="kv must be 'f16', 'v8', 'int8' or 'auto'"):
             nybble.load(tiny, kv=bad)
 
@@ -421,7 +449,42 @@ def test_plan_prints_lines_and_exits_by_them(tiny, capsys):
     said = "int8 add to the KL divergence from float32: smollm2-135m 0.000"
     assert said in capsys.readouterr().out
     assert main(["plan", tiny, "--memory", "1MiB"]) == 3
-    assert "it does not fit" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "it does not fit; no context makes it fit" in out
+    assert "1.0 MiB  (--memory)" in out
+
+
+def test_plan_says_what_run_would_say(tiny, capsys, monkeypatch):
+    assert main(["plan", tiny, "--context", "512", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["ways_out"] == ""
+    flags = ["--context", "512", "--memory", str(least_memory(tiny, monkeypatch, 16) - 100_000)]
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(["plan", tiny, *flags, "--json"]) == 3
+    ways_out = json.loads(capsys.readouterr().out)["ways_out"]
+    assert "fits (--context " in ways_out
+    assert main(["plan", tiny, *flags]) == 3
+    assert f"it does not fit; {ways_out}" in capsys.readouterr().out.splitlines()
+    assert main(["run", tiny, "abc", *flags]) == 3
+    assert capsys.readouterr().err.endswith(f"(--memory); {ways_out}\n")
+
+
+def test_a_refusal_names_the_model_as_its_user_does(tiny, monkeypatch):
+    monkeypatch.setattr(packing, "WORTH_A_COPY", 0)
+    nybble.load(tiny)
+    with pytest.raises(BudgetError) as caught:
+        nybble.load(tiny, memory="3MiB")
+    said = str(caught.value)
+    assert said.startswith(f"{tiny} needs ")
+    assert "3.0 MiB (memory=); no context makes it fit" in said
+    assert "allow more (memory=)" in said
+
+
+def test_one_token_is_one(tiny, capsys):
+    assert main(["plan", tiny, "--context", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "KV cache of 1 token, float16" in out
+    assert "with 1 token in the cache" in out
 
 
 def test_plan_json_on_a_board(tiny, capsys):
@@ -461,5 +524,5 @@ def test_run_takes_a_budget(tiny, capsys, monkeypatch):
     assert main(["run", tiny, "abc", "--memory", "3MiB", "--max-tokens", "3"]) == 3
     said = capsys.readouterr().err
     assert "needs" in said
-    assert "allow more (memory=, --memory)" in said
+    assert "allow more (--memory), or take a smaller model" in said
     assert main(["run", tiny, "abc", "--memory", "2GiB", "--max-tokens", "3"]) == 0

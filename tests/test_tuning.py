@@ -16,7 +16,7 @@ from nybble._core import native
 from nybble._core.sequence import Sequence
 from nybble.cli import main
 from nybble.cli.pull import _keep_packed
-from nybble.errors import CpuError, UsageError
+from nybble.errors import UsageError
 from nybble.hub.known import KNOWN
 from nybble.tuning import Tune
 from tools.tiny_model import tiny_model
@@ -79,6 +79,13 @@ def test_who_wants_none_has_none(path, tried, monkeypatch, why):
         monkeypatch.setenv(why, "0" if why == "NYBBLE_TUNE" else "ref")
     assert nybble.load(path, **options).tune is None
     assert calls == []
+
+
+@pytest.mark.parametrize(("wish", "is_wanted"), [("auto", True), ("1", True), ("0", False)])
+def test_wishes(monkeypatch, wish, is_wanted):
+    monkeypatch.delenv("NYBBLE_ISA", raising=False)
+    monkeypatch.setenv("NYBBLE_TUNE", wish)
+    assert tuning.is_wanted() == is_wanted
 
 
 def test_other_wishes_are_refused(path, monkeypatch):
@@ -289,7 +296,7 @@ def test_threads_that_are_not_there(engine, numbers):
 
 
 def test_levels_that_are_not_there(engine):
-    with pytest.raises(CpuError, match="no such level"):
+    with pytest.raises(UsageError, match="no level"):
         engine.tune(1, 1, "pdp11")
 
 

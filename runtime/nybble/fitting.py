@@ -13,14 +13,17 @@ from nybble.board import Board
 from nybble.hub.known import KnownModel
 from nybble.model import DEFAULT_CONTEXT, context_of
 
+# Bytes of keys and values beside those of halves: 32 numbers are 64 bytes of halves, or 34.
+_KV_SHARE = {"f16": 1, "v8": (64 + 34) / 128, "int8": 34 / 64}
 _WORK = 20 * planning.MIB  # working memory, tokenizer, what a first run holds besides
 
 
 class Fit(NamedTuple):
-    """A model on a board, with the default context.
+    """A model on a board.
 
     total_bytes   : what it holds in memory; is_planned, if that is a plan and no estimate
-    fits          : whether that is within the least memory the board is sold with
+    read_bytes    : bytes that a token of decode reads, with the context full
+    fits          : whether that is within the budget
     decode_tok_s  : what memory allows, at most; None where the board's bandwidth is not known
     """
 
@@ -28,25 +31,39 @@ class Fit(NamedTuple):
     is_planned: bool
     fits: bool
     decode_tok_s: float | None
+    read_bytes: int
 
 
-def fit(row: KnownModel, board: Board) -> Fit:
-    """How a known model does on a board: planned if its file is here, else estimated. NybbleError
-    if the file cannot be read; `estimate` needs none."""
+def fit(row: KnownModel, board: Board, memory: int | str | None = None) -> Fit:
+    """How a known model does on a board, with the default context, within `memory` or what the
+    least board has: planned if its file is here, else estimated. NybbleError if the file is here
+    and damaged."""
     if not hub.is_pulled(row.name):
-        return estimate(row, board)
-    return _fit(*_planned(row, board), board, is_planned=True)
+        return estimate(row, board, memory)
+    return _fit(*_planned(row, board), board, memory, is_planned=True)
 
 
-def estimate(row: KnownModel, board: Board) -> Fit:
-    """How a known model does on a board, by what is known of it without its file."""
-    return _fit(*_estimated(row), board, is_planned=False)
+def estimate(
+    row: KnownModel,
+    board: Board,
+    memory: int | str | None = None,
+    *,
+    context: int = DEFAULT_CONTEXT,
+    sequences: int = 1,
+    kv: str = "f16",
+) -> Fit:
+    """How a known model does on a board, by what is known of it without its file. kv: "f16", "v8"
+    or "int8"."""
+    cache = int(sum(layers.nbytes(context) for layers in row.kv) * _KV_SHARE[kv])
+    fixed = planning.INTERPRETER + planning.OBJECTS + _WORK
+    total = row.nbytes + cache * sequences + fixed
+    return _fit(total, row.nbytes - row.unread_nbytes + cache, board, memory, is_planned=False)
 
 
-def _fit(total: int, read: int, board: Board, *, is_planned: bool) -> Fit:
-    budget = planning.on_board(board, None).nbytes
+def _fit(total: int, read: int, board: Board, memory: int | str | None, *, is_planned: bool) -> Fit:
+    budget = planning.on_board(board, memory).nbytes
     rate = board.read_gb_s * 1e9 / read if board.read_gb_s else None
-    return Fit(total, is_planned, total <= budget, rate)
+    return Fit(total, is_planned, total <= budget, rate, read)
 
 
 def _planned(row: KnownModel, board: Board) -> tuple[int, int]:
@@ -63,9 +80,3 @@ def _planned(row: KnownModel, board: Board) -> tuple[int, int]:
             board=board,
         )
     return plan.total_bytes, plan.read_bytes
-
-
-def _estimated(row: KnownModel) -> tuple[int, int]:
-    kv = sum(layers.nbytes(DEFAULT_CONTEXT) for layers in row.kv)
-    fixed = planning.INTERPRETER + planning.OBJECTS + _WORK
-    return row.nbytes + kv + fixed, row.nbytes - row.unread_nbytes + kv

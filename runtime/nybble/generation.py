@@ -90,6 +90,7 @@ def _run(
     clock.begin_prefill()
     ids = prompt if shift is None else shift.held(prompt)
     stats.dropped_tokens = len(prompt) - len(ids)
+    stats.dropped_system_tokens = 0 if shift is None else shift.cut
     stats.cached_tokens = sequence.reuse(ids)
     fed = yield from _read(sequence, ids, stats, clock)
     sampler = Sampler(
@@ -119,6 +120,7 @@ def _run(
             ids = [*sequence.ids, token]
             held = shift.held(ids)
             stats.dropped_tokens += len(ids) - len(held)
+            stats.dropped_system_tokens = shift.cut
             sequence.reuse(held)
             fed = yield from _read(sequence, held, stats, clock)
     return "timeout"

@@ -37,7 +37,7 @@ def load(
     threads: int | None = None,
     context: int | None = None,
     overflow: str = "error",
-    kv: str = "f16",
+    kv: str | None = None,
     sequences: int = 1,
     memory: int | str | None = None,
     on_exceed: str = "refuse",
@@ -60,16 +60,17 @@ def load(
     kv          : how keys and values are stored. "f16": in 16 bits. "v8": values in 8, a quarter
                   less memory for a KL divergence that cannot be told from none. "int8": both in 8,
                   half the memory, which costs some models little and ruins others
-                  (docs/fidelity.md). "auto": f16 if it fits, else v8
+                  (docs/fidelity.md). "auto": f16 if it fits, else v8. By default f16, unless
+                  `on_exceed` makes it v8
     sequences   : how many replies may be under way at once, each with memory for a context of its
                   own. With all taken, another thread or asyncio task waits for one, and the one
                   that has it gets BusyError
     memory      : the most that the process may hold, pages of files included: bytes, or "300MiB".
                   By default $NYBBLE_MEMORY, else what the machine can give (what is available, less
                   64 MiB; its control group's limit; ulimit -v). `nybble plan` shows what is needed
-    on_exceed   : what is done if that is too little: "refuse", or "adapt", which takes v8 for f16
-                  and, where that is not enough, a smaller context, and says so in `Model.plan` and
-                  `Reply.stats`. Nothing else changes tokens
+    on_exceed   : what is done if that is too little: "refuse", or "adapt", which takes v8, unless
+                  `kv` is given, and, where that is not enough, a smaller context, and says so in
+                  `Model.plan` and `Reply.stats`. Nothing else changes tokens
     on_progress : called with (bytes of weights packed, bytes in all)
 
     ModelNotFoundError says how to get the model, FormatError what is wrong with its file,
@@ -94,6 +95,7 @@ def load(
         memory=memory,
         on_exceed=on_exceed,
         on_progress=on_progress,
+        name=name,
     )
 
 
@@ -119,11 +121,12 @@ class Model:
         threads: int | None = None,
         context: int | None = None,
         overflow: str = "error",
-        kv: str = "f16",
+        kv: str | None = None,
         sequences: int = 1,
         memory: int | str | None = None,
         on_exceed: str = "refuse",
         on_progress: Callable[[int, int], None] | None = None,
+        name: str = "",
     ) -> None:
         from nybble import packing, planning
 
@@ -149,6 +152,7 @@ class Model:
             held=held,
             on_exceed=on_exceed,
             kv=kv,
+            name=name,
         )
         promise = planning.Promise(self.plan, held)
         self.context = self.plan.context

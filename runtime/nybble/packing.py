@@ -201,9 +201,9 @@ def formats(tree: archs.Decoder, file: GgufFile | PackedFile) -> dict[str, str]:
 def is_wanted() -> bool:
     """Whether copies are to be made and used, by $NYBBLE_PACK."""
     wish = os.environ.get("NYBBLE_PACK", "") or "auto"
-    if wish not in ("auto", "0"):
+    if wish not in ("auto", "1", "0"):
         raise UsageError(f"NYBBLE_PACK is {wish!r:.40}; it may be auto or 0")
-    return wish == "auto"
+    return wish != "0"
 
 
 def copied(path: str) -> Reading | None:

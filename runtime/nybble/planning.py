@@ -40,6 +40,7 @@ KV_KL = {
     "int8": {"smollm2-135m": 1.9e-4, "gemma3-270m": 2.5e-4, "qwen2.5-coder-0.5b": 5.9e-3},
 }
 UNITS = {"": 1, "kib": 1 << 10, "mib": MIB, "gib": 1 << 30, "kb": 1e3, "mb": 1e6, "gb": 1e9}
+_SHORT = ("k", "m", "g", "ki", "mi", "gi")
 
 
 class Line(NamedTuple):
@@ -67,6 +68,7 @@ class Plan:
     kv           : how keys and values are stored: "f16", "v8" or "int8"
     asked_context, asked_kv : what was asked for, where the plan had to take something else
     read_bytes   : bytes that one token of decode reads, with the context full
+    ways_out     : what would make it fit, where it does not; else ""
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Plan:
         self.budget = ""
         self.asked_context = context
         self.asked_kv = kv
+        self.ways_out = ""
 
     @property
     def fits(self) -> bool:
@@ -108,7 +111,7 @@ class Plan:
             changes.append(f"keys and values are stored as {self.kv}, not {self.asked_kv}")
         if not changes:
             return ""
-        said = " and ".join(changes)
+        said = ", and ".join(changes)
         return f"{said}: more does not fit {_mib(self.budget_bytes)} ({self.budget})"
 
     @property
@@ -128,6 +131,7 @@ class Plan:
             "budget_bytes": self.budget_bytes,
             "budget": self.budget,
             "fits": self.fits,
+            "ways_out": self.ways_out,
             "context": self.context,
             "asked_context": self.asked_context,
             "kv": self.kv,
@@ -153,25 +157,28 @@ def plan(
     budget: Budget,
     held: int,
     on_exceed: str = "refuse",
-    kv: str = "f16",
+    kv: str | None = None,
     board: Board | None = None,
+    name: str = "",
 ) -> Plan:
     """The plan of a model that has been opened, within a budget.
 
     budget    : what the process may hold
     held      : bytes that it holds already, `held_bytes()`
-    on_exceed : "refuse": BudgetError if it does not fit. "adapt": then v8 is taken for f16 and, if
-                that is not enough, a smaller context, if one fits. "tell", which only tools may
-                say: the plan is returned, whether it fits or not
-    kv        : "f16", "v8", "int8", or "auto": f16 if it fits, else v8
+    on_exceed : "refuse": BudgetError if it does not fit. "adapt": then v8 is taken, unless `kv` is
+                given, and, if that is not enough, a smaller context, if one fits. "tell", which
+                only tools may say: the plan is returned, whether it fits or not
+    kv        : "f16", "v8", "int8", or "auto": f16 if it fits, else v8; None is f16 that "adapt"
+                may take v8 for
     board     : where it is to run; None for this machine
+    name      : what the model is called in a refusal; by default its file's name
 
     A smaller prefill chunk, which changes no token, is tried first in any case.
     """
-    if not isinstance(kv, str) or kv not in KV:
+    if kv is not None and (not isinstance(kv, str) or kv not in KV):
         raise UsageError(f"kv must be 'f16', 'v8', 'int8' or 'auto', not {kv!r:.40}")
-    may_be_v8 = kv == "auto" or (kv == "f16" and on_exceed == "adapt")
-    asked = "f16" if kv == "auto" else kv
+    may_be_v8 = kv == "auto" or (kv is None and on_exceed == "adapt")
+    asked = "f16" if kv is None or kv == "auto" else kv
 
     # once: the size of a file that is yet to be packed takes time
     fixed = _fixed(reading, held, board)
@@ -188,14 +195,17 @@ def plan(
         return tried
 
     whole = made(context)
-    if whole.fits or on_exceed == "tell":
+    if whole.fits:
         return whole
     largest = _largest_context(made, context)
     if largest is None:
-        least = made(min(context, PAGE))
-        raise BudgetError(_refusal(reading, whole, _ways_to_more(least, budget)))
-    if on_exceed == "refuse":
-        raise BudgetError(_refusal(reading, whole, _ways_to_less(whole, largest)))
+        whole.ways_out = _ways_to_more(made(min(context, PAGE)), budget)
+    else:
+        whole.ways_out = _ways_to_less(whole, largest)
+    if on_exceed == "tell":
+        return whole
+    if largest is None or on_exceed == "refuse":
+        raise BudgetError(_refusal(name or os.path.basename(reading.file.path), whole))
     largest.asked_context = context
     return largest
 
@@ -229,14 +239,15 @@ def held_bytes() -> int:
     return max(machine.held_bytes(), promised)
 
 
-def budget_of(memory: int | str | None, held: int) -> Budget:
+def budget_of(memory: int | str | None, held: int, name: str = "memory=") -> Budget:
     """What the process may hold: `memory`, bytes or a text such as "300MiB"; else $NYBBLE_MEMORY;
     else what the machine can give, less what is left to others.
 
     held : bytes that the process holds already
+    name : what its user calls `memory`
     """
     if memory is not None:
-        return Budget(nbytes_of("memory", memory), "memory", "allow more (memory=, --memory)")
+        return Budget(nbytes_of(name.removesuffix("="), memory), name, f"allow more ({name})")
     if os.environ.get("NYBBLE_MEMORY"):
         nbytes = nbytes_of("NYBBLE_MEMORY", os.environ["NYBBLE_MEMORY"])
         return Budget(nbytes, "NYBBLE_MEMORY", "allow more")
@@ -245,7 +256,7 @@ def budget_of(memory: int | str | None, held: int) -> Budget:
 
 def nbytes_of(name: str, amount: int | str) -> int:
     """A number of bytes, from a whole number or a text such as "300MiB", "1.5 GB" or "1g" (as GiB).
-    UsageError if it is none."""
+    UsageError if it is none, or less than any model takes: then a unit was forgotten."""
     try:
         nbytes = _in_bytes(amount) if isinstance(amount, str) else index(amount)
     except (TypeError, KeyError, ValueError, OverflowError):
@@ -254,6 +265,9 @@ def nbytes_of(name: str, amount: int | str) -> int:
         nbytes = -1
     if not 0 < nbytes < 1 << 50:
         raise UsageError(f"{name} must be an amount such as 300MiB, not {amount!r:.40}")
+    if nbytes < MIB:
+        meant = f"; did you mean {nbytes}MiB?" if str(amount).strip() == str(nbytes) else ""
+        raise UsageError(f"{name} must be 1 MiB or more, not {nbytes:,} bytes{meant}")
     return nbytes
 
 
@@ -261,16 +275,17 @@ def _in_bytes(amount: str) -> int:
     text = amount.strip().lower()
     number = text.rstrip("abcdefghijklmnopqrstuvwxyz ")
     unit = text[len(number) :].strip()
-    unit = {"k": "kib", "m": "mib", "g": "gib", "b": ""}.get(unit, unit)
+    unit = "" if unit == "b" else f"{unit[0]}ib" if unit in _SHORT else unit
     if "_" in number or not number.isascii():  # float() takes them
         raise ValueError
     return int(float(number) * UNITS[unit])
 
 
 def on_board(board: Board, memory: int | str | None) -> Budget:
-    """The budget on a board: `memory`, or what the least one has, less what is left to others."""
+    """The budget on a board: `memory`, or what the least one has, less what is left to others. It
+    is the command line that plans for boards."""
     if memory is not None:
-        return budget_of(memory, 0)
+        return budget_of(memory, 0, "--memory")
     who = f"{board.name} with {board.memory_mib[0]:,} MiB"
     return Budget(board.memory_mib[0] * MIB - HEADROOM, who, "take one with more")
 
@@ -308,10 +323,11 @@ def _plan(
     found = sizes(program, context, threads, sequences, chunk, kv, panel_bytes)
     kv_bytes, work_bytes = (_in_pages(nbytes, board) for nbytes in found)
     times = f"{sequences:,} times " if sequences > 1 else ""
+    tokens = "1 token" if context == 1 else f"{context:,} tokens"
     return Plan(
         [
             *fixed,
-            Line(f"KV cache of {times}{context:,} tokens, {KV_TYPES[kv]}", kv_bytes),
+            Line(f"KV cache of {times}{tokens}, {KV_TYPES[kv]}", kv_bytes),
             Line(f"working memory for {chunk} tokens at once", work_bytes),
         ],
         context=context,
@@ -343,11 +359,10 @@ def _largest_context(made: Any, context: int) -> Plan | None:
     return best
 
 
-def _refusal(reading: Reading, whole: Plan, ways_out: str) -> str:
-    name = os.path.basename(reading.file.path)
+def _refusal(name: str, whole: Plan) -> str:
     return (
         f"{name} needs {_mib(whole.total_bytes)} with a context of {whole.context:,} tokens, and "
-        f"may take {_mib(whole.budget_bytes)} ({whole.budget}); {ways_out}"
+        f"may take {_mib(whole.budget_bytes)} ({whole.budget}); {whole.ways_out}"
     )
 
 

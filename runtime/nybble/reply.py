@@ -42,6 +42,8 @@ class Stats:
                      was asked for either
     dropped_tokens : of the prompt and the reply so far, how many a full context has let go of: 0
                      but where the model was loaded with overflow="shift"
+    dropped_system_tokens : of those, how many are of the system message, of which half the context
+                     is kept at most
     stop_reason    : "end", "stop", "length", "context", "timeout", "closed"; None while running
     """
 
@@ -49,6 +51,7 @@ class Stats:
         "cached_tokens",
         "context",
         "decode_tok_s",
+        "dropped_system_tokens",
         "dropped_tokens",
         "first_token_s",
         "kv",
@@ -67,6 +70,7 @@ class Stats:
         self.kv: str | None = None
         self.cached_tokens = 0
         self.dropped_tokens = 0
+        self.dropped_system_tokens = 0
         self.tokens = 0
         self.prefill_tok_s: float | None = None
         self.decode_tok_s: float | None = None

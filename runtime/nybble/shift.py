@@ -22,12 +22,17 @@ class Shift:
     Between them whole pieces are let go of, of half of what is not kept. So a conversation that
     grows loses a piece now and then, behind which it is run again, and not a token for each token;
     and what is kept depends on its tokens alone, not on how they came.
+
+    cut : of the tokens that were to be kept, how many were let go of, as they were more than half
+          of the context
     """
 
     def __init__(self, context: int, prefix: Callable[[], int]) -> None:
         self._context = context
         self._prefix = prefix
         self._kept: int | None = None
+        self._uncut = 0  # tokens behind the kept ones that were to be kept too
+        self.cut = 0
 
     def held(self, ids: list[int]) -> list[int]:
         """What is kept of these tokens: at least one fewer than there are positions."""
@@ -35,9 +40,15 @@ class Shift:
         if too_many <= 0:
             return ids
         if self._kept is None:
-            self._kept = min(self._prefix(), (self._context - 1) // 2)
+            prefix = self._prefix()
+            self._kept = min(prefix, (self._context - 1) // 2)
+            self._uncut = prefix - self._kept
         piece = (self._context - self._kept) // 2
-        return ids[: self._kept] + ids[self._kept + -(-too_many // piece) * piece :]
+        dropped = -(-too_many // piece) * piece
+        cut = min(dropped, self._uncut)
+        self._uncut -= cut
+        self.cut += cut
+        return ids[: self._kept] + ids[self._kept + dropped :]
 
 
 def prefix_of(

@@ -57,9 +57,9 @@ class Tune(NamedTuple):
 def is_wanted() -> bool:
     """Whether models are tuned, by $NYBBLE_TUNE and $NYBBLE_ISA, which forces a level."""
     wish = os.environ.get("NYBBLE_TUNE", "") or "auto"
-    if wish not in ("auto", "0"):
+    if wish not in ("auto", "1", "0"):
         raise UsageError(f"NYBBLE_TUNE is {wish!r:.40}; it may be auto or 0")
-    return wish == "auto" and not os.environ.get("NYBBLE_ISA")
+    return wish != "0" and not os.environ.get("NYBBLE_ISA")
 
 
 def tuned(path: str, engine: Engine) -> Tune | None:

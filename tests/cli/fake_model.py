@@ -9,6 +9,7 @@ class Stats:
     tokens = 3
     context = 2048
     dropped_tokens = 0
+    dropped_system_tokens = 0
     prefill_tok_s = 50.0
     decode_tok_s = 25.0
     first_token_s = 0.1

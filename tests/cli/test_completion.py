@@ -63,7 +63,7 @@ CASES = [
     ("nybble r", ["run", "rm"]),
     ("nybble run --ma", ["--max-tokens"]),
     ("nybble run --no-t", ["--no-think"]),
-    ("nybble ls --", ["--help", "--known", "--board", "--json"]),
+    ("nybble ls --", ["--help", "--known", "--board", "--memory", "--json"]),
     ("nybble pull qwen3", KNOWN_QWEN3),
     ("nybble run mi", ["mine"]),
     ("nybble rm mi", ["mine"]),

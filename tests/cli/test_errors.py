@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from nybble import errors
+from nybble._core import native
 from tests.model.models import POISON, edited, with_poison
 from tools.tiny_model import tiny_model
 
@@ -190,9 +191,34 @@ def test_a_template_that_does_not_work(tiny, tmp_path, template):
 
 
 @provokes(errors.CpuError)
-def test_kernels_that_are_not_there(tiny):
-    got = nybble("run", tiny, "hi", environment={"NYBBLE_ISA": "mmx"})
-    check(errors.CpuError, got, "NYBBLE_ISA=mmx: no such level; this build has ")
+def test_kernels_of_another_architecture(tiny):
+    level, its = ("avx2", "x86") if "neon" in native.levels() else ("neon", "ARM")
+    got = nybble("run", tiny, "hi", environment={"NYBBLE_ISA": level})
+    check(
+        errors.CpuError, got, f"NYBBLE_ISA is '{level}', a level of {its}, and this build has ref"
+    )
+
+
+@pytest.mark.parametrize("level", ["mmx", "avx 2", "\x1b[31m", "x" * 5000])
+def test_kernels_that_nobody_has(tiny, level):
+    got = nybble("run", tiny, "hi", environment={"NYBBLE_ISA": level})
+    check(errors.UsageError, got, f"NYBBLE_ISA is {level[:38]!r:.39}", "this build has ref")
+    assert "\x1b" not in got[2]
+    assert len(got[2]) < 300
+
+
+@pytest.mark.parametrize("level", ["REF", " ref", "Ref\n"])
+def test_levels_by_any_case(tiny, level):
+    flags = ["--max-tokens", "1"]
+    assert nybble("run", tiny, "hi", *flags, environment={"NYBBLE_ISA": level})[0] == 0
+
+
+@pytest.mark.parametrize("verb", ["run", "show", "plan"])
+def test_what_is_no_regular_file(tmp_path, verb):
+    os.mkfifo(tmp_path / "fifo.nyb")
+    for path in (tmp_path / "fifo.nyb", "/dev/null"):
+        got = nybble(verb, path, *(["hi"] if verb == "run" else []))
+        check(errors.ModelNotFoundError, got, f"'{path}' is no regular file: a model is a file on")
 
 
 @provokes(errors.DownloadError)

@@ -108,8 +108,29 @@ def test_pack_of_what_is_packed(path, tmp_path, capsys):
     out = tmp_path / "x.nyb"
     assert main(["pack", "tiny", "-o", str(out)]) == 0
     capsys.readouterr()
-    assert main(["pack", str(out), "-o", "y.nyb"]) == 2
-    assert lines(capsys) == [f"nybble: {out} is packed already; copy it to y.nyb"]
+    again = tmp_path / "y.nyb"
+    assert main(["pack", str(out), "-o", str(again)]) == 0
+    assert lines(capsys) == [
+        f"{again}: {round(out.stat().st_size, -3) // 1000} kB, a copy of {out}"
+    ]
+    assert again.read_bytes() == out.read_bytes()
+    assert main(["pack", str(out), "-o", str(again)]) == 2
+    assert lines(capsys) == [f"nybble: {again} is there already; give --force to write over it"]
+    assert main(["pack", str(out), "-o", str(out), "--force"]) == 2
+    damage(out)
+    whole = again.read_bytes()
+    assert main(["pack", str(out), "-o", str(again), "--force"]) == 4
+    assert "its sha256 is" in lines(capsys)[-1]
+    assert again.read_bytes() == whole
+    assert sorted(os.listdir(tmp_path)) == ["home", "x.nyb", "y.nyb"]
+
+
+def test_pack_of_a_model_that_is_kept_packed_copies_it(path, pulls, tmp_path, capsys):
+    assert main(["pull", "tiny", "--pack"]) == 0
+    assert main(["pack", "tiny", "-o", f"{tmp_path}/x.nyb"]) == 0
+    packed = path.with_suffix(".nyb")
+    assert lines(capsys)[-1].endswith(f"a copy of {packed}")
+    assert (tmp_path / "x.nyb").read_bytes() == packed.read_bytes()
 
 
 def test_pack_of_what_is_no_model(path, tmp_path, capsys):
@@ -131,10 +152,49 @@ def test_verify_proves_a_file_against_its_source(path, tmp_path, capsys):
     assert lines(capsys) == [proved]
     os.utime(path, ns=(1, 1))
     assert main(["pack", str(out), "--verify"]) == 0
+    assert lines(capsys) == [proved], "the same bytes, fetched again"
+
+
+@pytest.mark.parametrize("why", ["gone", "shorter", "another head", "other weights"])
+def test_verify_says_where_it_compared_nothing(path, tmp_path, capsys, why):
+    out, content = tmp_path / "x.nyb", bytearray(path.read_bytes())
+    assert main(["pack", "tiny", "-o", str(out)]) == 0
+    capsys.readouterr()
+    kept = tmp_path / "kept.gguf"
+    kept.write_bytes(content)
+    if why == "gone":
+        path.unlink()
+    else:
+        if why == "shorter":
+            del content[-1:]
+        else:
+            at = content.index(b"general.name") if why == "another head" else len(content) - 40
+            content[at + 1] ^= 1
+        path.write_bytes(content)
+        os.utime(path, ns=(1, 1))
+    assert main(["pack", str(out), "--verify"]) == 0
     assert lines(capsys) == [
-        f"{out}: its sum is right; tiny.gguf, which it was packed from, is not here or has changed,"
-        " so its weights were not compared"
+        f"{out}: its sum is right, but its weights were compared with nothing: tiny.gguf, which it"
+        " was packed from, is not here or has changed (--against MODEL.gguf names another file to"
+        " compare with)"
     ]
+    assert main(["pack", str(out), "--verify", "--against", str(kept)]) == 0
+    assert lines(capsys) == [f"{out}: its sum is right, and it is {kept} bit for bit"]
+
+
+def test_against_is_a_gguf_file_and_the_same(path, tmp_path, capsys):
+    out, other = tmp_path / "x.nyb", tmp_path / "other.gguf"
+    assert main(["pack", "tiny", "-o", str(out)]) == 0
+    content = bytearray(path.read_bytes())
+    content[-40] ^= 1
+    other.write_bytes(content)
+    capsys.readouterr()
+    assert main(["pack", str(out), "--verify", "--against", str(other)]) == 4
+    assert lines(capsys)[0].startswith(f"nybble: {out} is not {other} packed: ")
+    assert main(["pack", str(out), "--verify", "--against", str(out)]) == 2
+    assert "is packed itself; give --against a GGUF file" in lines(capsys)[0]
+    assert main(["pack", str(out), "--against", str(other)]) == 2
+    assert "give --verify too" in lines(capsys)[0]
 
 
 def test_verify_finds_the_source_beside_the_file(path, tmp_path, capsys):
@@ -154,7 +214,9 @@ def test_verify_finds_damage(path, tmp_path, capsys):
     assert main(["pack", str(out), "--verify"]) == 4
     (line,) = lines(capsys)
     assert line.startswith(f"nybble: {out}: its sha256 is ")
-    assert line.endswith("the packed file is damaged, pack the model again (nybble pack)")
+    assert line.endswith(
+        "the packed file is damaged: copy it again, or pack the model again (nybble pack)"
+    )
 
 
 def test_verify_of_a_model_is_of_its_copy(path, copies, capsys):
@@ -183,12 +245,19 @@ def test_pack_json(path, tmp_path, capsys):
     assert main(["pack", "tiny", "-o", str(out), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said.pop("seconds") > 0
-    assert said == {"path": str(out), "nbytes": out.stat().st_size, "verified": None}
+    assert said == {
+        "path": str(out),
+        "nbytes": out.stat().st_size,
+        "verified": None,
+        "compared_with": None,
+    }
     assert main(["pack", str(out), "--verify", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["verified"] == "source"
+    said = json.loads(capsys.readouterr().out)
+    assert (said["verified"], said["compared_with"]) == ("source", str(path))
     path.unlink()
     assert main(["pack", str(out), "--verify", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["verified"] == "sum"
+    said = json.loads(capsys.readouterr().out)
+    assert (said["verified"], said["compared_with"]) == ("sum", None)
 
 
 # -- pull --pack, ls, rm

@@ -66,6 +66,10 @@ def test_run_says_what_a_full_context_dropped(calls, capsys, monkeypatch):
     assert main(["run", "hello"]) == 0
     said = "nybble: the context holds 2,048 tokens: the oldest 1,023 behind the system message were"
     assert said in capsys.readouterr().err
+    monkeypatch.setattr(fake_model.Stats, "dropped_system_tokens", 60)
+    assert main(["run", "hello"]) == 0
+    said = "2,048 tokens: 1,023 were dropped, 60 of them of the system message, of which half the"
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags", [["--kv", "q4"], ["--overflow", "slide"]])

@@ -279,8 +279,12 @@ def test_every_truncation_is_refused(copy):
     content = copy.read_bytes()
     for n in [*range(200), *range(200, len(content), 997), len(content) - 1]:
         copy.write_bytes(content[:n])
-        with pytest.raises(FormatError, match=r"copy\.nyb"):
+        with pytest.raises(FormatError, match=r"copy\.nyb") as caught:
             nybble.load(copy)
+        said = str(caught.value)
+        assert said.endswith(": copy it again, or pack the model again (nybble pack)")
+        assert "download" not in said
+        assert "GGUF" not in said
 
 
 def test_a_file_with_more_behind_it_is_refused(copy):
@@ -369,8 +373,21 @@ def test_a_packed_model_called_gguf(whole, tmp_path):
 def test_what_is_no_model_at_all(tmp_path):
     path = tmp_path / "page.nyb"
     path.write_bytes(b"<html>" + bytes(100))
-    with pytest.raises(FormatError, match="not a GGUF file"):
+    with pytest.raises(
+        FormatError, match="page.nyb does not begin as a packed model does: copy it"
+    ):
         nybble.load(path)
+
+
+def test_where_it_is_damaged_is_told_without_the_number_there(copy):
+    write_at(copy, 8, b"\xff" * 6)
+    with pytest.raises(FormatError) as caught:
+        nybble.load(copy)
+    assert str(caught.value) == (
+        f"{copy}: the file is too short for so many tensors (at byte 8 of"
+        f" {copy.stat().st_size:,}); the packed file is damaged: copy it again, or pack the model"
+        " again (nybble pack)"
+    )
 
 
 def test_tables_of_other_merges(model, copy, tmp_path):

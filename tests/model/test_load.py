@@ -6,11 +6,14 @@ import struct
 import subprocess
 import sys
 import time
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import nybble
+from nybble._core import native
 from nybble.errors import (
     ContextError,
     CpuError,
@@ -25,6 +28,7 @@ from tools.tiny_model import tiny_model
 
 from .models import edited, replaced
 
+ROOT = Path(__file__).parents[2]
 NAN, INF = float("nan"), float("inf")
 
 
@@ -398,10 +402,30 @@ def test_progress_may_stop_the_load(path):
         nybble.load(path, on_progress=stop)
 
 
-def test_a_level_this_machine_lacks(path, monkeypatch):
+def test_a_level_that_nobody_has(path, monkeypatch):
     monkeypatch.setenv("NYBBLE_ISA", "z80")
-    with pytest.raises(CpuError, match="NYBBLE_ISA=z80: no such level; this build has ref"):
+    with pytest.raises(
+        UsageError, match="NYBBLE_ISA is 'z80', which is no level: this build has ref"
+    ):
         nybble.load(path)
+
+
+@pytest.mark.parametrize("level", ["neon", "dotprod", "i8mm", "avx2", "avxvnni", "avx512vnni"])
+def test_a_level_that_runs_or_not(path, monkeypatch, level):
+    monkeypatch.setenv("NYBBLE_ISA", level.upper())
+    if all(row["runs"] for row in native.rows() if row["level"] == level) and (
+        level in native.levels()
+    ):
+        assert native.cpu_bits() == native.level_bits(level)
+    else:
+        says = "which this machine's CPU lacks" if level in native.levels() else "a level of "
+        with pytest.raises(CpuError, match=f"NYBBLE_ISA is '{level}', {says}"):
+            nybble.load(path)
+
+
+def test_levels_are_those_of_the_rooms():
+    known = set(tomllib.loads((ROOT / "targets/levels.toml").read_text()))
+    assert {level for its in native.LEVELS.values() for level in its} == known
 
 
 def test_a_model_may_be_used_in_with(path):

@@ -112,6 +112,40 @@ def test_a_chat_goes_on_and_keeps_its_system_message(tmp_path):
     assert len(chat.messages) == 25, "the list is the user's: nothing is taken out of it"
 
 
+def test_a_system_message_beyond_half_the_context_is_cut_and_told_of(tmp_path):
+    path = speaking(tmp_path, "OK.", context=4096)
+    model = nybble.load(path, context=96, overflow="shift")
+    reply = model.chat(system="Be brief.").ask("Why? " * 40)
+    assert reply.text == "OK."
+    assert reply.stats.dropped_system_tokens == 0 < reply.stats.dropped_tokens
+    chat = model.chat(system="Be brief, and be kind. " * 10)
+    reply = chat.ask("Why?")
+    assert reply.text == "OK."
+    template = model._template()[0]
+    ids = template.encode(chat.messages[:2])
+    prefix = prefix_of(template.encode, chat.messages[:2], ids)
+    dropped = reply.stats.dropped_tokens
+    kept = (96 - 1) // 2
+    assert prefix > kept
+    assert cached(model)[: len(ids) - dropped] == ids[:kept] + ids[kept + dropped :]
+    assert reply.stats.dropped_system_tokens == min(dropped, prefix - kept) > 0
+
+
+def test_what_is_cut_is_counted_once():
+    shift = Shift(10, lambda: 12)  # 4 are kept, and pieces of 3 let go of
+    assert shift.held(list(range(9))) == list(range(9))
+    assert shift.cut == 0
+    for behind, cut in ((20, 8), (12, 8)):
+        ids = shift.held(list(range(behind)))
+        assert ids[:4] == [0, 1, 2, 3]
+        assert len(ids) < 10
+        assert shift.cut == cut
+    shift = Shift(10, lambda: 12)
+    for cut in (3, 6, 8, 8):
+        assert len(shift.held(list(range(10)))) == 7
+        assert shift.cut == cut
+
+
 def test_the_prefix_is_what_the_system_says(tmp_path):
     model = nybble.load(speaking(tmp_path, "OK."))
     template = model._template()[0]

@@ -13,7 +13,7 @@ cdef class GgufIndex:
     cdef nyb_gguf_key *keys             # owned, file.n_keys of them
     cdef nyb_gguf_tensor *tensors       # owned, file.n_tensors of them
 
-    cdef int scan(self, str label) except -1
+    cdef int scan(self, str label, bint is_packed) except -1
     cdef const nyb_gguf_key *key_at(self, uint32_t i) except NULL
 
 

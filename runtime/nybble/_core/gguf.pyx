@@ -81,12 +81,14 @@ cdef class GgufIndex:
              arrays made from it are gone.
     label  : the file's name, for error texts.
     length : of the file in bytes, where the buffer has not all of it.
+    is_packed : whether it is a packed model, which is not downloaded, in error texts.
 
     Raises FormatError, with a byte offset, the value there and what to do, unless every count,
     length and offset in the file is within it. Strings in arrays are walked, not decoded.
     """
 
-    def __cinit__(self, object buffer not None, str label not None, length=None):
+    def __cinit__(self, object buffer not None, str label not None, length=None,
+                  bint is_packed=False):
         self.whole = memoryview(buffer).cast("B").toreadonly()
         PyObject_GetBuffer(self.whole, &self.view, PyBUF_SIMPLE)
         self.held = True
@@ -94,7 +96,7 @@ cdef class GgufIndex:
         self.length = self.view.len if length is None else length
         if self.length < <uint64_t>self.view.len:
             raise ValueError(f"{self.view.len} bytes of a file of {length}")
-        self.scan(label)
+        self.scan(label, is_packed)
 
     def __dealloc__(self):
         free(self.keys)                  # NULL after a failed __cinit__
@@ -102,14 +104,14 @@ cdef class GgufIndex:
         if self.held:
             PyBuffer_Release(&self.view)  # after this nothing points into the file
 
-    cdef int scan(self, str label) except -1:
+    cdef int scan(self, str label, bint is_packed) except -1:
         cdef uint64_t have = <uint64_t>self.view.len, length = self.length
         cdef nyb_error error
         cdef int failed
         with nogil:                      # a vocabulary is megabytes
             failed = gguf_scan(self.data, have, length, &self.file, &error)
         if failed:
-            raise complaint(self, label, &error)
+            raise complaint(self, label, is_packed, &error)
 
         # The whole list has been walked by now, so memory is in proportion to real bytes.
         self.keys = <nyb_gguf_key *>calloc(self.file.n_keys + 1, sizeof(nyb_gguf_key))
@@ -124,7 +126,7 @@ cdef class GgufIndex:
                                 &error)
         free(scratch)
         if failed:
-            raise complaint(self, label, &error)
+            raise complaint(self, label, is_packed, &error)
         return 0
 
     @property
@@ -192,9 +194,11 @@ cdef class GgufIndex:
         return &self.keys[i]
 
 
-cdef object complaint(GgufIndex index, str label, const nyb_error *error):
+cdef object complaint(GgufIndex index, str label, bint is_packed, const nyb_error *error):
     """The FormatError for what a scan found: what, where, the value, and what to do."""
     cdef uint64_t length = index.length
+    if is_packed:
+        return damaged(index, label, error)
     if index.file.version == 0 and error.at == 0:  # no GGUF at all: where tells nobody more
         return FormatError(f"{label}: {error.what.decode()}; give a model in GGUF")
     said = f"{label}: {error.what.decode()} (byte {error.at}, value {error.value})."
@@ -205,6 +209,19 @@ cdef object complaint(GgufIndex index, str label, const nyb_error *error):
         return FormatError(said)
     return FormatError(f"{said} The file of {length} bytes is damaged or cut off: download it "
                        f"again, or convert the model again.")
+
+
+cdef object damaged(GgufIndex index, str label, const nyb_error *error):
+    """The FormatError for a packed model: whoever has it knows nothing of GGUF, and its maker wrote
+    no wrong value, so that where it is says enough."""
+    cdef uint64_t length = index.length
+    way_out = "copy it again, or pack the model again (nybble pack)"
+    if index.file.version == 0 and error.at == 0:
+        return FormatError(f"{label} does not begin as a packed model does: {way_out}")
+    if index.file.needed > length:
+        return FormatError(f"{label} has {length:,} of {index.file.needed:,} bytes: {way_out}")
+    return FormatError(f"{label}: {error.what.decode()} (at byte {error.at:,} of {length:,}); the "
+                       f"packed file is damaged: {way_out}")
 
 
 cdef GgufArray array_of(GgufIndex index, const nyb_gguf_key *key):

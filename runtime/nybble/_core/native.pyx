@@ -57,9 +57,11 @@ from nybble._core.kernels cimport (
 
 import os
 
-from nybble.errors import CpuError
+from nybble.errors import CpuError, UsageError
 
 ARITHMETIC = NYB_ARITHMETIC
+# The levels of each architecture, as targets/levels.toml has them, whatever this build is for.
+LEVELS = {"ARM": ("neon", "dotprod", "i8mm"), "x86": ("avx2", "avxvnni", "avx512vnni")}
 
 
 cdef str said(const nyb_error *error):
@@ -147,25 +149,35 @@ def pool_stop():
 
 def cpu_bits():
     """The CPU bits that kernels may use: this machine's, or those of the level that the
-    environment variable NYBBLE_ISA forces. CpuError if it is unknown or beyond this machine."""
-    name = os.environ.get("NYBBLE_ISA", "")
+    environment variable NYBBLE_ISA forces. UsageError if there is no such level, CpuError if it is
+    beyond this build or this machine."""
+    name = forced_level()
     if not name:
         return nyb_cpu_bits()
     try:
         return level_bits(name)
-    except CpuError as error:
-        raise CpuError(f"NYBBLE_ISA={name}: {error}; unset NYBBLE_ISA") from None
+    except (CpuError, UsageError) as error:
+        raise type(error)(f"NYBBLE_ISA is {name!r:.40}, {error}; unset NYBBLE_ISA") from None
+
+
+def forced_level():
+    """The level that NYBBLE_ISA names, in small letters; "" for none."""
+    return os.environ.get("NYBBLE_ISA", "").strip().lower()
 
 
 def level_bits(str name not None):
-    """The CPU bits that rows of this level, and of those below it, may need. CpuError if there is
-    no such level, or this machine's CPU lacks it."""
-    cdef bytes encoded = name.encode()
+    """The CPU bits that rows of this level, and of those below it, may need. UsageError if there is
+    no such level, CpuError if this build or this machine's CPU lacks it."""
+    cdef bytes encoded = name.encode("utf-8", "replace")
     cdef const nyb_level *level = nyb_level_of(encoded)
     if level is NULL:
-        raise CpuError(f"no such level; this build has {', '.join(levels())}")
+        has = f"this build has {', '.join(levels())}"
+        for architecture, its in LEVELS.items():
+            if name in its:
+                raise CpuError(f"a level of {architecture}, and {has}")
+        raise UsageError(f"which is no level: {has}")
     if level.bits & ~nyb_cpu_bits():
-        raise CpuError("this machine's CPU lacks it")
+        raise CpuError("which this machine's CPU lacks")
     return level.bits
 
 

@@ -43,7 +43,7 @@ def add_parser(verbs: Any) -> None:
         description="Measure prefill and decode of a model, as medians over several runs.",
         epilog=_EXAMPLES,
     )
-    parser.add_argument("model", metavar="MODEL", help="a known name or a .gguf file")
+    parser.add_argument("model", metavar="MODEL", help="a known name, a .gguf or a .nyb file")
     parser.add_argument("--prompt", type=int, default=512, metavar="N", help="tokens (512)")
     parser.add_argument("--gen", type=int, default=64, metavar="N", help="tokens after it (64)")
     parser.add_argument(

@@ -8,7 +8,16 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from nybble import hub
-from nybble.cli.terminal import cut_short, figures, fitted, print_words, printable, say, valid
+from nybble.cli.terminal import (
+    as_flags,
+    cut_short,
+    figures,
+    fitted,
+    print_words,
+    printable,
+    say,
+    valid,
+)
 from nybble.errors import ContextError, NybbleError, UsageError
 from nybble.hub.known import DEFAULT
 
@@ -152,7 +161,7 @@ class _Session:
             say("\n(stopped)")
             return
         except ContextError as error:
-            say(f"nybble: {printable(str(error))}; /new begins a new chat")
+            say(f"nybble: {printable(as_flags(str(error)))}; /new begins a new chat")
             return
         except NybbleError as error:
             say(f"nybble: {printable(_as_commands(str(error)))}")

@@ -67,7 +67,7 @@ def examine() -> dict[str, Any]:
         "compiler": native.compiler(),
         "cpu": machine.cpu_name(),
         "architecture": os.uname().machine,
-        "isa": os.environ.get("NYBBLE_ISA") or None,
+        "isa": native.forced_level() or None,
         "levels": native.levels(),
         "levels_not_built": native.missing_levels(),
         # which row of each, and which better ones this CPU lacks

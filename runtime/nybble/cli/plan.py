@@ -8,13 +8,15 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from nybble import hub
-from nybble.cli.terminal import fitted, printable
-from nybble.errors import BudgetError
+from nybble.cli.terminal import counted, fitted, printable
+from nybble.errors import BudgetError, ModelNotFoundError
+from nybble.hub.known import KNOWN
 from nybble.options import KV
 
 if TYPE_CHECKING:
     from nybble.board import Board
-    from nybble.planning import Plan
+    from nybble.fitting import Fit
+    from nybble.planning import Budget, Plan
 
 _DESCRIPTION = """\
 Print what a model will hold in memory, line by line, and how fast it may decode, from its metadata
@@ -28,8 +30,9 @@ examples:
   nybble plan smollm2-135m --context 8192 --sequences 2 --json
 
 Without --memory the budget is what this machine can give (what is available, less 64 MiB; the
-control group's limit; ulimit -v), or what the board has with the least memory it is sold with. A
-.gguf file is planned for a board as at its first run there, when it is yet to be packed.
+control group's limit; ulimit -v), or what the board has with the least memory it is sold with. With
+--board a .gguf file is planned as at its first run there, when it is yet to be packed, and a known
+model that is not here is estimated from the size of its file.
 """
 
 
@@ -53,7 +56,17 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `nybble plan`."""
-    path = hub.resolve(args.model)
+    try:
+        path = hub.resolve(args.model)
+    except ModelNotFoundError as error:
+        if args.model not in KNOWN:
+            raise
+        if not args.board:
+            raise ModelNotFoundError(
+                f"{error}; whether a board has room for it can be told before: nybble ls --known"
+                " --board BOARD"
+            ) from None
+        return _estimate(args)
 
     from nybble import board as boards
     from nybble import model, packing, planning
@@ -62,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     board = boards.load(args.board) if args.board else None
     if board is None:
         held = planning.held_bytes()
-        budget = planning.budget_of(args.memory, held)
+        budget = planning.budget_of(args.memory, held, "--memory")
         threads = model.threads_of(args.threads)
     else:
         held = planning.INTERPRETER
@@ -83,11 +96,79 @@ def run(args: argparse.Namespace) -> int:
             board=board,
         )
     if args.json:
-        print(json.dumps({"model": path, **plan.as_dict(), **_rate(plan, board)}))
+        said = {"model": path, "is_planned": True, **plan.as_dict(), **_rate(plan, board)}
+        print(json.dumps(said))
     else:
         for line in _as_text(path, plan, board):
             print("\n".join(fitted(line, sys.stdout)))
     return 0 if plan.fits else BudgetError.exit_code
+
+
+def _estimate(args: argparse.Namespace) -> int:
+    """`nybble plan --board` of a known model that is not here."""
+    from nybble import board as boards
+    from nybble import fitting, model, planning
+    from nybble.options import whole
+
+    board = boards.load(args.board)
+    budget = planning.on_board(board, args.memory)
+    model.threads_of(args.threads)
+    context = model.DEFAULT_CONTEXT if args.context is None else args.context
+    context = whole("context", context, 1, 2**31)
+    sequences = whole("sequences", args.sequences, 1, model.MAX_SEQUENCES)
+    row = hub.row_of(args.model)
+    for kv in ("f16", "v8") if args.kv == "auto" else (args.kv,):
+        found = fitting.estimate(
+            row, board, args.memory, context=context, sequences=sequences, kv=kv
+        )
+        if found.fits:
+            break
+    if args.json:
+        rate = found.decode_tok_s
+        said = {
+            "model": args.model,
+            "is_planned": False,
+            "total_bytes": found.total_bytes,
+            "budget_bytes": budget.nbytes,
+            "budget": budget.who,
+            "fits": found.fits,
+            "context": context,
+            "kv": kv,
+            "sequences": sequences,
+            "read_bytes": found.read_bytes,
+            "board": board.id,
+            "read_gb_s": board.read_gb_s,
+            "decode_tok_s": rate and round(rate, 1),
+        }
+        print(json.dumps(said))
+    else:
+        for line in _as_estimate(args.model, found, context, budget, board):
+            print("\n".join(fitted(line, sys.stdout)))
+    return 0 if found.fits else BudgetError.exit_code
+
+
+def _as_estimate(name: str, found: Fit, context: int, budget: Budget, board: Board) -> list[str]:
+    no = f"it does not fit, by an estimate; nybble ls --known --board {board.id} lists what does"
+    rate = found.decode_tok_s
+    if rate is None:
+        speed = f"how fast {board.name} reads memory is not known"
+    else:
+        speed = (
+            f"at {board.read_gb_s:g} GB/s ({board.source}) that is at most about {rate:,.0f} "
+            "tokens/s"
+        )
+    tokens = counted(context, "token")
+    return [
+        f"{name} on {board.name}: not on this machine, so all of this is estimated from the size of"
+        " its file",
+        "",
+        f"in all  {_mib(found.total_bytes)}  (about)",
+        f"budget  {_mib(budget.nbytes)}  ({budget.who})",
+        "",
+        "it fits, by an estimate; planned when it is here (nybble pull)" if found.fits else no,
+        f"a token of decode reads about {found.read_bytes / 1e6:,.0f} MB with {tokens} in the"
+        f" cache; {speed}",
+    ]
 
 
 def _rate(plan: Plan, board: Board | None) -> dict[str, Any]:
@@ -107,7 +188,7 @@ def _as_text(path: str, plan: Plan, board: Board | None) -> list[str]:
         lines.append(f"{line.what:<{width}}  {_mib(line.nbytes)}")
     lines.append(f"{'in all':<{width}}  {_mib(plan.total_bytes)}")
     lines.append(f"{'budget':<{width}}  {_mib(plan.budget_bytes)}  ({plan.budget})")
-    lines += ["", "it fits" if plan.fits else "it does not fit"]
+    lines += ["", "it fits" if plan.fits else f"it does not fit; {plan.ways_out}"]
     if plan.kv != "f16":
         costs = ", ".join(f"{name} {kl:.5f}" for name, kl in plan.kv_kl.items())
         lines.append(
@@ -125,8 +206,8 @@ def _as_text(path: str, plan: Plan, board: Board | None) -> list[str]:
             f"{plan.tok_s(board.read_gb_s):,.0f} tokens/s: rate = GB/s read / GB a token"
         )
     lines.append(
-        f"a token of decode reads {megabytes:,.0f} MB with {plan.context:,} tokens in the cache; "
-        f"{rate}"
+        f"a token of decode reads {megabytes:,.0f} MB with {counted(plan.context, 'token')} in the "
+        f"cache; {rate}"
     )
     return lines
 

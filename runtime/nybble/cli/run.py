@@ -16,6 +16,7 @@ from nybble.cli.chat import chat
 from nybble.cli.pull import pull
 from nybble.cli.terminal import (
     LONG_S,
+    as_flags,
     counted,
     cut_short,
     ended_line,
@@ -27,7 +28,7 @@ from nybble.cli.terminal import (
     say,
     valid,
 )
-from nybble.errors import ContextError, ModelNotFoundError, UsageError
+from nybble.errors import BudgetError, ContextError, ModelNotFoundError, UsageError
 from nybble.hub.known import DEFAULT, KNOWN
 from nybble.options import KV, ON_EXCEED, OVERFLOW
 
@@ -45,6 +46,7 @@ examples:
   nybble run smollm2-135m "Name three birds." --max-tokens 60 --verbose
   dmesg | nybble run "What is failing?"
   nybble run ./model.gguf --temperature 0.7 --seed 3 "Tell me a story."
+  nybble run ./model.nyb "Hello"             a file that nybble pack made
   nybble run --system "Answer in one word." "Is the sky blue?"
   nybble run qwen3-0.6b --no-think "What is 17 times 3?"
   nybble run                                 chat; /help says what it understands
@@ -73,7 +75,10 @@ def add_parser(verbs: Any) -> None:
         "run", help="answer a prompt, or chat", description=_DESCRIPTION, epilog=_EXAMPLES
     )
     parser.add_argument(
-        "model", metavar="MODEL", nargs="?", help="a known name, a .gguf file, hf:... or a URL"
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        help="a known name, a .gguf or a .nyb file, hf:... or a URL",
     )
     parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="what to answer")
     parser.add_argument("--system", metavar="TEXT", help="how the model should behave")
@@ -151,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
                 chat(model, system, _ask_options(args), args.verbose)
             else:
                 _answer(model, prompt, args)
-    except (UsageError, ContextError) as error:
+    except (BudgetError, ContextError, UsageError) as error:
         raise type(error)(_with_flags(str(error))) from None
     return 0
 
@@ -278,7 +283,7 @@ def _flag(name: str) -> str:
 
 def _with_flags(text: str) -> str:
     """An error about a keyword, for someone who gave a flag: `--top-k must be ...`."""
-    text = text.replace("think=True", "--think").replace("think=False", "--no-think")
+    text = as_flags(text).replace("think=True", "--think").replace("think=False", "--no-think")
     return re.sub(
         rf"^({'|'.join(_ALL_OPTIONS)})(?= )|\b({'|'.join(n for n in _ALL_OPTIONS if '_' in n)})\b",
         lambda found: _flag(found[0]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import textwrap
 import threading
@@ -44,6 +45,11 @@ def megabytes(nbytes: int) -> str:
         if nbytes < limit:
             return f"{nbytes / (limit / 1e3):.{digits}f} {unit}"
     return f"{nbytes / 1e9:.1f} GB"
+
+
+def as_flags(text: str) -> str:
+    """What an error calls `context=`, for someone who gives flags: `--context`."""
+    return re.sub(r"\b(context|memory)=(, --\1)?", r"--\1", text)
 
 
 def counted(n: int, what: str) -> str:
@@ -124,7 +130,7 @@ def load(name: str, **options: Any) -> Model:
     finally:
         bar.close()
     if model.notice:
-        say(f"nybble: {printable(model.notice)}")
+        say(f"nybble: {printable(as_flags(model.notice))}")
     return model
 
 
@@ -197,6 +203,12 @@ def figures(reply: Reply) -> str:
 def cut_short(reply: Reply) -> str | None:
     """What to tell of a reply that the end of the context cut, or that went on behind it."""
     stats = reply.stats
+    if stats.dropped_system_tokens:
+        return (
+            f"nybble: the context holds {stats.context:,} tokens: {stats.dropped_tokens:,} were"
+            f" dropped, {stats.dropped_system_tokens:,} of them of the system message, of which"
+            " half the context is kept at most (--context makes room)"
+        )
     if stats.dropped_tokens:
         return (
             f"nybble: the context holds {stats.context:,} tokens: the oldest"

@@ -312,8 +312,8 @@ class GgufFile(Gguf):
             done += n
 
 
-def open_file(path: str) -> int:
-    """A descriptor of a regular file that is not empty."""
+def open_file(path: str, remedy: str = "download it again") -> int:
+    """A descriptor of a regular file that is not empty. remedy: what to do about one that is."""
     try:
         # Not blocking: a FIFO called model.gguf must not hang the caller. Files do not care.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -329,10 +329,10 @@ def open_file(path: str) -> int:
         return fd
     os.close(fd)
     if stat.S_ISDIR(status.st_mode):
-        raise FormatError(f"{path} is a directory: give the GGUF file in it")
+        raise FormatError(f"{path} is a directory: give the model file in it")
     if not stat.S_ISREG(status.st_mode):
         raise FormatError(f"{path} is not a regular file: a model is a file on a disk")
-    raise FormatError(f"{path} is empty (0 bytes): download it again")
+    raise FormatError(f"{path} is empty (0 bytes): {remedy}")
 
 
 def sampled(fd: int, nbytes: int) -> int:

@@ -118,7 +118,7 @@ class _Mapped(Gguf):
     """
 
     def __init__(self, path: str):
-        fd = open_file(path)
+        fd = open_file(path, "copy it again, or pack the model again (nybble pack)")
         try:
             self._map: mmap.mmap | None = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
         except ValueError:  # as for a file that has no bytes: it had some when it was opened
@@ -127,7 +127,7 @@ class _Mapped(Gguf):
             raise NybbleError(f"{path} cannot be mapped: {error}") from error
         finally:
             os.close(fd)
-        index = GgufIndex(memoryview(self._map), path)
+        index = GgufIndex(memoryview(self._map), path, is_packed=True)
         super().__init__(path, len(self._map), index)
         self.bytes = index.whole
 
@@ -277,7 +277,8 @@ class PackedFile:
 
     def _damaged(self, what: str) -> FormatError:
         return FormatError(
-            f"{self.path}: {what}; the packed file is damaged, pack the model again (nybble pack)"
+            f"{self.path}: {what}; the packed file is damaged: copy it again, or pack the model"
+            " again (nybble pack)"
         )
 
 

@@ -105,6 +105,8 @@ def resolve(name_or_path: str | os.PathLike[str]) -> str:
         return text
     if os.path.isdir(text):
         raise ModelNotFoundError(f"{text!r} is a folder; give the model file in it")
+    if os.path.exists(text):
+        raise ModelNotFoundError(f"{text!r} is no regular file: a model is a file on a disk")
     raise ModelNotFoundError(f"there is no model {text!r}; {way_out(text)}")
 
 
