@@ -11,7 +11,7 @@ LINT := .venv/lint
 ROOMS := $(wildcard runtime targets kernels_* tests tools)
 # What a build depends on; the C files beside a .pyx are Cython's output.
 SOURCES := setup.py pyproject.toml $(shell find runtime $(wildcard targets kernels_*) -type f \
-	\( -name '*.h' -o -name '*.def' -o -name '*.py*' -o -name '*.c' \) \
+	\( -name '*.h' -o -name '*.def' -o -name '*.py*' -o -name '*.c' -o -name '*.toml' \) \
 	-not -path 'runtime/nybble/_core/*.c' -not -path '*/__pycache__/*')
 C_FILES := $(shell find $(ROOMS) -type f \( -name '*.c' -o -name '*.h' -o -name '*.def' \) \
 	-not -path 'runtime/nybble/_core/*.c')

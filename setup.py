@@ -32,7 +32,6 @@ CFLAGS = ["-O1", "-g"] if IS_QUICK else ["-O3"]
 if os.environ.get("NYBBLE_WERROR") == "1":
     CFLAGS += ["-Werror"]
 PY_LIMITED_API = "0x030B0000"  # Python 3.11
-CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Abi3Wheel(bdist_wheel):
@@ -47,7 +46,7 @@ class BuildLibraries(build_clib):
     """As many libraries at a time as there are CPUs: each level of kernels is one."""
 
     def build_libraries(self, libraries):
-        with ThreadPoolExecutor(CPUS) as threads:
+        with ThreadPoolExecutor(build.CPUS) as threads:
             list(threads.map(super().build_libraries, [[one] for one in libraries]))
 
 
@@ -59,7 +58,7 @@ class BuildExtensions(build_ext):
     """
 
     def finalize_options(self):
-        self.parallel = self.parallel or CPUS
+        self.parallel = self.parallel or build.CPUS
         super().finalize_options()
 
     def run(self):
@@ -67,7 +66,7 @@ class BuildExtensions(build_ext):
         # behaviour.
         translated = cythonize(
             self.extensions,
-            nthreads=CPUS,
+            nthreads=build.CPUS,
             force=self.force,
             compiler_directives={"language_level": 3},
             include_path=["runtime"],
@@ -82,10 +81,12 @@ def compiler():
     return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
 
 
-def headers():
+def inputs():
+    """What every object depends on beside its source: headers, and where flags are written."""
     rooms = [*build.INCLUDES, str(CORE)]
     kinds = (".h", ".def", ".pxd")
-    return sorted(str(p) for room in rooms for p in Path(room).glob("*") if p.suffix in kinds)
+    headers = sorted(str(p) for room in rooms for p in Path(room).glob("*") if p.suffix in kinds)
+    return [*headers, "setup.py", "targets/build.py", "targets/levels.toml"]
 
 
 def library(lib):
@@ -95,7 +96,7 @@ def library(lib):
         "sources": lib.sources,
         "include_dirs": lib.include_dirs,
         "cflags": [*lib.cflags, *(SANITIZERS if is_checked else [])],
-        "obj_deps": {"": headers()},
+        "obj_deps": {"": inputs()},
     }
     return lib.name, options
 
@@ -109,7 +110,7 @@ def extension(path, libraries):
         define_macros=[("Py_LIMITED_API", PY_LIMITED_API), ("CYTHON_LIMITED_API", "1")],
         py_limited_api=True,
         libraries=["m", "pthread"],
-        depends=[*headers(), *sources],  # a changed room means a new link
+        depends=[*inputs(), *sources],  # a changed room means a new link
         extra_compile_args=[
             "-fvisibility=hidden",
             "-O1" if IS_QUICK else "-O2",

@@ -7,14 +7,18 @@ installed.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 import tomllib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
+CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 KERNEL_ROOMS = ("kernels_x86", "kernels_neon", "kernels_ref")
 INCLUDES = ("runtime/engine", "targets", *KERNEL_ROOMS)
 
@@ -87,12 +91,13 @@ def build_program(out: Path, sources: Sequence[str], command: Sequence[str]) -> 
     """Compiles a C program's sources (from ROOT) and links them with the engine and every kernel.
     `command`: a compiler, which may be a cross compiler, and its flags. A warning is an error."""
     main = Library("main", list(sources), list(INCLUDES), ["-std=c11", *CFLAGS, "-Werror"])
-    with tempfile.TemporaryDirectory() as folder:
-        objects = []
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(CPUS) as pool:
+        objects, compiles = [], []
         for library in [main, *libraries(command, ["-Werror"])]:
             includes = [f"-I{ROOT / room}" for room in library.include_dirs]
             for source in library.sources:
                 objects.append(f"{folder}/{library.name}-{Path(source).stem}.o")
                 compile_one = [*command, *library.cflags, *includes, "-c", str(ROOT / source)]
-                subprocess.run([*compile_one, "-o", objects[-1]], check=True)
+                compiles.append([*compile_one, "-o", objects[-1]])
+        list(pool.map(partial(subprocess.run, check=True), compiles))
         subprocess.run([*command, *objects, "-o", str(out), "-lm", "-lpthread"], check=True)
