@@ -385,6 +385,41 @@ def test_a_command_that_fails_is_told_with_its_output():
     assert toolbox.run(["sh", "-c", "echo $A; echo err >&2"], env={"A": "out"}) == "out\n"
 
 
+CHANGES_BUILDS = (
+    *("NYBBLE_DEBUG", "NYBBLE_SANITIZE", "NYBBLE_ISA", "NYBBLE_PACK", "CC", "CFLAGS", "CPPFLAGS"),
+    *("LDFLAGS", "LDSHARED", "ARFLAGS", "CPATH", "C_INCLUDE_PATH", "LIBRARY_PATH", "QEMU_CPU"),
+    *("PYTHONPATH", "PYTHONOPTIMIZE", "PYTEST_ADDOPTS", "_PYTHON_HOST_PLATFORM"),
+    *("SETUPTOOLS_EXT_SUFFIX", "ZIG_LOCAL_CACHE_DIR"),
+)
+
+
+@pytest.mark.parametrize("name", [*CHANGES_BUILDS, "NYBBLE_HOME", "PIP_INDEX_URL", "HOME", "CI"])
+def test_what_would_change_a_build_is_not_inherited(name, monkeypatch):
+    monkeypatch.setenv(name, "given")
+    see = [sys.executable, "-c", f"import os; print(os.environ.get({name!r}))"]
+    assert toolbox.run(see) == ("None\n" if name in CHANGES_BUILDS else "given\n")
+    assert toolbox.run(see, env={name: "asked"}) == "asked\n"
+
+
+@pytest.mark.parametrize(
+    ("last", "passes"),
+    [
+        ("7 passed in 1.02s", True),
+        ("7 passed in 80.02s (0:01:20)", True),
+        ("6 passed, 1 skipped in 1.02s", False),
+        ("1 skipped in 1.02s", False),
+        ("no tests ran in 0.01s", False),
+    ],
+)
+def test_a_test_that_is_skipped_has_not_passed(last, passes):
+    board = trial.Runner(["sh", "-c", f"echo ......s; echo '{last}'"], {})
+    if passes:
+        assert trial.run_tests(board, "neon") == last
+    else:
+        with pytest.raises(CrossError, match=f"not all have passed:\n.*\n{last}"):
+            trial.run_tests(board, "neon")
+
+
 def test_a_missing_program_is_told_with_its_package():
     with pytest.raises(CrossError, match="qemu-vax is missing; .*apt-get install qemu-user"):
         toolbox.program("qemu-vax", "qemu-user")

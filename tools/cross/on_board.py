@@ -32,7 +32,7 @@ def answer(path: str, prompt: str, tokens: str, threads: str) -> dict[str, Any]:
     with nybble.load(path, context=256, threads=int(threads)) as model:
         ids = model.tokenize(prompt, add_bos=True)
         logits = hashlib.sha256(model.logits(ids)).hexdigest()
-        reply = model.complete(prompt, max_tokens=int(tokens))
+        reply = model.complete(prompt, max_tokens=int(tokens), temperature=0)
         return {"text": reply.text, "tokens": reply.stats.tokens, "logits": logits}
 
 

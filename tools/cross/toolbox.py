@@ -6,6 +6,7 @@ The packages are those of the extra `cross` in pyproject.toml, pinned there.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,13 @@ from tools.cross import ROOT, CrossError
 
 HOME = ROOT / ".venv/cross"
 PIP = ("-m", "pip", "--disable-pip-version-check", "install", "-q")
-_TAIL = 15  # lines of a failed command's output that are shown
+# Variables that compilers, setuptools, Python, pytest, qemu and nybble listen to; not where models
+# are, nor how pip is set up.
+_CHANGING = re.compile(
+    r"CC|CXX|CPP|AR|LD|RANLIB|[A-Z]*FLAGS|[A-Z]*SHARED|CPATH|[A-Z_]*INCLUDE_PATH|LIBRARY_PATH"
+    r"|_?(PYTHON|PYTEST|CYTHON|SETUPTOOLS|DISTUTILS|QEMU|ZIG)_?[A-Z_]*|NYBBLE_(?!HOME$)\w*"
+)
+TAIL = 15  # lines of a failed command's output that are shown
 
 
 def say(line: str) -> None:
@@ -58,22 +65,27 @@ def program(name: str, package: str) -> str:
     return found
 
 
+def inherited() -> dict[str, str]:
+    """The caller's environment, without what would change what is built and how it runs."""
+    return {name: value for name, value in os.environ.items() if not _CHANGING.fullmatch(name)}
+
+
 def run(
     command: Sequence[str | Path], *, cwd: Path = ROOT, env: Mapping[str, str] | None = None
 ) -> str:
-    """Runs a command, with `env` added to the environment, and returns its stdout; CrossError with
-    the end of its output if it fails."""
+    """Runs a command with what is inherited and `env`, and returns its stdout; CrossError with the
+    end of its output if it fails."""
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
-        env={**os.environ, **(env or {})},
+        env={**inherited(), **(env or {})},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         errors="replace",
     )
     if done.returncode != 0:
-        tail = "\n".join(f"{done.stdout}\n{done.stderr}".splitlines()[-_TAIL:])
+        tail = "\n".join(f"{done.stdout}\n{done.stderr}".splitlines()[-TAIL:])
         line = " ".join(str(part) for part in command)
         raise CrossError(f"exit status {done.returncode} of: {line:.300}\n{tail}")
     return done.stdout
