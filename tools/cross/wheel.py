@@ -74,8 +74,9 @@ def build(platform: Platform, out: Path) -> Path:
         folder = Path(scratch)
         say(f"{platform.id}: a source package, and a wheel of it by zig for {platform.zig}")
         python, option = sys.executable, f"-C--build-option=--plat-name={platform.id}"
-        run([python, "-m", "build", "--no-isolation", "-o", folder / "built", option, ROOT],
-            env=environment(platform, folder))  # fmt: skip
+        # What setup.py needs is pinned in .venv/cross: asking it would try the compiler twice more.
+        command = [python, "-m", "build", "--no-isolation", "--skip-dependency-check", option]
+        run([*command, "-o", folder / "built", ROOT], env=environment(platform, folder))
         (built,) = (folder / "built").glob("*.whl")
         say(f"{platform.id}: auditwheel, abi3audit and the ELF files")
         run([python, "-m", "auditwheel", "repair", "-w", folder / "repaired", built],
