@@ -18,6 +18,7 @@ from nybble._core.sequence import CHUNK, PAGE, sizes
 from nybble.errors import BudgetError, UsageError
 from nybble.formats.gguf import GgufFile
 from nybble.options import KV
+from nybble.packing import blaming
 
 TYPE_CHECKING = False  # typing's own costs its import
 if TYPE_CHECKING:
@@ -194,7 +195,8 @@ def plan(
                     return tried
         return tried
 
-    whole = made(context)
+    with blaming(reading.file):
+        whole = made(context)
     if whole.fits:
         return whole
     largest = _largest_context(made, context)

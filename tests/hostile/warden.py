@@ -28,10 +28,11 @@ import nybble
 import nybble.archs
 import nybble.lowering
 import nybble.tokenizer.sandbox
-from nybble import cli, tokenizer
+from nybble import cli, packing, tokenizer
 from nybble.tokenizer.template import ChatTemplate
 from tests.tokenizer import vocabulary
 
+packing.WORTH_A_COPY = 0
 LIMIT = 50 << 20  # bytes more than the interpreter with nybble in it
 WATCHDOG_S = 60
 
@@ -86,6 +87,7 @@ def confined(job: dict[str, Any]) -> dict[str, object]:
     before = status("VmHWM")
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (status("VmData") + LIMIT, most))
+    os.environ["NYBBLE_PACK"] = job["pack"]
     try:
         outcome = JOBS[job["job"]](*job["arguments"])
     except BaseException as error:
