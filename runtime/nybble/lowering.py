@@ -34,7 +34,7 @@ from nybble._core.program import (
     TILE_ROWS,
     VECTOR,
 )
-from nybble.archs import Attention, Block, Decoder, Rope
+from nybble.archs import MOST, Attention, Block, Decoder, Rope
 from nybble.errors import FormatError
 
 Fields = dict[str, Any]  # of a struct of nyb_program.h, by name
@@ -246,8 +246,10 @@ def _check(tree: Decoder) -> None:
                 "multiples of 8 and 16"
             )
         for what, n in (("attention heads", a.heads * a.head_dim), ("MLP", block.mlp.hidden)):
-            if n % BLOCK:
-                raise FormatError(f"{what}: {n} columns, not a multiple of {BLOCK}")
+            if n % BLOCK or n > MOST:
+                raise FormatError(
+                    f"{what}: {n} columns, not a multiple of {BLOCK} of at most {MOST:,}"
+                )
 
 
 class _Lowering:

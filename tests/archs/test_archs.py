@@ -8,7 +8,7 @@ import pytest
 
 from nybble import archs
 from nybble._core.program import Program, pack_in_memory
-from nybble._core.sequence import Engine, Sequence
+from nybble._core.sequence import Engine, Sequence, sizes
 from nybble.archs import Rope
 from nybble.errors import FormatError
 from nybble.formats.gguf import GgufFile, GgufTensor
@@ -44,7 +44,10 @@ def described(family, keys, tensors=None, tensor_format="F32", **changed):
     metadata = {"general.architecture": family, "tokenizer.ggml.tokens": ["a"] * 300}
     metadata |= {f"{family}.{key}": value for key, value in keys.items()}
     data = tensors or {}
-    found = {name: GgufTensor(name, (16,), tensor_format, 0, len(data[name])) for name in data}
+    found = {
+        name: GgufTensor(name, (len(raw) // 4,), tensor_format, 0, len(raw))
+        for name, raw in data.items()
+    }
     return archs.describe(metadata, found, lambda name: memoryview(data[name]))
 
 
@@ -188,10 +191,19 @@ def test_absurd_factors_are_refused(bad):
         described("llama", LLAMA, {"rope_freqs.weight": data})
 
 
-@pytest.mark.parametrize("nbytes", [0, 60, 68, 63])
-def test_factors_of_another_number_are_refused(nbytes):
-    with pytest.raises(FormatError, match=f"has {nbytes} bytes; 16 floats expected"):
-        described("llama", LLAMA, {"rope_freqs.weight": bytes(nbytes)})
+@pytest.mark.parametrize("n", [0, 1, 15, 17])
+def test_factors_of_another_number_are_refused(n):
+    with pytest.raises(FormatError, match=rf"weight is \({n},\); 16 floats expected"):
+        described("llama", LLAMA, {"rope_freqs.weight": bytes(4 * n)})
+
+
+def test_the_deepest_model_is_one_that_the_engine_runs():
+    """A file may have so many layers, of the kind that is the most steps."""
+    part = archs.Attention(1, 1, 32, Rope(1e4, 32, "pairs"), qkv_bias=True, qk_norm=True)
+    block = archs.Block(part, archs.Mlp(32), post_norms=True)
+    tree = archs.Decoder(32, 300, 512, 1e-5, (block,) * archs.MOST_LAYERS, tied=True)
+    formats = {name: "F32" for name, _ in tree.tensors()}
+    assert sizes(Program(lower(tree, formats)), 512)
 
 
 def test_factors_of_another_type_are_refused():

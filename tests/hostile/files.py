@@ -157,13 +157,15 @@ def numbers(keys: Callable[..., Row]) -> Iterator[Row]:
                attention__head_count_kv=2)  # fmt: skip
     yield keys("KV heads an array", f"head_count_kv is .*; {count}",
                attention__head_count_kv=Array("int32", [1, 1]))  # fmt: skip
-    yield keys("heads of 2^24-1", "wants", attention__key_length=2**24 - 1,
+    yield keys("heads of 2^24-1", "heads of 16,777,215 dimensions", attention__key_length=2**24 - 1,
                attention__value_length=2**24 - 1)  # fmt: skip
     yield keys("values of another length", "different lengths", attention__value_length=16)
-    for dims in (1, 15, 31, 2**20):
+    for dims in (1, 15, 31, 4096):
         yield keys(f"rotation of {dims} dims", f"of which {dims} rotate",
                    rope__dimension_count=dims)  # fmt: skip
-    yield keys("rotation of no dims", f"dimension_count is 0; {count}", rope__dimension_count=0)
+    for dims in (0, 4097, 2**20):
+        yield keys(f"rotation of {dims} dims", f"dimension_count is {dims}; {count}",
+                   rope__dimension_count=dims)  # fmt: skip
     for label, bad in (("NaN", NAN), ("inf", INF), ("0", 0.0), ("-1", -1.0), ("text", "x")):
         number = "it should be a number from"
         yield keys(f"epsilon is {label}", f"epsilon is .*; {number}",
@@ -315,35 +317,75 @@ def tensors(weights: Callable[..., Row]) -> Iterator[Row]:
             f"a rope factor is {label}", r"rope_freqs.weight\[3\] is (inf|nan)",
             lambda t, f=factors, b=single: [*t, f._replace(data=f.data[:12] + b + f.data[16:])],
         )  # fmt: skip
-    yield weights("rope factors too few", "rope_freqs.weight has 16 bytes; 16 floats expected",
+    yield weights("rope factors too few", r"rope_freqs.weight is \(4,\); 16 floats expected",
                   lambda t: [*t, tensor("rope_freqs.weight", np.ones(4), "F32")])  # fmt: skip
     yield weights("rope factors in F16", "rope_freqs.weight is F16",
                   lambda t: [*t, tensor("rope_freqs.weight", np.ones(16), "F16")])  # fmt: skip
 
 
 def too_large(source: Path) -> Iterator[Row]:
-    """Files whose weights or vocabulary are there, and more than the memory that may be used."""
+    """Files in which all is there that they say, and more than may be: each is sound otherwise, and
+    its zeros take no room on the disk."""
 
-    def matrices(path: Path) -> None:
-        """512 MiB of zeros in a sparse file: sound, but that it does not fit."""
-        hidden, dim = 65_536, 1024
-        tiny_model(path, layers=1, dim=dim, heads=8, hidden=64, formats={"mlp": "F16"})
-        raw = path.read_bytes()
-        with GgufFile(path) as file:
-            listed = list(file.tensors.values())
-            end = raw.index(gb.string(listed[0].name))
-            head = raw[:end].replace(
-                gb.string("llama.feed_forward_length") + gb.u32(4) + gb.u32(64),
-                gb.string("llama.feed_forward_length") + gb.u32(4) + gb.u32(hidden),
-            )
-            at, lines = 0, b""
-            numbers = {"F32": 0, "F16": 1, "Q4_1": 3, "Q8_0": 8}
-            for t in listed:
-                shape = tuple(hidden if n == 64 and ".ffn_" in t.name else n for n in t.shape)
-                nbytes = t.nbytes * math.prod(shape) // math.prod(t.shape)
-                lines += gb.tensor(t.name, shape[::-1], numbers[t.format], at)
-                at += -(-nbytes // 32) * 32
-        sparse(gb.pad(head + lines), len(gb.pad(head + lines)) + at)(path)
+    def weights(path: Path) -> None:
+        hidden = 65_536
+        tiny_model(path, layers=1, dim=1024, heads=8, hidden=64, formats={"mlp": "F16"})
+        relisted(path, {"feed_forward_length": hidden},
+                 lambda name, n: hidden if n == 64 and ".ffn_" in name else n)  # fmt: skip
 
-    yield Row("512 MiB of weights", matrices, r"packed weights: \d\d\d.* MiB, and the system does",
+    yield Row("384 MiB of weights", weights, r"packed weights: \d\d\d.* MiB, and the system does",
               errors.BudgetError)  # fmt: skip
+
+    def heads(n_heads: int, head_dim: int) -> Callable[[Path], None]:
+        def write(path: Path) -> None:
+            tiny_model(path, layers=1, dim=32, heads=1, head_dim=64, hidden=32)
+            keys = {"attention.head_count": n_heads, "attention.key_length": head_dim,
+                    "attention.value_length": head_dim, "rope.dimension_count": 32}  # fmt: skip
+            rows = {"attn_q": n_heads * head_dim, "attn_output": n_heads * head_dim,
+                    "attn_k": head_dim, "attn_v": head_dim}  # fmt: skip
+            relisted(path, keys, lambda name, n: rows[name.split(".")[2]] if n == 64 else n)
+
+        return write
+
+    yield Row("a head of 2^17 dims", heads(1, 2**17), "heads of 131,072 dimensions; 4,096 are")
+    yield Row("heads of 2^24 dims", heads(4096, 4096), "heads: 16777216 columns, not .* at most")
+
+    def layers(path: Path) -> None:
+        tiny_model(path, layers=1, dim=32, heads=1, head_dim=32, hidden=32)
+        relisted(path, {"block_count": 1025}, copies=1025)
+
+    yield Row("1,025 layers", layers, "block_count is 1025; .* from 1 to 1,024")
+
+    def factors(path: Path) -> None:
+        more = tensor("rope_freqs.weight", np.ones(16), "F32")
+        edited(source, path, None, lambda tensors: [*tensors, more])
+        relisted(path, {}, lambda name, n: 750_000_000 if name == more.name else n)
+
+    yield Row("rope factors of 3 GB", factors, r"weight is \(750000000,\); 16 floats expected")
+
+
+def relisted(
+    path: Path,
+    keys: dict[str, int],
+    size: Callable[[str, int], int] = lambda name, n: n,
+    copies: int = 1,
+) -> None:
+    """Writes a file again with other numbers of llama, tensors of other sizes (`size` is given a
+    tensor's name and each of its dimensions) and `copies` of layer 0; all tensors are zeros."""
+    edited(path, path, {f"llama.{key}": value for key, value in keys.items()})
+    raw = path.read_bytes()
+    with GgufFile(path) as file:
+        listed = list(file.tensors.values())
+    head = raw[: raw.index(gb.string(listed[0].name))]
+    at, lines, n_tensors = 0, [], 0
+    numbers = {"F32": 0, "F16": 1, "Q4_1": 3, "Q8_0": 8}
+    for t in listed:
+        shape = [size(t.name, n) for n in t.shape]
+        nbytes = t.nbytes * math.prod(shape) // math.prod(t.shape)
+        for i in range(copies if t.name.startswith("blk.0.") else 1):
+            name = t.name.replace("blk.0.", f"blk.{i}.")
+            lines.append(gb.tensor(name, shape[::-1], numbers[t.format], at))
+            at += -(-nbytes // 32) * 32
+            n_tensors += 1
+    head = gb.pad(head[:8] + struct.pack("<Q", n_tensors) + head[16:] + b"".join(lines))
+    sparse(head, len(head) + at)(path)

@@ -81,12 +81,17 @@ def confined(job: dict[str, Any]) -> dict[str, object]:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # `nybble run` would wait for what is piped in
     sys.stdin = open(0, closefd=False)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    soft = status("VmData") + LIMIT
-    resource.setrlimit(resource.RLIMIT_DATA, (soft, soft))
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
     before = status("VmHWM")
-    outcome = JOBS[job["job"]](*job["arguments"])
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (status("VmData") + LIMIT, most))
+    try:
+        outcome = JOBS[job["job"]](*job["arguments"])
+    except BaseException as error:
+        outcome = {"died": f"{type(error).__name__}: {error}"}
+    finally:  # what is said of the job is not its own
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     return {**outcome, "peak": status("VmHWM") - before}
 
 

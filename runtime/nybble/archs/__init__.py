@@ -18,6 +18,10 @@ from nybble.archs.turns import rope_turns
 from nybble.errors import FormatError
 
 ROPE_FACTORS = "rope_freqs.weight"
+# What the engine takes (check() in bind.c), told before anything is made of a file's numbers.
+MOST = (1 << 24) - 1  # of any count or dimension
+MOST_HEAD_DIM = 4096
+MOST_LAYERS = 1024  # each is less than 64 of its 65,536 steps; the deepest model known has 126
 
 # Keys of a family that no family asks for. Any other that is left over is refused: what it says of
 # the model would not be done.
@@ -154,10 +158,13 @@ class Decoder(NamedTuple):
 
 
 class Tensor(Protocol):
-    """What is asked of a file's tensor: its type, as GGUF names it."""
+    """What is asked of a file's tensor: its type, as GGUF names it, and its shape."""
 
     @property
     def format(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
 
 class Metadata:
@@ -195,10 +202,8 @@ class Metadata:
                     " this version does not know how"
                 )
 
-    def count(
-        self, key: str, default: int | None = None, least: int = 1, most: int = (1 << 24) - 1
-    ) -> int:
-        """A whole number from `least` to `most`; every shape is below 2^24."""
+    def count(self, key: str, default: int | None = None, least: int = 1, most: int = MOST) -> int:
+        """A whole number from `least` to `most`."""
         value = self._get(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
             raise self._bad(key, value, f"a whole number from {least:,} to {most:,}")
@@ -228,7 +233,7 @@ class Metadata:
 
     def rope(self, dims: int, layout: str) -> Rope:
         """The rotation that the file tells, of heads of `dims` dimensions."""
-        dims = self.count("rope.dimension_count", dims)
+        dims = self.count("rope.dimension_count", dims, most=MOST_HEAD_DIM)
         kind = self.text("rope.scaling.type", "linear")
         if kind not in ("none", "linear"):
             raise self.refuse(
@@ -251,6 +256,8 @@ class Metadata:
         if dim % heads and not self.has("attention.key_length"):
             raise self.refuse(f"embedding_length {dim} does not divide among {heads} heads")
         head_dim = self.count("attention.key_length", dim // heads)
+        if head_dim > MOST_HEAD_DIM:
+            raise self.refuse(f"heads of {head_dim:,} dimensions; {MOST_HEAD_DIM:,} are the most")
         if self.count("attention.value_length", head_dim) != head_dim:
             raise self.refuse("keys and values of different lengths are not supported")
         return Attention(
@@ -269,7 +276,7 @@ class Metadata:
             vocab=self.vocab,
             context=self.count("context_length"),
             norm_eps=self.number("attention.layer_norm_rms_epsilon", most=1.0),
-            blocks=tuple(map(block, range(self.count("block_count", most=4096)))),
+            blocks=tuple(map(block, range(self.count("block_count", most=MOST_LAYERS)))),
             tied=not self.has_tensor("output.weight"),
             embed_scale=embed_scale,
         )
@@ -281,10 +288,10 @@ class Metadata:
         found = self._tensors[ROPE_FACTORS].format
         if found != "F32":
             raise FormatError(f"{ROPE_FACTORS} is {found}; it should be F32")
-        data = self._data(ROPE_FACTORS)
-        if len(data) != 4 * (dims // 2):
-            raise FormatError(f"{ROPE_FACTORS} has {len(data)} bytes; {dims // 2} floats expected")
-        factors = tuple(data.cast("f"))
+        shape = tuple(self._tensors[ROPE_FACTORS].shape)
+        if shape != (dims // 2,):  # before it is read: it may be larger than all memory
+            raise FormatError(f"{ROPE_FACTORS} is {shape}; {dims // 2} floats expected")
+        factors = tuple(self._data(ROPE_FACTORS).cast("f"))
         for i, factor in enumerate(factors):
             if not 1e-3 <= factor <= 1e6:
                 raise FormatError(f"{ROPE_FACTORS}[{i}] is {factor}; it should be 0.001 to 1e+06")
@@ -296,6 +303,8 @@ class Metadata:
         tokens = self._metadata.get("tokenizer.ggml.tokens")
         if not hasattr(tokens, "__len__") or isinstance(tokens, str) or not len(tokens):
             raise FormatError("tokenizer.ggml.tokens: the file has no vocabulary")
+        if len(tokens) > MOST:
+            raise FormatError(f"tokenizer.ggml.tokens: {len(tokens):,}; {MOST:,} are the most")
         return len(tokens)
 
     def refuse(self, reason: str) -> FormatError:
