@@ -55,6 +55,12 @@ def overwritten_in_place(path):
         file.write(b"\xff" * (size - size // 2))
 
 
+def overwritten_with_the_time_put_back(path):
+    status = path.stat()
+    overwritten_in_place(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
 def grown(path):
     with path.open("ab") as file:
         file.write(b"more")
@@ -66,6 +72,7 @@ CHANGES = [
     cut_by_a_byte,
     overwritten_by_another,
     overwritten_in_place,
+    overwritten_with_the_time_put_back,
     grown,
 ]
 AS_IS = pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)

@@ -181,7 +181,8 @@ class GgufFile(Gguf):
         self.path = os.fspath(path)
         self._fd = open_file(self.path)
         try:
-            self._stamp = self.nbytes, self.mtime_ns = stamp(self._fd)
+            self._status = os.fstat(self._fd)
+            self.nbytes, self.mtime_ns = self._status.st_size, self._status.st_mtime_ns
             super().__init__(self.path, self.nbytes, self._read_index())
         except BaseException:
             self.close()
@@ -203,8 +204,14 @@ class GgufFile(Gguf):
 
     def check_unchanged(self) -> None:
         """FormatError if the file has been written to since it was opened, by its length and the
-        time: what has been read may be of both. It is asked when all has been read."""
-        if stamp(self._fd) != self._stamp:
+        times: what has been read may be of both. It is asked when all has been read."""
+        before, now = self._status, os.fstat(self._fd)
+        is_same = (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+        # Who puts st_mtime back changes st_ctime. So does another file that takes this one's name,
+        # and then what is read here is still whole: this one has a name less.
+        if not is_same or (
+            now.st_nlink == before.st_nlink and now.st_ctime_ns != before.st_ctime_ns
+        ):
             raise changed(self.path)
 
     def close(self) -> None:
@@ -284,13 +291,6 @@ def open_file(path: str) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise FormatError(f"{path} is not a regular file: a model is a file on a disk")
     raise FormatError(f"{path} is empty (0 bytes): download it again")
-
-
-def stamp(fd: int) -> tuple[int, int]:
-    """What changes when somebody writes to an open file. (Its ctime changes too when another one
-    takes its name, and then what is read here is still whole.)"""
-    status = os.fstat(fd)
-    return status.st_size, status.st_mtime_ns
 
 
 def changed(path: str) -> FormatError:
