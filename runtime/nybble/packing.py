@@ -131,7 +131,9 @@ def read(path: str) -> Reading:
 def _template_of(metadata: Mapping[str, object]) -> str | None:
     source = metadata.get("tokenizer.chat_template")
     if source is not None and not isinstance(source, str):
-        raise FormatError(f"tokenizer.chat_template is {source!r:.60}; it should be text")
+        raise FormatError(
+            f"tokenizer.chat_template is {source!r:.60}; it should be text of at most 1 MiB"
+        )
     return source
 
 

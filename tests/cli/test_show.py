@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from nybble.cli import main, show
+from tests.model.models import edited
 from tools.tiny_model import tiny_model
 
 
@@ -53,6 +54,18 @@ def test_show_prints_the_real_model(smollm2_path, capsys, by):
     assert any("tokenizer.chat_template" in line and "characters)" in line for line in lines)
     assert "parameters       134,515,008" in lines
     assert max(map(len, lines)) < 200
+
+
+def test_show_of_a_very_long_text_is_its_beginning(tmp_path, capsys):
+    path = tmp_path / "tiny.gguf"
+    tiny_model(path)
+    edited(path, path, {"general.description": "\u20ac" * 400_000})
+    assert main(["show", str(path)]) == 0
+    begins = "\u20ac" * 64
+    assert f'  "{begins}"... (1,200,000 bytes)\n' in capsys.readouterr().out
+    assert main(["show", str(path), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["metadata"]["general.description"]
+    assert said == {"type": "string", "length": 1_200_000, "first": begins}
 
 
 def test_show_json_of_the_real_model_adds_up(smollm2_path, capsys):

@@ -189,7 +189,8 @@ def numbers(keys: Callable[..., Row]) -> Iterator[Row]:
                    **{key: bad})  # fmt: skip
     yield keys("experts", "mixtures of experts", expert_count=8)
     for label, bad in (("unknown", "qwen9"), ("a path", "../../etc/passwd"), ("a module", "turns"),
-                       ("empty", ""), ("long", "x" * 10**6), ("a number", 7), ("not there", None),
+                       ("empty", ""), ("long", "x" * 10**6),
+                       ("30 MB", "x" * 30_000_000), ("a number", 7), ("not there", None),
                        ("an array", Array("string", ["llama"]))):  # fmt: skip
         yield keys(f"architecture is {label}", "architecture .{0,70} is not known here",
                    general__architecture=bad)  # fmt: skip
@@ -258,6 +259,8 @@ def vocabularies(source: Path, keys: Callable[..., Row]) -> Iterator[Row]:
     yield row("add_bos is a number", "add_bos_token is 1; it should be true or", add_bos_token=1)
     yield keys("template a number", "tokenizer.chat_template is 5; it should be text",
                tokenizer__chat_template=5)  # fmt: skip
+    yield keys("template of 2 MB", "template is a text of 2,000,000 bytes; it should be text of at",
+               tokenizer__chat_template="x" * 2_000_000)  # fmt: skip
     yield keys("template an array", "tokenizer.chat_template is .*; it should be text",
                tokenizer__chat_template=Array("string", ["a"]))  # fmt: skip
 

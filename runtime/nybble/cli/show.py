@@ -13,7 +13,7 @@ from nybble import hub
 from nybble.cli.terminal import fitted, megabytes, printable
 
 if TYPE_CHECKING:
-    from nybble.formats.gguf import GgufFile, GgufTensor
+    from nybble.formats.gguf import GgufFile, GgufLongText, GgufTensor
     from nybble.formats.packed import PackedFile, Source
 
 _EXAMPLES = """\
@@ -165,12 +165,22 @@ def _is_array(value: Any) -> bool:
     return hasattr(value, "element_type")
 
 
+def _is_long(value: Any) -> bool:
+    return hasattr(value, "raw") and not _is_array(value)
+
+
+def _first(text: GgufLongText) -> str:
+    return str(text.raw[: 4 * _TEXT], errors="replace")[:_TEXT]
+
+
 def _short(value: Any) -> str:
     """A metadata value on one line: a long array by its first elements, a long string likewise."""
     if _is_array(value):
         first = ", ".join(_short(value[i]) for i in range(min(_FIRST, len(value))))
         more = ", ..." if len(value) > _FIRST else ""
         return f"{value.element_type}[{len(value)}] {first}{more}"
+    if _is_long(value):
+        return f'"{printable(_first(value))}"... ({len(value.raw):,} bytes)'
     if not isinstance(value, str):
         return str(value)
     quoted = '"' + printable(value[:_TEXT]) + '"'
@@ -178,10 +188,13 @@ def _short(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A metadata value for JSON: arrays by type, length and first elements, NaN as a string."""
+    """A metadata value for JSON: arrays and very long texts by type, length and what comes first,
+    NaN as a string."""
     if _is_array(value):
         first = [_plain(value[i]) for i in range(min(_FIRST, len(value)))]
         return {"type": str(value.element_type), "length": len(value), "first": first}
+    if _is_long(value):
+        return {"type": "string", "length": len(value.raw), "first": _first(value)}
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

@@ -31,10 +31,12 @@ TYPE_CHECKING = False  # typing's own costs its import
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["Gguf", "GgufArray", "GgufFile", "GgufTensor"]
+__all__ = ["Gguf", "GgufArray", "GgufFile", "GgufLongText", "GgufTensor"]
 
 READ = 1 << 20  # bytes at once
 MAX_HEAD = 1 << 28  # bytes before the tensors' data; a quarter of a million tokens take 16 MB
+MAX_TEXT = 1 << 20  # bytes of a text that is decoded; a long chat template has 20 thousand
+_STRING = 8  # GGUF's number of that type
 
 # What people have in a file called .gguf that is none: how it begins, what it is, what to do.
 MISTAKEN = (
@@ -68,6 +70,24 @@ class GgufTensor:
         return f"<GgufTensor {self.name} {self.shape} {self.format}>"
 
 
+class GgufLongText:
+    """A text of more than MAX_TEXT bytes: no name, and not decoded, which would take as much memory
+    again, or four times as much. raw is its bytes."""
+
+    __slots__ = ("raw",)
+
+    def __init__(self, raw: memoryview):
+        self.raw = raw
+
+    def __eq__(self, other: object) -> bool:
+        return self.raw == other.raw if isinstance(other, GgufLongText) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"a text of {len(self.raw):,} bytes"
+
+
 class _Metadata(Mapping[str, object]):
     """Keys in file order; a value is decoded when it is first asked for."""
 
@@ -78,8 +98,17 @@ class _Metadata(Mapping[str, object]):
 
     def __getitem__(self, key: str) -> object:
         if key not in self._values:
-            self._values[key] = self._index.value(self._places[key])
+            self._values[key] = self._value(self._places[key])
         return self._values[key]
+
+    def _value(self, place: int) -> object:
+        start, at, end = self._index.record(place)
+        if end - at > MAX_TEXT:
+            whole = self._index.whole
+            type_at = start + 8 + int.from_bytes(whole[start : start + 8], "little")
+            if whole[type_at] == _STRING:
+                return GgufLongText(whole[at:end])
+        return self._index.value(place)
 
     def record(self, key: str) -> tuple[int, int, int]:
         """Where the key stands with its value, as GgufIndex has it."""
@@ -117,7 +146,8 @@ class Gguf:
 
     @property
     def metadata(self) -> Mapping[str, object]:
-        """Key to int, float, bool, str or GgufArray, in file order; decoded on access."""
+        """Key to int, float, bool, str, GgufLongText or GgufArray, in file order; decoded on
+        access."""
         return self._known()
 
     @property
