@@ -152,15 +152,18 @@ def blaming(file: GgufFile | PackedFile) -> Iterator[None]:
 
 
 def open_file(path: str) -> GgufFile | PackedFile:
-    """A model's file, of whichever kind it is. FormatError as GgufFile and PackedFile have it, and
-    if it is called .nyb and is none."""
+    """A model's file, of the kind that its name says: what is called .nyb is mapped, and all else
+    is read. FormatError as GgufFile and PackedFile have it, and if it is of the other kind."""
     if path.endswith(hub.PACKED):
         return PackedFile(path)
     file = GgufFile(path)
-    if not packed.is_packed(file):
-        return file
-    file.close()
-    return PackedFile(path)
+    if packed.is_packed(file):
+        file.close()
+        raise FormatError(
+            f"{path} is a packed model, which is mapped and not read, and so must say what it is: "
+            f"let its name end in {hub.PACKED}"
+        )
+    return file
 
 
 def formats(tree: archs.Decoder, file: GgufFile | PackedFile) -> dict[str, str]:

@@ -341,7 +341,9 @@ def test_an_ordinary_model_called_nyb(model, tmp_path):
 def test_a_packed_model_called_gguf(whole, tmp_path):
     path = tmp_path / "model.gguf"
     path.write_bytes(whole.read_bytes())
-    assert nybble.load(path).weights.is_mapped
+    with pytest.raises(FormatError, match=r"model.gguf is a packed model.*name end in \.nyb") as e:
+        nybble.load(path)
+    assert str(e.value).count(str(path)) == 1
 
 
 def test_what_is_no_model_at_all(tmp_path):

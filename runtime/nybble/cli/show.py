@@ -103,8 +103,8 @@ def _as_text(file: GgufFile | PackedFile) -> Iterable[str]:
     kind = f"GGUF {file.version}" if source is None else "packed"
     yield f"{printable(str(file.path))}: {kind}, {megabytes(file.nbytes)}"
     if source is not None:
-        state = "" if source.is_as_it_was() else ", which is gone or has changed"
-        yield f"packed from {printable(source.path)}, {megabytes(source.nbytes)}{state}"
+        # Whether that is there is not asked: it may be any path, on a network too.
+        yield f"packed from {printable(source.path)}, {megabytes(source.nbytes)}"
     yield ""
     yield f"metadata ({len(file.metadata)})"
     width = max((len(printable(key)) for key in file.metadata), default=0)
@@ -139,7 +139,6 @@ def _as_json(file: GgufFile | PackedFile) -> dict[str, Any]:
             "path": source.path,
             "nbytes": source.nbytes,
             "crc32": f"{source.crc32:08x}",
-            "is_as_it_was": source.is_as_it_was(),
         },
         "metadata": {key: _plain(value) for key, value in file.metadata.items()},
         "tensors": [
