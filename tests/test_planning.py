@@ -81,6 +81,17 @@ def test_a_plan_adds_up(tiny):
     }
 
 
+def test_what_the_engine_refuses_names_the_file(tiny, monkeypatch):
+    """Nothing in a file is known to come so far."""
+
+    def refused(*_):
+        raise FormatError("this model cannot be run so: it is too odd (at 0, value 7)")
+
+    monkeypatch.setattr(planning, "sizes", refused)
+    with pytest.raises(FormatError, match=r"tiny\.gguf: this model cannot be run so: it is too"):
+        nybble.load(tiny)
+
+
 def test_a_smaller_chunk_is_tried_first_and_changes_no_token(tiny, monkeypatch):
     whole = planned(tiny, 1 << 40)
     plan = planned(tiny, whole.total_bytes - 1)

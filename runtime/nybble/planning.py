@@ -15,6 +15,7 @@ from nybble._core.sequence import CHUNK, sizes
 from nybble.errors import BudgetError, UsageError
 from nybble.formats.gguf import GgufFile
 from nybble.options import KV
+from nybble.packing import blaming
 
 TYPE_CHECKING = False  # typing's own costs its import
 if TYPE_CHECKING:
@@ -175,7 +176,8 @@ def plan(
                     return tried
         return tried
 
-    whole = made(context)
+    with blaming(reading.file):
+        whole = made(context)
     if whole.fits or on_exceed == "tell":
         return whole
     largest = _largest_context(made, context)
