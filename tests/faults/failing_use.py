@@ -5,7 +5,10 @@
 MODE is "one" (one request fails), "all" (it and all that come after it) or "python" (one request of
 nybble's modules to Python's own allocators, every STEP-th of them). Prints a JSON object for each
 request: what failed, what came of it, what of the memory that nybble's modules had was not given
-back, and VmRSS.
+back, what was left in the cache's folder of copies, and VmRSS.
+
+With $NYBBLE_PACK=auto the model is mapped: MODE "packing" is "one" without a copy in the cache, and
+any other finds it there.
 
 MODE "count" refuses none: it prints how often memory is asked for by a load, by the first token of
 a reply, by the tokens after it, and by a whole second reply.
@@ -16,14 +19,18 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
+import os
 import sys
 from collections.abc import Callable
 
 import nybble
+from nybble import hub, packing
 from nybble._core.native import pool_stop
 from nybble.errors import NybbleError
 
-TEXT = "Gehn wir!"
+packing.WORTH_A_COPY = 0  # where copies are wanted
+# Where weights are mapped, and nobody says how many, there may be a file of what is quickest.
+THREADS = None if packing.is_wanted() else 2
 
 
 class Faults:
@@ -59,7 +66,7 @@ class Faults:
 
 def use(path: str) -> list[object]:
     """All that asks for memory; returns what came of it."""
-    model = nybble.load(path, context=256, sequences=2, threads=2)
+    model = nybble.load(path, context=256, sequences=2, threads=THREADS)
     chat = model.chat(system="Be brief.")
     reply = model.ask("Hello", temperature=0.5, seed=1, top_p=0.9, repeat_penalty=1.1)
     it = iter(reply)
@@ -76,6 +83,12 @@ def use(path: str) -> list[object]:
     ]
     model.forget()
     return found
+
+
+def left() -> list[str]:
+    """What is in the cache's folder of copies."""
+    folder = os.path.join(hub.cache_folder(), "packed")
+    return sorted(os.listdir(folder)) if packing.is_wanted() else []
 
 
 def rss_bytes() -> int:
@@ -134,6 +147,8 @@ def main() -> None:
     held = faults.held()
     first = 1
     while True:
+        if mode == "packing":
+            os.unlink(hub.copy_path(path))
         failed, came, error, text = attempt(faults, path, first, mode == "all")
         pool_stop()
         gc.collect()
@@ -144,6 +159,7 @@ def main() -> None:
             "text": text,
             "is_right": came in (None, expected),
             "not_given_back": faults.held() - held,
+            "left": left(),
         }
         if failed is None:
             break

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -41,13 +42,20 @@ def failing(tmp_path_factory):
     return library
 
 
-def run(failing, path, mode, step=1):
+def run(failing, path, mode, step=1, pack="0"):
     """The objects that failing_use.py prints."""
     command = [sys.executable, "-X", "faulthandler", "-m", "tests.faults.failing_use"]
     done = subprocess.run(
         [*command, failing, path, mode, str(step)],
         cwd=ROOT,
-        env={**os.environ, "LD_PRELOAD": str(failing), "NYBBLE_PACK": "0"},
+        env={
+            **os.environ,
+            "LD_PRELOAD": str(failing),
+            "NYBBLE_PACK": pack,
+            "NYBBLE_TUNE": "auto",
+            "XDG_CACHE_HOME": str(failing.parent / "cache"),
+            "NYBBLE_HOME": "",
+        },
         capture_output=True,
         text=True,
         timeout=600,
@@ -56,9 +64,9 @@ def run(failing, path, mode, step=1):
     return list(map(json.loads, done.stdout.splitlines()))
 
 
-def attempts(failing, path, mode, step=1):
+def attempts(failing, path, mode, step=1, pack="0"):
     """What came of each request's failure."""
-    *rows, last = run(failing, path, mode, step)
+    *rows, last = run(failing, path, mode, step, pack)
     assert len(rows) == -(-last["requests"] // step)
     return rows
 
@@ -84,6 +92,23 @@ def test_each_request_for_memory_may_fail(failing, path, mode):
     assert {row["failed"] for row in rows} >= {"malloc", "calloc", "mmap", "pthread_create"}
     assert {row["error"] for row in rows} >= {"MemoryError", "BudgetError"}
     assert len(rows) > 15
+
+
+@needs_compiler
+@needs_glibc
+@pytest.mark.parametrize("mode", ["one", "all", "packing"])
+def test_each_request_may_fail_of_a_model_that_is_mapped(failing, path, mode):
+    """With the packed copy there, and while it is made. A copy that cannot be used is done
+    without; none is left in pieces."""
+    rows = attempts(failing, path, mode, pack="auto")
+    check(rows, may_do_without=["pthread_create", "mmap"])
+    assert {row["failed"] for row in rows} >= {"malloc", "calloc", "mmap"}
+    assert {row["error"] for row in rows} >= {"MemoryError", "BudgetError"}
+    copy, tune = r"speaking-[0-9a-f]{8}\.nyb", r"(speaking-[0-9a-f]{8}\.tune)?"
+    for row in rows:
+        assert re.fullmatch(rf"{copy},?{tune}|{tune}", ",".join(row["left"])), row
+    with_copy = [row for row in rows if any(name.endswith(".nyb") for name in row["left"])]
+    assert 0 < len(with_copy) < len(rows) if mode == "packing" else with_copy == rows
 
 
 @needs_compiler
