@@ -11,20 +11,22 @@ from .warden import LIMIT
 
 
 class Warden:
-    """A process that does one job after another, and survives them."""
+    """A process that does one job after another, and survives them. Packed copies, of models of any
+    size, go to `cache`."""
 
-    def __init__(self):
+    def __init__(self, cache):
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.hostile.warden"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "NYBBLE_PACK": "0"},  # what is no model is not kept on the disk
+            env={**os.environ, "NYBBLE_HOME": "", "XDG_CACHE_HOME": str(cache)},
         )
 
-    def does(self, job, *arguments, limit=LIMIT):
-        """The outcome of a job, which has not died nor taken more memory than `limit`."""
-        line = json.dumps({"job": job, "arguments": list(map(str, arguments))})
+    def does(self, job, *arguments, limit=LIMIT, pack="0"):
+        """The outcome of a job, which has not died nor taken more memory than `limit`; `pack` is
+        $NYBBLE_PACK."""
+        line = json.dumps({"job": job, "arguments": list(map(str, arguments)), "pack": pack})
         print(line, file=self.process.stdin, flush=True)
         outcome = json.loads(self.process.stdout.readline())
         if limit is not None:
@@ -34,8 +36,14 @@ class Warden:
 
 
 @pytest.fixture(scope="module")
-def warden():
-    warden = Warden()
+def cache(tmp_path_factory):
+    """The folder for what nybble keeps."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def warden(cache):
+    warden = Warden(cache)
     yield warden
     warden.process.stdin.close()
     assert warden.process.wait(60) == 0

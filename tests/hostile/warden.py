@@ -28,7 +28,7 @@ import nybble
 import nybble.archs
 import nybble.lowering
 import nybble.tokenizer.sandbox
-from nybble import cli, tokenizer
+from nybble import cli, packing, tokenizer
 from nybble.tokenizer.template import ChatTemplate
 from tests.tokenizer import vocabulary
 
@@ -86,6 +86,7 @@ def confined(job: dict[str, Any]) -> dict[str, object]:
     before = status("VmHWM")
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (status("VmData") + LIMIT, most))
+    os.environ["NYBBLE_PACK"] = job["pack"]
     try:
         outcome = JOBS[job["job"]](*job["arguments"])
     except BaseException as error:
@@ -136,6 +137,7 @@ def pieces(pipe: int, started: float) -> Iterator[bytes]:
 
 
 def main() -> None:
+    packing.WORTH_A_COPY = 0
     for line in sys.stdin:
         print(json.dumps(run(json.loads(line))), flush=True)
 
