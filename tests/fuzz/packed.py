@@ -19,7 +19,16 @@ from nybble.errors import FormatError, NybbleError
 from nybble.formats import packed_writer
 from nybble.formats.gguf import GgufFile
 from nybble.formats.packed import TABLES, PackedFile
-from tests.fuzz.builder import FAMILIES, NUMBERS, SHAPE, VOCAB, Choices, folder_in_memory, use
+from tests.fuzz.builder import (
+    BY_THE_ENGINE,
+    FAMILIES,
+    NUMBERS,
+    SHAPE,
+    VOCAB,
+    Choices,
+    folder_in_memory,
+    use,
+)
 from tools.tiny_model import tiny_model
 
 
@@ -102,6 +111,7 @@ def try_one(data: bytes) -> bool:
         else:
             return True
     assert refused, "an error without a word"
+    assert BY_THE_ENGINE not in refused, refused
     return False
 
 
