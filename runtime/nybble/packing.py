@@ -19,7 +19,7 @@ from nybble import archs, hub
 from nybble._core.program import Program, Weights, pack_in_memory
 from nybble.errors import FormatError, NybbleError, UsageError
 from nybble.formats import packed
-from nybble.formats.gguf import GgufFile
+from nybble.formats.gguf import GgufFile, GgufLongText
 from nybble.formats.packed import PackedFile
 from nybble.lowering import lower
 from nybble.tokenizer import Tokenizer
@@ -141,6 +141,8 @@ def read(path: str, *, is_first: bool = False) -> Reading:
 
 def _template_of(metadata: Mapping[str, object]) -> str | None:
     source = metadata.get("tokenizer.chat_template")
+    if isinstance(source, GgufLongText):
+        raise FormatError(f"tokenizer.chat_template is {source!r}, too long for one")
     if source is not None and not isinstance(source, str):
         raise FormatError(
             f"tokenizer.chat_template is {source!r:.60}; it should be text of at most 1 MiB"

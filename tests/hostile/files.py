@@ -259,7 +259,7 @@ def vocabularies(source: Path, keys: Callable[..., Row]) -> Iterator[Row]:
     yield row("add_bos is a number", "add_bos_token is 1; it should be true or", add_bos_token=1)
     yield keys("template a number", "tokenizer.chat_template is 5; it should be text",
                tokenizer__chat_template=5)  # fmt: skip
-    yield keys("template of 2 MB", "template is a text of 2,000,000 bytes; it should be text of at",
+    yield keys("template of 2 MB", "template is a text of 2,000,000 bytes, too long for one",
                tokenizer__chat_template="x" * 2_000_000)  # fmt: skip
     yield keys("template an array", "tokenizer.chat_template is .*; it should be text",
                tokenizer__chat_template=Array("string", ["a"]))  # fmt: skip
@@ -342,11 +342,13 @@ def too_large(source: Path) -> Iterator[Row]:
     def heads(n_heads: int, head_dim: int) -> Callable[[Path], None]:
         def write(path: Path) -> None:
             tiny_model(path, layers=1, dim=32, heads=1, head_dim=64, hidden=32)
-            keys = {"attention.head_count": n_heads, "attention.key_length": head_dim,
-                    "attention.value_length": head_dim, "rope.dimension_count": 32}  # fmt: skip
+            keys = dict.fromkeys(
+                ("attention.key_length", "attention.value_length", "rope.dimension_count"), head_dim
+            )
             rows = {"attn_q": n_heads * head_dim, "attn_output": n_heads * head_dim,
                     "attn_k": head_dim, "attn_v": head_dim}  # fmt: skip
-            relisted(path, keys, lambda name, n: rows[name.split(".")[2]] if n == 64 else n)
+            relisted(path, {"attention.head_count": n_heads, **keys},
+                     lambda name, n: rows[name.split(".")[2]] if n == 64 else n)  # fmt: skip
 
         return write
 

@@ -138,6 +138,7 @@ def pieces(pipe: int, started: float) -> Iterator[bytes]:
 
 
 def main() -> None:
+    packing.WORTH_A_COPY = 0
     for line in sys.stdin:
         print(json.dumps(run(json.loads(line))), flush=True)
 

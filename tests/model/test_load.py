@@ -187,8 +187,8 @@ def test_numbers_are_in_range_before_weights_are_read(refused, key, bad):
 
 def test_an_absurd_number_of_blocks_is_quick_to_refuse(refused):
     started = time.perf_counter()
-    refused("llama.block_count is 4000000000; .* 4,096", {"llama.block_count": 4_000_000_000})
-    refused("blk.2.attn_norm.weight is missing", {"llama.block_count": 4096})
+    refused("llama.block_count is 4000000000; .* 1,024", {"llama.block_count": 4_000_000_000})
+    refused("blk.2.attn_norm.weight is missing", {"llama.block_count": 1024})
     refused("blk.1.* is there, and llama has no use for it", {"llama.block_count": 1})
     assert time.perf_counter() - started < 2
 
@@ -213,7 +213,7 @@ def test_query_heads_must_divide_among_kv_heads(refused, tmp_path):
             {"llama.attention.head_count_kv": 2}, wider)  # fmt: skip
 
 
-@pytest.mark.parametrize("dims", [1, 15, 24, 48, 2**20])
+@pytest.mark.parametrize("dims", [1, 15, 24, 48, 4096])
 def test_rotation_has_its_limits(refused, dims):
     refused(f"heads of 32 dimensions of which {dims} rotate; .* multiples of 8 and 16",
             {"llama.rope.dimension_count": dims})  # fmt: skip
@@ -259,7 +259,7 @@ def test_missing_and_surplus_tensors(refused):
     bias = tensor("blk.0.attn_q.bias", np.zeros(96, np.float32), "F32")
     refused("blk.0.attn_q.bias is there, and llama has no use for it", None, lambda t: [*t, bias])
     factors = bias._replace(name="rope_freqs.weight")
-    refused("384 bytes; 16 floats expected", None, lambda t: [*t, factors])
+    refused(r"weight is \(96,\); 16 floats expected", None, lambda t: [*t, factors])
 
 
 @pytest.mark.parametrize("shape", [(96, 160), (160, 96, 1), (15360,), (160, 64), (161, 96)])
