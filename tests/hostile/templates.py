@@ -16,6 +16,12 @@ WIDE = (
 )
 MANY = "{% for i in range(200000) %}"
 TEXT = "{% set s = 'a' * 4000000 %}"
+RANGE = "{% set r = range(9000000) %}"
+# Tuples that take 2^12 steps to hash or compare, in a list.
+TUPLES = (
+    "{% set n = namespace(t=(1,), u=(2,)) %}{% for i in range(12) %}"
+    "{% set n.t = (n.t, n.t) %}{% set n.u = (n.t, n.u) %}{% endfor %}{% set s = [n.t] * 60000 %}"
+)
 
 # name -> (source, words of the refusal)
 BOMBS = {
@@ -36,7 +42,7 @@ BOMBS = {
     ),
     "a list in letters": ("{{ ('漢' * 4000000) | list | length }}", "takes more than"),
     "a list of numbers": ("{{ range(7000000) | list | length }}", "takes more than"),
-    "a dict of numbers": ("{{ dict.fromkeys(range(9000000)) | length }}", "fromkeys"),
+    "a dict of numbers": ("{{ dict.fromkeys(range(9000)) | length }}", "fromkeys"),
     "a dict changed": ("{{ dict.update(messages[0], {'role': 'x'}) }}", "update"),
     "lists kept": (
         MANY + "{% set n = namespace(a=[]) %}{% for j in range(9999) %}"
@@ -131,6 +137,45 @@ BOMBS = {
     "digits squared": ("{{ (10 ** 300) * (10 ** 300) }}", "a number of 1200 bits"),
     "rounding far": ("{{ 1.5 | round(1000000000, 'ceil') }}", "rounds to 1000000000"),
     "bytes of a number": ("{{ (1).to_bytes(1000000000, 'big') }}", "to_bytes"),
+    "a word in a range": (
+        RANGE + MANY + "{% if 'a' in r %}{% endif %}{% endfor %}", "takes more than"),
+    "a word in a range, as a test": (
+        RANGE + MANY + "{% if 'a' is in r %}{% endif %}{% endfor %}", "takes more than"),
+    "a loop that goes on in a range": (
+        RANGE + "{% for i in ['a'] if (i is string) recursive %}{% set again = loop %}" + MANY
+        + "{% set x = again(r) %}{% endfor %}{% endfor %}",
+        "takes more than",
+    ),
+    "arguments of a star": ("{{ range(*range(15000000)) }}", "line 1: arguments after [*]"),
+    "arguments of a star, written": ("{{ ''.format(*range(14000000)) }}", "arguments after [*]"),
+    "letters of a star": ("{{ ''.format(*('漢' * 3000000)) }}", "arguments after [*]"),
+    "a star in a filter": ("{{ [1] | join(*range(15000000)) }}", "arguments after [*]"),
+    "a star in a test": ("{{ 1 is eq(*range(15000000)) }}", "arguments after [*]"),
+    "stars of names": ("{{ dict(**messages[0]) }}", "arguments after [*]"),
+    "many words in a title": ("{{ ('--aa' * 1000000) | title | length }}", "takes more than"),
+    "letters sorted": ("{{ ('漢' * 900000) | sort | length }}", "takes more than"),
+    "some letters sorted": ("{{ ('漢' * 240000) | sort | length }}", "takes more than"),
+    "letters in groups": ("{{ ('漢' * 900000) | groupby('a') | length }}", "takes more than"),
+    "line ends indented": ("{{ ('aaaa\\r' * 900000) | indent | length }}", "takes more than"),
+    "escapes by +": ("{{ (('' | safe) + ('&' * 7000000)) | length }}", "takes more than"),
+    "letters gone through for nothing": (
+        "{% set s = 'a' * 5000000 %}" + "{% for c in s | select('none') %}{% endfor %}" * 9,
+        "takes more than",
+    ),
+    "letters rejected": (
+        "{% set s = 'a' * 5000000 %}" + "{% for c in s | reject('string') %}{% endfor %}" * 9,
+        "takes more than",
+    ),
+    "tuples of a generator, hashed": (
+        TUPLES + "{{ s | select('iterable') | unique | list | length }}", "takes more than"),
+    "tuples of a generator, compared": (
+        TUPLES + "{{ s | select('iterable') | max | length }}", "takes more than"),
+    "tuples of a generator, searched": (
+        TUPLES + "{{ n.u in (s | select('iterable')) }}", "takes more than"),
+    "tuples of a generator as keys": (
+        TUPLES + "{% set p = [(n.t, 1)] * 60000 %}{{ dict(p | select) | length }}",
+        "takes more than",
+    ),
     "a search in a range": (
         "{% set r = range(9999999) %}" + MANY + "{% if r.count('a') %}{% endif %}{% endfor %}",
         "'range' object|unsafe|takes more",

@@ -24,6 +24,8 @@ from nybble.tokenizer.metering import (
 
 MAX_INDENT = 16
 MAX_DIGITS = 400  # of a number in a string, and of a rounding
+LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # str.splitlines' own
+LISTED = 4 * OBJECT  # a string's character in a list, beside what it is sorted by
 
 
 class Charged(Meter):
@@ -39,15 +41,23 @@ class Charged(Meter):
             self.charge(OBJECT * length_of(value))
         return self.made(dict(*args, **kwargs))  # type: ignore[no-any-return]
 
-    def charging(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A filter that pays for the size of what it is given, and for the text that it makes."""
+    def charging(
+        self, function: Callable[..., Any], *, lists: bool = False, lazy: bool = False
+    ) -> Callable[..., Any]:
+        """A filter that pays for the size of what it is given, and for the text that it makes.
+
+        lists : it makes a list of a string's characters or words
+        lazy  : it goes through what it is given later, maybe without giving anything
+        """
         at = 1 if hasattr(function, "jinja_pass_arg") else 0
 
         @functools.wraps(function)
         def charging(*args: Any, **kwargs: Any) -> Any:
             value = args[at]
             self.charge(size_of(value))
-            if isinstance(value, Iterator):
+            if lists and isinstance(value, str):
+                self.charge(LISTED * len(value))
+            if isinstance(value, Iterator) or (lazy and value and isinstance(value, Iterable)):
                 args = (*args[:at], self.counted(value), *args[at + 1 :])
             made = function(*args, **kwargs)
             if isinstance(made, str) and made is not value:
@@ -141,9 +151,7 @@ class Charged(Meter):
 
         @functools.wraps(function)
         def comparing(*args: Any, **kwargs: Any) -> Any:
-            for value in args:
-                self.compared(value)
-            return function(*args, **kwargs)
+            return function(*map(self.compared, args), **kwargs)
 
         return comparing
 
@@ -162,7 +170,7 @@ class Charged(Meter):
             if not isinstance(width, int) or not 0 <= width <= MAX_INDENT:
                 raise BudgetExceeded(f"it indents by {width!r}, {MAX_INDENT} is the most")
             text = self.text_of(text)
-            self.charge(width_of(text) + text.count("\n") * (OBJECT + width))
+            self.charge(width_of(text) + count_lines(text) * (OBJECT + width))
             return str(indent(text, width, *args, **kwargs))
 
         return bounded
@@ -185,3 +193,8 @@ class Charged(Meter):
             self.charge(len(piece))
             pieces.append(piece)
         return "".join(pieces)
+
+
+def count_lines(text: str) -> int:
+    """How many there are at most, as Python and so jinja2 ends them."""
+    return 1 + sum(map(text.count, LINE_ENDS))

@@ -96,10 +96,21 @@ class Meter:
 
     def compared(self, value: Any) -> Any:
         """A side of a comparison, at the price of all that is in it: a list that holds a list
-        twice, which holds a list twice, and so on, is compared for ever."""
-        if isinstance(value, (str, list, tuple, dict)):
+        twice, which holds a list twice, and so on, is compared for ever. What an iterator gives is
+        paid for as it comes; and a range is gone through whenever anything but a number is looked
+        for in it."""
+        if isinstance(value, Iterator):
+            return self._weighed(value)
+        if isinstance(value, range):
+            self.charge(BYTES_A_STEP * len(value))
+        elif isinstance(value, (str, list, tuple, dict)):
             self.weigh(value)
         return value
+
+    def _weighed(self, items: Iterator[Any]) -> Iterator[Any]:
+        for item in items:
+            self.weigh(item)
+            yield item
 
     def searched(self, value: Any) -> Any:
         """The right side of `in`; a dict is looked up, the others are gone through."""
@@ -119,7 +130,15 @@ class Meter:
 
 class Metered(jinja2.visitor.NodeTransformer):
     """Puts the environment's meters into a parsed template: in loops, macros, comparisons, slices,
-    the operator ~, and what it writes as lists, tuples and dicts."""
+    the operator ~, and what it writes as lists, tuples and dicts. Arguments after a star, which no
+    known template has, are refused: Python unpacks them before anybody could be asked to pay."""
+
+    def visit_Call(self, node: Any) -> jinja2.nodes.Node:
+        if node.dyn_args is not None or node.dyn_kwargs is not None:
+            raise jinja2.TemplateSyntaxError("arguments after * are refused", node.lineno)
+        return self.generic_visit(node)
+
+    visit_Filter = visit_Test = visit_Call
 
     def visit_List(self, node: jinja2.nodes.List) -> jinja2.nodes.Node:
         self.generic_visit(node)

@@ -28,8 +28,9 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 from jinja2.exceptions import SecurityError
+from markupsafe import Markup
 
-from nybble.tokenizer.charged import Charged
+from nybble.tokenizer.charged import Charged, count_lines
 from nybble.tokenizer.metering import (
     OBJECT,
     REFERENCE,
@@ -44,7 +45,7 @@ MAX_SOURCE = 1 << 16  # characters of a template; the longest known has 30,000
 MAX_NODES = 4_000  # of its tree, up to 11 KB each while it is compiled; the largest seen has 1,300
 MAX_OUTPUT = 1 << 18  # characters of a rendering, and
 OUTPUT_OF_INPUT = 8  # so many times the characters of what is rendered
-LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # str.splitlines' own
+ESCAPED = 5  # times as long becomes a `"` that is added to what `safe` gave
 
 FILTERS = frozenset(
     "abs bool capitalize count d default dictsort e escape first float groupby indent int items"
@@ -55,6 +56,9 @@ FILTERS = frozenset(
 WRITING = frozenset("capitalize e escape lower safe title upper".split())
 # Those that compare what they are given, or its elements.
 COMPARING = frozenset("dictsort groupby max min sort unique".split())
+# Those that make a list of a string's characters or words, and those that take them one by one.
+LISTING = frozenset("groupby sort title unique".split())
+LAZY = frozenset("map reject rejectattr select selectattr unique".split())
 COMPARING_TESTS = "== != < <= > >= eq equalto ge greaterthan gt in le lessthan lt ne".split()
 METHODS = {
     str: frozenset(
@@ -104,9 +108,12 @@ class Sandbox(Charged, jinja2.sandbox.ImmutableSandboxedEnvironment):
             finalize=self._finalize,
             extensions=[_Generation, "jinja2.ext.loopcontrols"],
         )
-        filters = {name: self.charging(self.filters[name]) for name in FILTERS & {*self.filters}}
+        filters = {
+            name: self.charging(self.filters[name], lists=name in LISTING, lazy=name in LAZY)
+            for name in FILTERS & {*self.filters}
+        }
         for name in COMPARING & {*filters}:
-            filters[name] = self.comparing(self.filters[name])
+            filters[name] = self.comparing(filters[name])
         for name in COMPARING_TESTS:
             compare: Any = self.tests[name]
             self.tests[name] = self.comparing(compare)
@@ -166,8 +173,10 @@ class Sandbox(Charged, jinja2.sandbox.ImmutableSandboxedEnvironment):
         self.charge(REFERENCE * (len(args) + len(kwargs)))
         if isinstance(function, jinja2.runtime.Macro):  # which pays for what it does
             return super().call(context, function, *args, **kwargs)
-        for value in (*args, *kwargs.values()):
-            self.compared(value)
+        args = tuple(map(self.compared, args))
+        kwargs = {name: self.compared(value) for name, value in kwargs.items()}
+        if isinstance(function, jinja2.runtime.LoopContext):  # a loop that goes on in another list
+            args = tuple(map(self.counted, args))
         owner = getattr(function, "__self__", None)
         if isinstance(owner, (list, tuple)):  # count and index compare
             self.weigh(owner)
@@ -178,7 +187,7 @@ class Sandbox(Charged, jinja2.sandbox.ImmutableSandboxedEnvironment):
             if name in ("replace", "join", "split", "rsplit", "strip", "lstrip", "rstrip"):
                 return getattr(self, name)(owner, *args, **kwargs)
             if name == "splitlines":
-                self.charge(OBJECT * sum(map(owner.count, LINE_ENDS)))
+                self.charge(OBJECT * count_lines(owner))
             if name in ("rfind", "rindex", "rpartition"):
                 self.search_backwards(owner, *args[:1])
             self.charge(width_of(owner))
@@ -195,7 +204,8 @@ class Sandbox(Charged, jinja2.sandbox.ImmutableSandboxedEnvironment):
             if isinstance(side, int):
                 check_bits(side.bit_length())
         if operator == "+" and isinstance(left, sized) and isinstance(right, sized):
-            self.charge(size_of(left) + size_of(right))
+            escaped = ESCAPED if isinstance(left, Markup) or isinstance(right, Markup) else 1
+            self.charge((size_of(left) + size_of(right)) * escaped)
         elif operator == "%" and isinstance(left, str):
             raise SecurityError("strings are not formatted by % here")
         elif operator == "*":
