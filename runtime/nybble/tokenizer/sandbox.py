@@ -41,7 +41,6 @@ from nybble.tokenizer.metering import (
     width_of,
 )
 
-MAX_SOURCE = 1 << 16  # characters of a template; the longest known has 30,000
 MAX_NODES = 4_000  # of its tree, up to 11 KB each while it is compiled; the largest seen has 1,300
 MAX_OUTPUT = 1 << 18  # characters of a rendering, and
 OUTPUT_OF_INPUT = 8  # so many times the characters of what is rendered
@@ -79,8 +78,6 @@ class TemplateRaised(Exception):
 
 def compile_template(source: str) -> CodeType:
     """A template's source, compiled for `Sandbox.render`; jinja2.TemplateSyntaxError."""
-    if len(source) > MAX_SOURCE:
-        raise BudgetExceeded(f"it has {len(source)} characters, {MAX_SOURCE} are the most")
     return Sandbox().compile(source, filename="<chat template>")
 
 
