@@ -8,7 +8,8 @@ from Python's internals; what is added here keeps it from taking the machine's t
     is made. So a rendering takes at most 16 MB besides small objects, and a second or two
   * what work there is in a value is paid for whenever it is compared, hashed or written, and none
     is nested deeply
-  * only filters, methods, attributes and globals that chat templates need; none pads to a width
+  * only filters, methods, attributes and globals that chat templates need; none pads to a width,
+    and no arguments after a star
   * no string formatting by `%`, and by `.format` only without widths
 
 This module imports jinja2, so it is itself imported when a template is first used.
