@@ -1,12 +1,10 @@
-"""Hostile chat templates: refused in little time and memory, saying which limit; and messages that
-spell control tokens on the templates of real models."""
+"""Hostile chat templates: refused in little time and memory, saying which limit."""
 
 from __future__ import annotations
 
 import re
 
 from nybble import tokenizer
-from nybble.tokenizer import quick
 from tests.tokenizer import vocabulary
 
 from .templates import BOMBS
@@ -32,9 +30,3 @@ def test_as_much_as_may_be_written_is_encoded_in_little_memory(warden):
     outcome = warden.does("template", source)
     assert outcome["error"] is None
     assert int(outcome["text"].split()[0]) > 500_000
-
-
-def test_no_bomb_is_taken_by_the_quick_engine():
-    """minijinja's own budget is not relied on: it renders known texts alone."""
-    for source, _ in BOMBS.values():
-        assert quick.engine(source) is None

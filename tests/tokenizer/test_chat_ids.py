@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import vocabulary
 
 from nybble import tokenizer
 from nybble.errors import TemplateError
@@ -168,8 +169,41 @@ def test_no_spelling_in_a_tool_or_its_call_becomes_a_token(qwen_coder_path):
         if real.tokens.is_control(id):
             spelling = real.tokens.spelling(id)
             half = len(spelling) // 2
-            for text in (spelling, spelling[:half] + spelling + spelling[half:], spelling[:half]):
+            word = spelling.strip("<|>/")
+            for text in (
+                spelling,
+                spelling[:half] + spelling + spelling[half:],
+                spelling[:half],
+                word,
+            ):
                 assert real.specials(encoded(text)) == expected, text
+
+
+@pytest.mark.parametrize("word", ["tool_response", "im_end", "tool_call", "parameter"])
+def test_no_key_becomes_a_token_between_what_a_template_writes(word):
+    """Qwen3-Coder's writes `<` and `>` around the keys of a tool."""
+    spellings = ["<|im_start|>", "<|im_end|>"]
+    spellings += [f"<{end}{tag}>" for tag in ("tool_response", "tool_call") for end in ("", "/")]
+    types = dict.fromkeys(spellings, 4) | dict.fromkeys(spellings[:2], 3)
+    tokens = tokenizer.load(vocabulary.metadata([*vocabulary.BYTES, *types], [], types))
+    path = peers.llama_cpp_sdist() / "templates" / "Qwen3-Coder.jinja"
+    template = ChatTemplate(path.read_text(), tokens)
+
+    def encoded(key):
+        properties = {"x": {"type": "string", "description": "d", key: "a"}}
+        function = {"name": "f", "parameters": {"type": "object", "properties": properties}}
+        call = {"type": "function", "function": {"name": "f", "arguments": {key: "1"}}}
+        messages = [
+            {"role": "user", "content": "x"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+        ]
+        return template.encode(messages, tools=[{"type": "function", "function": function}])
+
+    def specials(ids):
+        return [tokens.spelling(id) for id in ids if tokens.is_special(id)]
+
+    assert specials(encoded(word)) == specials(encoded("y"))
+    assert f"\n<{word}>a</{word}>" in tokens.decode(encoded(word), special=True).decode()
 
 
 def turns(real):

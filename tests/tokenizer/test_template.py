@@ -332,6 +332,27 @@ def test_broken_templates_say_where(source, complaint):
     assert complaint in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ raise_exception('y' ~ 'x' * 100000) }}",
+        "{{ ('x' * 100000).nothing.at_all }}",
+        "{{ {}['x' * 100000].at_all }}",
+        "{{ 1 " + "x" * 60000 + " }}",
+        "{{ 'x' | " + "x" * 60000 + " }}",
+    ],
+)
+def test_errors_are_short_whatever_the_template_writes(source):
+    with pytest.raises(TemplateError) as refusal:
+        ChatTemplate(source, small()).render([])
+    assert len(str(refusal.value)) < 400
+
+
+def test_errors_show_no_marks():
+    with pytest.raises(TemplateError, match="these messages: a<.end.>b"):
+        ChatTemplate("{{ raise_exception(x) }}", small()).render([], x="a<|end|>b")
+
+
 # Two lists that hold a list twice, which holds a list twice, and so on: small, and endless.
 TWICE = (
     "{% set n = namespace(a=[], b=[]) %}{% for i in range(60) %}"

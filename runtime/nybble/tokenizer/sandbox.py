@@ -8,7 +8,8 @@ from Python's internals; what is added here keeps it from taking the machine's t
     is made. So a rendering takes at most 16 MB besides small objects, and a second or two
   * what work there is in a value is paid for whenever it is compared, hashed or written, and none
     is nested deeply
-  * only filters, methods, attributes and globals that chat templates need; none pads to a width
+  * only filters, methods, attributes and globals that chat templates need; none pads to a width,
+    and no arguments after a star
   * no string formatting by `%`, and by `.format` only without widths
 
 This module imports jinja2, so it is itself imported when a template is first used.
@@ -41,7 +42,6 @@ from nybble.tokenizer.metering import (
     width_of,
 )
 
-MAX_SOURCE = 1 << 16  # characters of a template; the longest known has 30,000
 MAX_NODES = 4_000  # of its tree, up to 11 KB each while it is compiled; the largest seen has 1,300
 MAX_OUTPUT = 1 << 18  # characters of a rendering, and
 OUTPUT_OF_INPUT = 8  # so many times the characters of what is rendered
@@ -79,8 +79,6 @@ class TemplateRaised(Exception):
 
 def compile_template(source: str) -> CodeType:
     """A template's source, compiled for `Sandbox.render`; jinja2.TemplateSyntaxError."""
-    if len(source) > MAX_SOURCE:
-        raise BudgetExceeded(f"it has {len(source)} characters, {MAX_SOURCE} are the most")
     return Sandbox().compile(source, filename="<chat template>")
 
 

@@ -2,9 +2,9 @@
 
 The rule: before rendering, a mark (a private-use character that occurs nowhere else) is put inside
 every spelling of a protected token in the messages' strings, and at a string's end that is a proper
-prefix of one, or start that is a proper suffix. After rendering, special tokens are found only
-where no mark is inside, and then the marks are taken out: what the template wrote became tokens,
-what the messages said is text.
+prefix of one, or start that is a proper suffix (nybble.tokenizer.guard, which says where else).
+After rendering, special tokens are found only where no mark is inside, and then the marks are taken
+out: what the template wrote became tokens, what the messages said is text.
 
 Protected are the control tokens, and those user-defined ones that the template itself writes. In an
 assistant's own message `<think>` and `</think>` are left alone: templates look for them there.
@@ -12,13 +12,13 @@ assistant's own message `<think>` and `</think>` are left alone: templates look 
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 
 from nybble._core import tokenizer as core
 from nybble.errors import TemplateError, UsageError
 from nybble.tokenizer import Tokenizer, lone_surrogate
+from nybble.tokenizer.guard import Guard, Reading, escaped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 THINK = frozenset(("<think>", "</think>"))
 ROLES = frozenset(("system", "user", "assistant", "tool", "developer"))
+MAX_SOURCE = 1 << 16  # characters of a template; the longest known has 30,000
+MAX_ERROR = 300  # characters of what a template says in an error
 MAX_DEPTH = 64  # of lists and mappings in messages and variables
 MARKS = range(0xE000, 0xF900)
 
@@ -46,14 +48,24 @@ class ChatTemplate:
         self.source = source
         self._tokenizer = tokenizer
         self._code: CodeType | None = None
-        protected = frozenset(_protected(tokenizer, source))
-        # A template that takes pieces out of a text could join what was apart: then the mark goes
-        # behind every character that could begin a spelling.
-        dense = any(word in source for word in ("replace", "split", "join"))
-        self._guard = _Guard(protected, dense)
-        self._assistant_guard = self._guard
-        if protected & THINK:
-            self._assistant_guard = _Guard(protected - THINK, dense, left_alone=tuple(THINK))
+
+    @cached_property
+    def _protected(self) -> frozenset[str]:
+        return frozenset(_protected(self._tokenizer, self.source))
+
+    @cached_property
+    def _reading(self) -> Reading:
+        return Reading(self.source)
+
+    @cached_property
+    def _guard(self) -> Guard:
+        return Guard(self._protected, self._reading)
+
+    @cached_property
+    def _assistant_guard(self) -> Guard:
+        if not self._protected & THINK:
+            return self._guard
+        return Guard(self._protected - THINK, self._reading, left_alone=tuple(THINK))
 
     def encode(
         self,
@@ -91,6 +103,11 @@ class ChatTemplate:
     def _render(
         self, messages: object, add_generation_prompt: bool, variables: dict[str, object]
     ) -> tuple[str, str]:
+        if len(self.source) > MAX_SOURCE:
+            raise TemplateError(
+                f"the chat template is refused: it has {len(self.source)} characters, "
+                f"{MAX_SOURCE} are the most"
+            )
         checked = _checked(messages)
         spoken = [*_strings(checked, "messages"), *_strings(variables, "variables")]
         for text in spoken:
@@ -108,19 +125,21 @@ class ChatTemplate:
             "add_generation_prompt": add_generation_prompt,
         }
         size = sum(map(len, spoken))
-        return self._run(context, size).replace(_escaped(mark), mark), mark
+        try:
+            text = self._run(context, size)
+        except TemplateError as error:
+            raise TemplateError(str(error).replace(mark, "")) from error.__cause__
+        return text.replace(escaped(mark), mark), mark
 
     def _spelling(self, id: int | None) -> str:
         return "" if id is None else self._tokenizer.spelling(id)
 
     def _protect_message(self, message: Mapping[str, Any], mark: str) -> dict[str, Any]:
-        guard = self._assistant_guard if message["role"] == "assistant" else self._guard
-        protected: dict[str, Any] = guard.protect(message, mark)
         role = message["role"]
-        if role in ROLES or (role.isidentifier() and _is_quoted(role, self.source)):
+        guard = self._assistant_guard if role == "assistant" else self._guard
+        protected: dict[str, Any] = guard.protect(message, mark)
+        if role in ROLES or guard.is_known(role):
             protected["role"] = role  # templates compare it, and write <|role|>
-        elif guard.is_inside(role):
-            protected["role"] = mark + protected["role"]
         return protected
 
     def _run(self, context: dict[str, Any], spoken: int) -> str:
@@ -151,13 +170,13 @@ class ChatTemplate:
             return sandbox.Sandbox().render(self._code, context, spoken)
         except sandbox.TemplateRaised as error:
             raise TemplateError(
-                f"the chat template cannot render these messages: {error}"
+                f"the chat template cannot render these messages: {_cut(error)}"
             ) from None
         except BudgetExceeded as error:
-            raise TemplateError(f"the chat template is refused: {error}") from None
+            raise TemplateError(f"the chat template is refused: {_cut(error)}") from None
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(
-                f"the chat template does not compile: line {error.lineno}: {error.message}"
+                f"the chat template does not compile: line {error.lineno}: {_cut(error.message)}"
             ) from None
         except RecursionError:
             raise TemplateError("the chat template is refused: it is nested too deeply") from None
@@ -165,106 +184,8 @@ class ChatTemplate:
             line = _line_of(error)
             where = f"line {line}: " if line else ""
             raise TemplateError(
-                f"the chat template failed: {where}{type(error).__name__}: {error}"
+                f"the chat template failed: {where}{type(error).__name__}: {_cut(error)}"
             ) from error
-
-
-class _Guard:
-    """Puts marks into strings so that no spelling of `protected` survives in them, nor arises where
-    they meet other strings. With `dense` also behind every character that begins a spelling, but
-    for the spellings `left_alone`.
-
-    Letters count in either case, because templates change it. Gemma's vocabulary has 6,000
-    spellings, so they are kept in sorted lists, which are made in no time.
-    """
-
-    def __init__(
-        self, protected: frozenset[str], dense: bool, left_alone: tuple[str, ...] = ()
-    ) -> None:
-        self._whole = {_folded(spelling) for spelling in protected}
-        self._sorted = sorted(self._whole)
-        self._backwards = sorted(spelling[::-1] for spelling in self._whole)
-        self._lengths: dict[str, set[int]] = {}  # by the first character
-        for spelling in self._whole:
-            self._lengths.setdefault(spelling[0], set()).add(len(spelling))
-        self._longest = max(map(len, self._whole), default=0)
-        self._dense = dense
-        self._left_alone = left_alone
-
-    def protect(self, value: Any, mark: str) -> Any:
-        """A copy of a value of strings, lists and mappings, with marks in its strings."""
-        if isinstance(value, str):
-            return self._protect_text(value, mark)
-        if isinstance(value, Mapping):
-            # Names that templates look up are words; other keys are text like any other.
-            return {
-                key if key.isidentifier() else self._protect_text(key, mark): self.protect(
-                    item, mark
-                )
-                for key, item in value.items()
-            }
-        if isinstance(value, (list, tuple)):
-            return [self.protect(item, mark) for item in value]
-        return value
-
-    def is_inside(self, text: str) -> bool:
-        """Whether some spelling has the text in it: a template that writes `<|` and `|>` around a
-        role must not make a token of one that it does not know."""
-        return _folded(text) in "\n".join(self._sorted)
-
-    def _protect_text(self, text: str, mark: str) -> str:
-        if not text or not self._whole:
-            return text
-        folded = _folded(text)
-        places = {at + 1 for at in self._found(folded) if not text.startswith(self._left_alone, at)}
-        # A template may strip white space off before it joins, so the edges within it count too.
-        for end in {len(text), len(text.rstrip())}:
-            tail = folded[max(0, end - self._longest) : end]
-            if any(_is_begun(self._sorted, tail[n:]) for n in range(len(tail))):
-                places.add(end)
-        for start in {0, len(text) - len(text.lstrip())}:
-            head = folded[start : start + self._longest][::-1]
-            if any(_is_begun(self._backwards, head[n:]) for n in range(len(head))):
-                places.add(start)
-        pieces = []
-        at = 0
-        for place in sorted(places):
-            pieces += [text[at:place], mark]
-            at = place
-        return "".join([*pieces, text[at:]])
-
-    def _found(self, folded: str) -> Iterator[int]:
-        """Every place where a spelling starts, also within another; if dense, where one could."""
-        for first, lengths in self._lengths.items():
-            at = folded.find(first)
-            while at >= 0:
-                if self._dense or any(folded[at : at + n] in self._whole for n in lengths):
-                    yield at
-                at = folded.find(first, at + 1)
-
-
-class _Folds(dict[int, str]):
-    """Every character as what it becomes in lower case, by way of upper case too (the long s), if
-    that is one character."""
-
-    def __missing__(self, code: int) -> str:
-        ways = (chr(code).upper().lower(), chr(code).lower(), chr(code))
-        self[code] = next(way for way in ways if len(way) == 1)
-        return self[code]
-
-
-_FOLDS = _Folds()
-
-
-def _folded(text: str) -> str:
-    """A text without upper case, character by character."""
-    return text.lower() if text.isascii() else text.translate(_FOLDS)
-
-
-def _is_begun(ordered: list[str], start: str) -> bool:
-    """Whether one of the strings, which are sorted, goes on behind `start`."""
-    at = bisect_right(ordered, start)
-    return at < len(ordered) and ordered[at].startswith(start)
 
 
 def _protected(tokenizer: Tokenizer, source: str) -> Iterator[str]:
@@ -314,18 +235,15 @@ def _strings(value: object, where: str, depth: int = 0) -> Iterator[str]:
 def _unused_mark(texts: Iterable[str]) -> str:
     everything = "\n".join(texts)
     for code in MARKS:
-        if chr(code) not in everything and _escaped(chr(code)) not in everything:
+        if chr(code) not in everything and escaped(chr(code)) not in everything:
             return chr(code)
     raise UsageError("the messages use every private-use character of Unicode's first plane")
 
 
-def _escaped(mark: str) -> str:
-    """How a mark stands in what Python's repr or JSON in ASCII makes of a string."""
-    return repr(mark)[1:-1]
-
-
-def _is_quoted(word: str, source: str) -> bool:
-    return f"'{word}'" in source or f'"{word}"' in source
+def _cut(error: object) -> str:
+    """What an error says, of which the template may have written any amount."""
+    text = str(error)
+    return text if len(text) <= MAX_ERROR else f"{text[:MAX_ERROR]}..."
 
 
 def _line_of(error: BaseException) -> int | None:
