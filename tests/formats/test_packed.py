@@ -296,8 +296,8 @@ def test_a_file_with_more_behind_it_is_refused(copy):
 
 
 def test_a_file_that_is_emptied_before_it_is_mapped(copy, monkeypatch):
-    def opened(path):
-        fd = open_file(path)
+    def opened(path, *remedy):
+        fd = open_file(path, *remedy)
         os.truncate(path, 0)
         return fd
 

@@ -10,8 +10,8 @@ from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from nybble.cli.terminal import counted, ended_line, load, megabytes, say
-from nybble.errors import UsageError
+from nybble.cli.terminal import as_flags, counted, ended_line, load, megabytes, say
+from nybble.errors import BudgetError, UsageError
 from nybble.options import KV, Options
 
 if TYPE_CHECKING:
@@ -134,7 +134,11 @@ def _measure(args: argparse.Namespace, depths: list[int]) -> tuple[Model, list[d
         if args.context < context:
             raise UsageError(f"--context must be {context:,} or more for this prompt and --gen")
         context = args.context
-    model = load(args.model, threads=args.threads, context=context, kv=args.kv, memory=args.memory)
+    options = {"threads": args.threads, "kv": args.kv, "memory": args.memory}
+    try:
+        model = load(args.model, context=context, **options)
+    except BudgetError as error:
+        raise BudgetError(as_flags(str(error))) from None
     ids = model.tokenize(_TEXT)
     ids = (ids * (longest // len(ids) + 1))[:longest]
     runs = []

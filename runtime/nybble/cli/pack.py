@@ -219,16 +219,21 @@ def _check_sum(file: PackedFile) -> None:
         bar.close()
 
 
-def _source_of(file: PackedFile) -> str | None:
-    """The GGUF file that it was packed from, if that is where it was, or lies under its name beside
-    the packed file or among the models."""
+def _source_of(file: PackedFile) -> tuple[str | None, bool]:
+    """The GGUF file that it was packed from, and whether that is certain. It is looked for where it
+    was, or under its name beside the packed file and among the models."""
     source = file.source
     if source.has_place:
-        return source.path if source.is_as_it_was() else None
-    name, folders = os.path.basename(source.path), [os.path.dirname(file.path)]
-    with contextlib.suppress(UsageError):  # a user without a home has no models
-        folders.append(hub.models_folder())
-    return next(filter(source.is_at, (os.path.join(folder, name) for folder in folders)), None)
+        places = [source.path]
+    else:
+        name, folders = os.path.basename(source.path), [os.path.dirname(file.path)]
+        with contextlib.suppress(UsageError):  # a user without a home has no models
+            folders.append(hub.models_folder())
+        places = [os.path.join(folder, name) for folder in folders]
+    for place in places:
+        if source.is_at(place):
+            return place, True
+    return next(filter(source.is_like, places), None), False
 
 
 def verify(packed: str, source: str | None) -> str | None:
@@ -243,18 +248,20 @@ def verify(packed: str, source: str | None) -> str | None:
     with PackedFile(packed) as file:
         _check_sum(file)
         packing.Reading(file)
-        source = source or _source_of(file)
-        if source is None:
+        source, is_certain = (source, True) if source else _source_of(file)
+        found = []
+        if source:
+            with GgufFile(source) as original:
+                reading = packing.Reading(original)
+                with packing.blaming(original):
+                    found = differences(file, original, reading.program, reading.tokenizer)
+        if source is None or (found and not is_certain):
             say(
                 f"{printable(packed)}: its sum is right, but its weights were compared with"
                 f" nothing: {printable(file.source.path)}, which it was packed from, is not here or"
                 " has changed (--against MODEL.gguf names another file to compare with)"
             )
             return None
-        with GgufFile(source) as original:
-            reading = packing.Reading(original)
-            with packing.blaming(original):
-                found = differences(file, original, reading.program, reading.tokenizer)
         if found:
             raise FormatError(
                 f"{packed} is not {source} packed: {', '.join(found[:3])}"

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import mmap
 import os
+from binascii import crc32
 from collections.abc import Callable, Iterator, Mapping
 
 from nybble._core.gguf import GgufIndex
 from nybble._core.program import Program, Weights
 from nybble.errors import FormatError, NybbleError
-from nybble.formats.gguf import Gguf, GgufArray, GgufTensor, changed, open_file, sampled
+from nybble.formats.gguf import Gguf, GgufArray, GgufFile, GgufTensor, changed, open_file, sampled
 
 TYPE_CHECKING = False  # typing's own costs its import
 if TYPE_CHECKING:
@@ -83,6 +84,17 @@ class Source:
             finally:
                 os.close(fd)
         except (OSError, ValueError, NybbleError):  # a packed file may say any path, with a NUL too
+            return False
+
+    def is_like(self, path: str) -> bool:
+        """Whether the file at `path` may be it, fetched again: one of this size and head, of
+        another time."""
+        try:
+            if os.stat(path).st_size != self.nbytes:
+                return False
+            with GgufFile(path) as file:
+                return crc32(file.head) == self.crc32
+        except (OSError, ValueError, NybbleError):
             return False
 
 
