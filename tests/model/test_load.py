@@ -384,9 +384,16 @@ def test_a_context_that_memory_does_not_hold(path, tmp_path):
     assert re.match(text, tried)
 
 
-def test_progress_ends_at_the_whole(path):
+@pytest.fixture
+def unpacked(path, monkeypatch):
+    """The model, of which no packed copy is used."""
+    monkeypatch.setenv("NYBBLE_PACK", "0")
+    return path
+
+
+def test_progress_ends_at_the_whole(unpacked):
     seen = []
-    model = nybble.load(path, on_progress=lambda done, total: seen.append((done, total)))
+    model = nybble.load(unpacked, on_progress=lambda done, total: seen.append((done, total)))
     assert len(seen) == 2 * 9 + 3
     assert seen == sorted(seen)
     total = model.weights.program.weights_bytes
@@ -394,12 +401,12 @@ def test_progress_ends_at_the_whole(path):
     assert 0 < seen[0][0] < seen[-1][0] <= total < seen[-1][0] + 64
 
 
-def test_progress_may_stop_the_load(path):
+def test_progress_may_stop_the_load(unpacked):
     def stop(*_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        nybble.load(path, on_progress=stop)
+        nybble.load(unpacked, on_progress=stop)
 
 
 def test_a_level_that_nobody_has(path, monkeypatch):

@@ -307,7 +307,7 @@ def test_a_tree_is_made_once_and_anew_when_its_file_differs(unpacked, tmp_path):
 
 
 def test_the_cpu_is_the_users_where_none_is_asked_for(unpacked):
-    tree = userland.make(emulated())
+    tree = userland.make(with_userland())
     assert list(tree.environment()) == ["QEMU_LD_PREFIX"]
     assert tree.environment("cortex-a53")["QEMU_CPU"] == "cortex-a53"
 
