@@ -14,6 +14,7 @@ import pytest
 import nybble.model
 from nybble import errors
 from nybble.cli import main
+from nybble.cli.parser import Parser
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,6 +54,16 @@ def test_interrupt_is_130_and_closes_the_reply(calls, capsys, monkeypatch):
     assert main(["run", "hello"]) == 130
     assert calls[-2:] == [("close",), ("exit",)]
     assert capsys.readouterr().err == ""
+
+
+def test_an_interrupt_among_the_arguments_is_an_interrupt(monkeypatch):
+    """argparse's mixing of flags and words raises another error on its way out."""
+
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Parser, "format_usage", interrupted)
+    assert main(["run", "Hello"]) == 130
 
 
 SLOW = """import time

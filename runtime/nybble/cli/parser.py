@@ -72,6 +72,11 @@ class Parser(argparse.ArgumentParser):
         self._is_mixing = True  # the intermixed parser comes back here for each of its passes
         try:
             return self.parse_known_intermixed_args(args, namespace)
+        except AttributeError as error:
+            # Interrupted early, argparse fails to undo what it had not begun.
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise error.__context__ from None
+            raise
         finally:
             self._is_mixing = False
 
