@@ -140,7 +140,8 @@ def test_nobody_is_killed_within_the_plan(model, group, name, context):
         threads=2,
         tokens=TOKENS,
         turns=TURNS,
-        env={"NYBBLE_MEMORY": str(plan)},
+        # what Python holds when the model is loaded differs by some pages
+        env={"NYBBLE_MEMORY": str(plan + plan // 100)},
         preexec_fn=lambda: write(group, "tasks", str(os.getpid())),
     )
     assert found["chunk"] == 128
