@@ -144,9 +144,7 @@ def _template_of(metadata: Mapping[str, object]) -> str | None:
     if isinstance(source, GgufLongText):
         raise FormatError(f"tokenizer.chat_template is {source!r}, too long for one")
     if source is not None and not isinstance(source, str):
-        raise FormatError(
-            f"tokenizer.chat_template is {source!r:.60}; it should be text of at most 1 MiB"
-        )
+        raise FormatError(f"tokenizer.chat_template is {source!r:.60}; it should be text")
     return source
 
 
