@@ -6,6 +6,7 @@ import sys
 from _thread import allocate_lock, get_ident
 from _weakref import ref
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from functools import partial
 from time import sleep
 
 from nybble.errors import NybbleError
@@ -18,6 +19,8 @@ from nybble.tokenizer import Tokenizer
 
 TYPE_CHECKING = False  # typing's own costs its import
 if TYPE_CHECKING:
+    from asyncio import Future
+
     from nybble.shift import Shift
     from nybble.thinking import Kind, Part
 
@@ -249,8 +252,15 @@ class Reply:
             while self._waits(owner):
                 await sleep(pause)
                 pause = min(1.5 * pause, LONGEST_POLL_S)
-            went = await get_running_loop().run_in_executor(None, _step_of, ref(self), owner)
-            return went is not False
+            loop = get_running_loop()
+            step = loop.run_in_executor(None, _step_of, ref(self), owner)
+            # The task waits for a future of its own. Ctrl-C cancels it in a signal's handler, so
+            # between any two bytecodes; and where asyncio, at the step's end, has just seen that
+            # the future that is waited for is not cancelled, it would complain a moment later.
+            done = loop.create_future()
+            step.add_done_callback(partial(_wake, done))
+            await done
+            return step.result() is not False
         except NybbleError:
             raise
         except BaseException:  # cancelled, as a rule
@@ -347,6 +357,18 @@ class Reply:
 
     def _joined(self, kind: Kind) -> str:
         return "".join(piece for found, piece in self._parts if found == kind)
+
+
+def _wake(done: Future[None], step: Future[bool | None]) -> None:
+    """Tells the one who waits for a step that it is done, if anyone still does."""
+    from asyncio import InvalidStateError
+
+    if not step.cancelled():
+        step.exception()  # else asyncio says that nobody looked
+    try:
+        done.set_result(None)
+    except InvalidStateError:
+        pass
 
 
 def _step_of(reply: ref[Reply], owner: Owner) -> bool | None:

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import gc
+import itertools
+import sys
 
 import pytest
 
@@ -216,6 +218,46 @@ def test_a_cancelled_task_frees_the_sequence(endless):
             assert await read(endless.ask("Hello", max_tokens=3)) == "abc"
 
     run(main())
+
+
+def test_ctrl_c_between_any_two_bytecodes(model):
+    """At Ctrl-C asyncio cancels its task within the signal's handler, so anywhere in what runs in
+    the loop's thread; it has nothing to complain of afterwards."""
+    traced = {asyncio.futures.__file__, nybble.reply.__file__}
+
+    async def is_cancelled_at(bytecode):
+        loop, complaints, passed = asyncio.get_running_loop(), [], 0
+        loop.set_exception_handler(lambda _, context: complaints.append(context))
+
+        def trace(frame, event, _):
+            nonlocal passed
+            if frame.f_code.co_filename not in traced:
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                passed += 1
+                if passed == bytecode:
+                    reading.cancel()
+            return trace
+
+        reply = model.ask("Hello", max_tokens=2)
+        reading = asyncio.create_task(read(reply))
+        sys.settrace(trace)
+        try:
+            await asyncio.wait([reading])
+        finally:
+            sys.settrace(None)
+        await reply.aclose()
+        assert complaints == [], bytecode
+        return passed >= bytecode
+
+    async def main():
+        for bytecode in itertools.count(1):
+            if not await is_cancelled_at(bytecode):
+                return bytecode
+
+    assert asyncio.run(main()) > 100  # it was in there
+    assert model.ask("Hello").text == TEXT
 
 
 def test_a_timeout_of_asyncio_is_a_cancellation(endless):
