@@ -268,10 +268,17 @@ static int check_step(const nyb_program *program, const nyb_rows *rows, uint64_t
             check_buffer(program, s->out, tiled(s->rows), flags, at, error))
             return -1;
         return check_units(s, at, error);
+    case NYB_STEP_KEEP:
+        CHECK(!(flags & ~(uint32_t)NYB_ENDS_PHASE), "wanted rows are kept of all", flags);
+        if (check_buffer(program, s->out, tiled(s->rows), flags, at, error))
+            return -1;
+        return check_units(s, at, error);
     case NYB_STEP_APPEND:
     case NYB_STEP_ATTEND:
     case NYB_STEP_COMBINE:
-        CHECK(!(flags & (NYB_ON_LOGITS | NYB_ON_HIDDEN)), "attention is for all tokens", flags);
+        CHECK(!(flags & (NYB_ON_LOGITS | NYB_ON_HIDDEN)) &&
+                  !(s->op == NYB_STEP_APPEND && flags & NYB_ON_WANTED),
+              "attention is for all tokens", flags);
         CHECK(s->index < program->n_attentions, "a step names an unknown attention", s->index);
         return 0;
     case NYB_STEP_OPS:
@@ -292,8 +299,8 @@ static int check_written(const nyb_program *program, uint32_t number, int by_row
 static int check_writes(const nyb_program *program, nyb_error *error) {
     for (uint64_t at = 0; at < program->n_steps; at++) {
         const nyb_step *s = &program->steps[at];
-        if (s->op == NYB_STEP_APPEND || s->op == NYB_STEP_ATTEND)
-            continue; /* ATTEND writes COMBINE's buffer when there are several rows */
+        if (s->op == NYB_STEP_APPEND || s->op == NYB_STEP_ATTEND || s->op == NYB_STEP_KEEP)
+            continue; /* ATTEND writes COMBINE's buffer when there are several rows, KEEP any */
         const uint32_t out = s->op == NYB_STEP_COMBINE ? program->attentions[s->index].out : s->out;
         if (check_written(program, out, s->op < NYB_STEP_FIRST_SPLIT, at, error))
             return -1;
@@ -309,7 +316,7 @@ static int check_phases(const nyb_program *program, nyb_error *error) {
         const int starts = at == 0 || (s[-1].flags & NYB_ENDS_PHASE);
         const int is_split = s->op >= NYB_STEP_FIRST_SPLIT;
         CHECK(starts || !split || is_split, "a row step follows a split step in its phase", s->op);
-        const uint32_t kinds = NYB_ON_LOGITS | NYB_ON_HIDDEN;
+        const uint32_t kinds = NYB_ON_LOGITS | NYB_ON_HIDDEN | NYB_ON_WANTED;
         CHECK(starts || (s->flags & kinds) == (s[-1].flags & kinds),
               "the steps of a phase have different rows", s->flags);
         split = is_split;

@@ -69,7 +69,7 @@ typedef struct nyb_bound {
     nyb_scratch *scratch; /* (threads,) */
     float *parts;         /* of a single token: (heads, max_pages, part stride) */
     /* the batch at hand */
-    uint32_t n_tokens, n_logits, n_hidden;
+    uint32_t n_tokens, n_logits, n_hidden, n_wanted;
 } nyb_bound;
 
 /* Checks a program and says how much memory it needs within the limits, with the rows that need

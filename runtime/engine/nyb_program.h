@@ -20,7 +20,8 @@ typedef enum nyb_step_op {
     /* row steps */
     NYB_STEP_EMBED,       /* out = value * the weights' row of the token */
     NYB_STEP_ROPE_ANGLES, /* out = cosines and sines of the token's position; `index` a rope */
-    NYB_STEP_SELECT,      /* out = the in-row of each token whose logits are wanted */
+    NYB_STEP_SELECT,      /* out = the in-row, of those of NYB_ON_WANTED, of each token whose
+                             logits are wanted */
     NYB_STEP_NORM,        /* out = rmsnorm(in) * weights, eps = value */
     NYB_STEP_ADD,         /* out += in */
     NYB_STEP_QUANTIZE,    /* out (nyb_q8) = in */
@@ -35,14 +36,18 @@ typedef enum nyb_step_op {
     NYB_STEP_GELU_MUL, /* out = gelu(in) * in2; units: tile rows */
     NYB_STEP_APPEND,   /* keys and values of several tokens into the cache; `index` */
     NYB_STEP_ATTEND,   /* attention (and of a single token its key and value); `index` */
+    NYB_STEP_KEEP,     /* out's rows of NYB_ON_WANTED move to its front; units: tile rows */
     NYB_STEP_OPS,
     NYB_STEP_FIRST_SPLIT = NYB_STEP_MATMUL,
 } nyb_step_op;
 
+/* Wanted are all tokens of a batch if hidden states are, else those whose logits are; a batch's
+ * single token always is. */
 enum {
     NYB_ENDS_PHASE = 1, /* a barrier follows this step */
     NYB_ON_LOGITS = 2,  /* the rows are the tokens whose logits are wanted, not all tokens */
     NYB_ON_HIDDEN = 4,  /* the rows are all tokens if hidden states are wanted, and none if not */
+    NYB_ON_WANTED = 8,  /* the rows are the tokens of which anything is wanted, as KEEP left them */
 };
 
 typedef struct nyb_step {
@@ -58,8 +63,8 @@ typedef struct nyb_step {
 } nyb_step;
 
 /* A buffer has a row for each token, or for each token whose logits are wanted. `replicated`
- * buffers are written by row steps only: when those are repeated by every thread, each has a
- * row of its own. */
+ * buffers are written by row steps only (and KEEP): when those are repeated by every thread, each
+ * has a row of its own. */
 typedef struct nyb_buffer {
     uint32_t row_bytes; /* a multiple of 64 */
     uint32_t on_logits; /* rows are those of NYB_ON_LOGITS */

@@ -13,7 +13,7 @@
 typedef struct worker {
     const nyb_bound *bound;
     uint32_t thread, threads;
-    uint32_t rows;       /* of the phase: tokens, or tokens whose logits are wanted */
+    uint32_t rows;       /* of the phase: tokens, or those of them that its flags say */
     int row_is_repeated; /* a single row: every thread computes the row steps for itself */
 } worker;
 
@@ -57,9 +57,26 @@ static const nyb_row *row_for(const worker *w, nyb_op op, uint32_t format) {
 
 /* -- Row steps ---------------------------------------------------------------------------- */
 
+/* The token of a row, by number, in a phase of wanted tokens or of logits. */
+static uint64_t wanted(const nyb_bound *bound, uint64_t row) {
+    return bound->n_wanted == bound->n_tokens ? row : bound->selected[row];
+}
+
+static uint64_t token_number(const worker *w, const nyb_step *step, uint64_t row) {
+    if (step->flags & NYB_ON_LOGITS)
+        return w->bound->selected[row];
+    return step->flags & NYB_ON_WANTED ? wanted(w->bound, row) : row;
+}
+
 static const nyb_token *token_of(const worker *w, const nyb_step *step, uint64_t row) {
-    const uint64_t i = step->flags & NYB_ON_LOGITS ? w->bound->selected[row] : row;
-    return &w->bound->tokens[i];
+    return &w->bound->tokens[token_number(w, step, row)];
+}
+
+/* A row of a buffer that phases of so many rows have written. */
+static void *row_among(const worker *w, uint32_t rows, uint32_t number, uint64_t row) {
+    worker among = *w;
+    among.row_is_repeated = rows == 1;
+    return row_of(&among, number, row);
 }
 
 static void rope_angles(const worker *w, const nyb_step *step, uint64_t row) {
@@ -75,11 +92,12 @@ static void embed(const worker *w, const nyb_step *step, uint64_t row) {
          .out = row_of(w, step->out, row));
 }
 
-/* A phase of logits takes over the rows of the tokens that they are wanted of. */
+/* A phase of logits takes over the rows of the tokens that they are wanted of: of fewer than all
+ * KEEP has left no others. */
 static void take_over(const worker *w, const nyb_step *step, uint64_t row) {
-    worker tokens = *w;
-    tokens.row_is_repeated = w->bound->n_tokens == 1;
-    memcpy(row_of(w, step->out, row), row_of(&tokens, step->in, w->bound->selected[row]),
+    const nyb_bound *bound = w->bound;
+    const uint64_t from = bound->n_wanted == bound->n_tokens ? bound->selected[row] : row;
+    memcpy(row_of(w, step->out, row), row_among(w, bound->n_wanted, step->in, from),
            step->rows * sizeof(float));
 }
 
@@ -111,7 +129,7 @@ static void join(const worker *w, const nyb_attention *a, const float *parts, ui
 static void combine_pages(const worker *w, const nyb_step *step) {
     const nyb_attention *a = &w->bound->program->attentions[step->index];
     const uint64_t stride = nyb_part_stride(a->head_dim);
-    const range pages = pages_seen(a, w->bound->tokens[0].position);
+    const range pages = pages_seen(a, token_of(w, step, 0)->position);
     float *out = row_of(w, a->out, 0);
     for (uint64_t h = 0; h < a->heads; h++)
         join(w, a, w->bound->parts + h * w->bound->limits.max_pages * stride,
@@ -275,29 +293,29 @@ static kv_page page_of(const head *h, const nyb_token *token, uint64_t page) {
     return (kv_page){k, v, (uint16_t *)(k + numbers), (uint16_t *)(v + numbers)};
 }
 
-/* A head of a query or key as the scores need it: normed, if this attention does that (with the
- * weights at byte `norm`), rotated and scaled. */
-static void prepare(const head *h, uint64_t row, uint64_t norm, float scale, const float *x,
+/* A token's head of a query or key as the scores need it: normed, if this attention does that (with
+ * the weights at byte `norm`), rotated and scaled. */
+static void prepare(const head *h, uint64_t token, uint64_t norm, float scale, const float *x,
                     float *out) {
+    const float *angles = row_among(h->w, h->w->bound->n_tokens, h->a->angles, token);
     if (h->a->eps > 0) {
         CALL(h->w, rmsnorm, NYB_F32, .n = h->a->head_dim, .eps = h->a->eps, .x = x,
              .w = (const float *)(h->w->bound->weights + norm), .out = out);
         x = out;
     }
     CALL(h->w, rope, NYB_F32, .n = h->w->bound->program->ropes[h->a->rope].n,
-         .head_dim = h->a->head_dim, .angles = row_of(h->w, h->a->angles, row), .scale = scale,
-         .x = x, .out = out);
+         .head_dim = h->a->head_dim, .angles = angles, .scale = scale, .x = x, .out = out);
 }
 
-/* The token's key (prepared) and value go to their place in the cache. */
-static void append(const head *h, uint64_t row) {
+/* The key (prepared) and value of a token, which are in its row, go to their place in the cache. */
+static void append(const head *h, uint64_t number) {
     const worker *w = h->w;
-    const nyb_token *token = &w->bound->tokens[row];
+    const nyb_token *token = &w->bound->tokens[number];
     const uint64_t dim = h->a->head_dim, first = h->kv_head * dim;
     const kv_page page = page_of(h, token, token->position / NYB_PAGE);
     float *key = w->bound->scratch[w->thread].key;
-    const float *value = (const float *)row_of(w, h->a->v, row) + first;
-    prepare(h, row, h->a->k_norm, 1, (const float *)row_of(w, h->a->k, row) + first, key);
+    const float *value = (const float *)row_of(w, h->a->v, number) + first;
+    prepare(h, number, h->a->k_norm, 1, (const float *)row_of(w, h->a->k, number) + first, key);
     if (keys_are_rotated(w))
         rotate(w, h->a, key, key);
     if (values_are_rotated(w)) {
@@ -309,14 +327,14 @@ static void append(const head *h, uint64_t row) {
          .v = page.v, .k_scales = page.k_scales, .v_scales = page.v_scales);
 }
 
-/* The group's queries of a token, prepared, in this thread's scratch. */
-static const float *queries(const head *h, uint64_t row) {
+/* The group's queries of a row's token, prepared, in this thread's scratch. */
+static const float *queries(const head *h, uint64_t row, uint64_t token) {
     const uint64_t first = h->kv_head * h->group * h->a->head_dim;
     const float *q = (const float *)row_of(h->w, h->a->q, row) + first;
     float *out = h->w->bound->scratch[h->w->thread].query;
     for (uint64_t i = 0; i < h->group; i++, q += h->a->head_dim) {
         float *one = out + i * h->a->head_dim;
-        prepare(h, row, h->a->q_norm, h->a->scale, q, one);
+        prepare(h, token, h->a->q_norm, h->a->scale, q, one);
         if (keys_are_rotated(h->w))
             rotate(h->w, h->a, one, one);
     }
@@ -337,11 +355,13 @@ static void attend_page(const head *h, const float *q, const nyb_token *token, u
          .out_stride = stride);
 }
 
-/* A single token: the units are (KV head, page), so that a long context feeds every thread. The
- * owner of a head's newest page appends to it first; COMBINE joins the parts in the next phase. */
+/* A single row: the units are (KV head, page), so that a long context feeds every thread. If it is
+ * the batch's only token, the owner of a head's newest page appends to it first. COMBINE joins the
+ * parts in the next phase. */
 static void attend_single(const worker *w, const nyb_step *step) {
     const nyb_attention *a = &w->bound->program->attentions[step->index];
-    const nyb_token *token = &w->bound->tokens[0];
+    const uint64_t number = token_number(w, step, 0);
+    const nyb_token *token = &w->bound->tokens[number];
     const range pages = pages_seen(a, token->position);
     const uint64_t n_pages = pages.end - pages.begin;
     const uint64_t part = nyb_part_stride(a->head_dim);
@@ -352,8 +372,8 @@ static void attend_single(const worker *w, const nyb_step *step) {
         const head h = head_of(w, step, u / n_pages);
         const uint64_t i = u % n_pages;
         if (!q || i == 0)
-            q = queries(&h, 0);
-        if (i == n_pages - 1)
+            q = queries(&h, 0, number);
+        if (w->bound->n_tokens == 1 && i == n_pages - 1)
             append(&h, 0);
         const uint64_t following = u + 1 < units.end ? u + 1 : u;
         const head next = head_of(w, step, following / n_pages);
@@ -363,7 +383,7 @@ static void attend_single(const worker *w, const nyb_step *step) {
     }
 }
 
-/* Several tokens: the units are (KV head, token), all pages at once and joined on the spot. */
+/* Several rows: the units are (KV head, row), all pages at once and joined on the spot. */
 static void attend_several(const worker *w, const nyb_step *step) {
     const nyb_attention *a = &w->bound->program->attentions[step->index];
     const uint64_t part = nyb_part_stride(a->head_dim);
@@ -373,9 +393,10 @@ static void attend_several(const worker *w, const nyb_step *step) {
     for (uint64_t u = units.begin; u < units.end; u++) {
         const head h = head_of(w, step, u / w->rows);
         const uint64_t row = u % w->rows;
-        const nyb_token *token = &w->bound->tokens[row];
+        const uint64_t number = token_number(w, step, row);
+        const nyb_token *token = &w->bound->tokens[number];
         const range pages = pages_seen(a, token->position);
-        const float *q = queries(&h, row);
+        const float *q = queries(&h, row, number);
         for (uint64_t page = pages.begin; page < pages.end; page++) {
             const uint64_t next = page + 1 < pages.end ? page + 1 : pages.begin;
             attend_page(&h, q, token, page, page_of(&h, token, next).k,
@@ -395,6 +416,25 @@ static void append_several(const worker *w, const nyb_step *step) {
         const head h = head_of(w, step, u / w->rows);
         append(&h, u % w->rows);
     }
+}
+
+/* Each thread moves its own columns, row after row: none reads what another writes. Where a single
+ * row is left, every thread will look for it in its own. */
+static void keep(const worker *w, const nyb_step *step) {
+    const nyb_bound *bound = w->bound;
+    const range tiles = tile_share(w, step);
+    const uint64_t first = tiles.begin * NYB_TILE_ROWS * sizeof(float);
+    const uint64_t nbytes = (tiles.end - tiles.begin) * NYB_TILE_ROWS * sizeof(float);
+    if (bound->n_wanted == bound->n_tokens)
+        return;
+    for (uint64_t row = 0; row < bound->n_wanted; row++)
+        if (bound->selected[row] != row)
+            memcpy((uint8_t *)row_of(w, step->out, row) + first,
+                   (uint8_t *)row_of(w, step->out, bound->selected[row]) + first, nbytes);
+    if (bound->n_wanted == 1 && bound->program->buffers[step->out].replicated)
+        for (uint64_t thread = 1; thread < w->threads; thread++)
+            memcpy((uint8_t *)row_of(w, step->out, thread) + first,
+                   (uint8_t *)row_of(w, step->out, 0) + first, nbytes);
 }
 
 static void run_split_step(const worker *w, const nyb_step *step) {
@@ -423,6 +463,9 @@ static void run_split_step(const worker *w, const nyb_step *step) {
             attend_several(w, step);
         else
             attend_single(w, step);
+        break;
+    case NYB_STEP_KEEP:
+        keep(w, step);
         break;
     default:
         break;
@@ -462,6 +505,7 @@ static void run_program(void *context, nyb_team *team, uint32_t thread, uint32_t
             next++;
         const uint32_t rows = step->flags & NYB_ON_LOGITS   ? bound->n_logits
                               : step->flags & NYB_ON_HIDDEN ? bound->n_hidden
+                              : step->flags & NYB_ON_WANTED ? bound->n_wanted
                                                             : bound->n_tokens;
         const worker w = {bound, thread, threads, rows, rows == 1};
         if (has_work(step, rows)) {
@@ -520,7 +564,9 @@ static int load_batch(nyb_bound *bound, const nyb_batch *batch, nyb_error *error
                 (nyb_token){(uint32_t)span->ids[i], span->position + i, span->slot, span->pages};
         }
     }
+    const int wants_all = wants_hidden || bound->n_tokens == 1;
     bound->n_hidden = wants_hidden ? bound->n_tokens : 0;
+    bound->n_wanted = wants_all ? bound->n_tokens : bound->n_logits;
     return 0;
 }
 

@@ -10,6 +10,9 @@ becomes five phases, which is what a small model's speed depends on:
     4  add it, norm, quantize; gate, up and activation
     5  quantize; down
 
+What comes behind the last layer's keys and values is done for those tokens alone of which something
+is wanted: of a prompt, for its last.
+
 The residual stream is written by row steps alone, so with one token every thread has its own and
 needs no barrier to change it.
 """
@@ -29,6 +32,7 @@ from nybble._core.program import (
     HOLDS_Q16,
     ON_HIDDEN,
     ON_LOGITS,
+    ON_WANTED,
     Q8_BYTES,
     Q16_BYTES,
     TILE_ROWS,
@@ -258,6 +262,7 @@ class _Lowering:
     x       : the residual stream
     y       : what a branch gives, to be added to it
     pending : the norm that comes before it is added, "" for none; None: nothing is to be added
+    flags   : which tokens have rows in the phases of blocks
     """
 
     def __init__(self, tree: Decoder, formats: Mapping[str, str]):
@@ -274,6 +279,7 @@ class _Lowering:
         self.attended = low.floats(widest, replicated=True)
         self.gate, self.up, self.active = (low.floats(hidden) for _ in range(3))
         self.pending: str | None = None
+        self.flags = 0
 
         embedding = self._embedding()
         if tree.tied:  # the head reads it, and last: it gets its place there
@@ -281,7 +287,7 @@ class _Lowering:
         embed = len(low.steps)
         low.step("embed", out=self.x, value=tree.embed_scale, **embedding)
         for i, block in enumerate(tree.blocks):
-            self._attention(f"blk.{i}.", block)
+            self._attention(f"blk.{i}.", block, is_last=i == len(tree.blocks) - 1)
             self._mlp(f"blk.{i}.", block)
         pending = self.pending
         self._head()
@@ -304,20 +310,21 @@ class _Lowering:
 
     def _enter(self, norm: str) -> Activations:
         """The input of a branch: x, normed; its matrices say whether it is to be quantized."""
-        self._join(self.x, self.y, self.normed)
-        self.low.norm(norm, self.x, self.normed, self.tree.dim, self.tree.norm_eps)
-        return Activations(self.normed, self.blocks)
+        self._join(self.x, self.y, self.normed, self.flags)
+        self.low.norm(norm, self.x, self.normed, self.tree.dim, self.tree.norm_eps, self.flags)
+        return Activations(self.normed, self.blocks, 8, self.flags)
 
     def _leave(self, name: str, source: int, columns: int, post_norm: str) -> None:
         """A branch's last matrix, whose input is in the buffer `source`."""
-        low, dim, activations = self.low, self.tree.dim, Activations(source, self.blocks)
+        low, dim = self.low, self.tree.dim
+        activations = Activations(source, self.blocks, 8, self.flags)
         matrix = low.matrix(name, dim, columns)
         low.quantize(activations, columns, matrix)
         low.matmul(matrix, activations, self.y, 0, _tiles(dim))
         low.end_phase()
         self.pending = post_norm
 
-    def _attention(self, at: str, block: Block) -> None:
+    def _attention(self, at: str, block: Block, is_last: bool) -> None:
         low, a, dim = self.low, block.attention, self.tree.dim
         rope, angles = low.rope(a.rope)
         layer = len(low.attentions)
@@ -366,10 +373,15 @@ class _Lowering:
                 **norms,
             }
         )
-        for op in ("append", "attend"):
-            low.step(op, index=layer)
-            low.end_phase()
-        low.step("combine", index=layer)
+        low.step("append", index=layer)
+        if is_last:
+            for buffer, n in ((self.x, dim), (self.q, q_rows)):
+                low.step("keep", out=buffer, rows=n, n_units=_tiles(n))
+            self.flags = ON_WANTED
+        low.end_phase()
+        low.step("attend", index=layer, flags=self.flags)
+        low.end_phase()
+        low.step("combine", index=layer, flags=self.flags)
         post_norm = at + "post_attention_norm.weight" if block.post_norms else ""
         self._leave(at + "attn_output.weight", self.attended, q_rows, post_norm)
 
@@ -382,7 +394,7 @@ class _Lowering:
         low.matmul(up, activations, self.up, 0, _tiles(n))
         op = {"silu": "silu_mul", "gelu": "gelu_mul"}[block.mlp.act]
         sides = {"in": self.gate, "in2": self.up, "out": self.active}
-        low.step(op, **sides, rows=n, unit=0, n_units=_tiles(n))
+        low.step(op, **sides, rows=n, unit=0, n_units=_tiles(n), flags=self.flags)
         low.end_phase()
 
         post_norm = at + "post_ffw_norm.weight" if block.post_norms else ""

@@ -2,12 +2,20 @@
 
 import math
 import struct
+from itertools import groupby
 
 import numpy as np
 import pytest
 
 from nybble import archs
-from nybble._core.program import Program, pack_in_memory
+from nybble._core.program import (
+    ENDS_PHASE,
+    ON_HIDDEN,
+    ON_LOGITS,
+    ON_WANTED,
+    Program,
+    pack_in_memory,
+)
 from nybble._core.sequence import Engine, Sequence, sizes
 from nybble.archs import Rope
 from nybble.errors import FormatError
@@ -204,6 +212,19 @@ def test_the_deepest_model_is_one_that_the_engine_runs():
     tree = archs.Decoder(32, 300, 512, 1e-5, (block,) * archs.MOST_LAYERS, tied=True)
     formats = {name: "F32" for name, _ in tree.tensors()}
     assert sizes(Program(lower(tree, formats)), 512)
+
+
+def test_behind_the_last_keys_and_values_goes_on_what_is_wanted():
+    block = archs.Block(archs.Attention(2, 1, 32, Rope(1e4, 32, "pairs")), archs.Mlp(64))
+    tree = archs.Decoder(64, 300, 512, 1e-5, (block,) * 3, tied=True)
+    steps = lower(tree, {name: "F32" for name, _ in tree.tensors()}).steps
+    last = max(at for at, step in enumerate(steps) if step["op"] == "append")
+    moved = [step["out"] for step in steps if step["op"] == "keep"]
+    assert moved == [steps[0]["out"], next(s["out"] for s in steps if s["op"] == "matmul32")]
+    kinds = [step.get("flags", 0) & ~ENDS_PHASE for step in steps]
+    behind = last + 1 + len(moved)
+    assert not any(kinds[:behind])
+    assert [kind for kind, _ in groupby(kinds[behind:])] == [ON_WANTED, ON_LOGITS, ON_HIDDEN]
 
 
 def test_factors_of_another_type_are_refused():

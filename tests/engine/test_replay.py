@@ -62,6 +62,15 @@ def test_a_static_program_replays_the_same_bits(program, dumped, threads, chunk)
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("chunk", [1, 7, 300])
+def test_batches_of_sequences_give_each_the_same_bits(program, dumped, threads, chunk):
+    """Behind the last keys and values goes on what is wanted: here a token of each sequence."""
+    done = run(program, dumped, threads, "ref", chunk, 3)
+    assert done.stdout == "equal: 0 of 48450 logits differ\n"
+    assert done.returncode == 0
+
+
 @pytest.mark.parametrize(("threads", "chunk"), [(1, 16), (5, 7)])
 def test_the_engine_is_clean_under_sanitizers(sanitized, dumped, threads, chunk):
     done = run(sanitized, dumped, threads, "ref", chunk)

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT
  * replay - runs a dumped program on this machine and says whether its logits are the same bits.
  *
- *   replay FILE [THREADS [LEVEL [CHUNK]]]
+ *   replay FILE [THREADS [LEVEL [CHUNK [SEQUENCES]]]]
  *
- * LEVEL is the CPU's best unless it is named; "best" names it too. CHUNK is 16.
+ * LEVEL is the CPU's best unless it is named; "best" names it too. CHUNK is 16. As many SEQUENCES,
+ * 1 to 8, are fed the same tokens in the same batches, and each has to have the logits.
  *
  * Needs no Python: a static build runs under an emulator, a sanitizer or an instruction counter.
  * `python -m tools.replay dump` makes the file (dump.h). Exit code 0 if every logit is equal, 1 if
@@ -18,6 +19,8 @@
 #include "cpu.h"
 #include "dump.h"
 #include "nyb_engine.h"
+
+enum { MAX_SEQUENCES = 8 };
 
 static _Noreturn void give_up(const char *what) {
     fprintf(stderr, "replay: %s\n", what);
@@ -66,7 +69,7 @@ static uint32_t number(int argc, char **argv, int i, uint32_t otherwise) {
 
 int main(int argc, char **argv) {
     if (argc < 2)
-        give_up("usage: replay FILE [THREADS [LEVEL [CHUNK]]]");
+        give_up("usage: replay FILE [THREADS [LEVEL [CHUNK [SEQUENCES]]]]");
     uint64_t length;
     uint8_t *bytes = read_file(argv[1], &length);
     const char *what;
@@ -80,21 +83,23 @@ int main(int argc, char **argv) {
     if (is_named && (!level || (level->bits & ~nyb_cpu_bits())))
         give_up("no such level, or this CPU lacks it");
     const uint32_t cpu_bits = level ? level->bits : nyb_cpu_bits();
-    const uint32_t chunk = number(argc, argv, 4, 16);
+    const uint32_t chunk = number(argc, argv, 4, 16), sequences = number(argc, argv, 5, 1);
+    if (chunk < 1 || chunk > 1 << 16 || sequences < 1 || sequences > MAX_SEQUENCES)
+        give_up("no such chunk or number of sequences");
     const nyb_limits limits = {
         .threads = number(argc, argv, 2, 1),
-        .max_tokens = chunk,
-        .max_logits = chunk,
+        .max_tokens = chunk * sequences,
+        .max_logits = sequences,
         .max_pages = h.max_pages,
-        .n_pages = h.max_pages,
-        .sequences = 1,
+        .n_pages = h.max_pages * sequences,
+        .sequences = sequences,
         .kv = h.kv,
     };
     nyb_sizes sizes;
     nyb_error error;
     nyb_bound bound;
-    uint32_t *pages = aligned(h.max_pages * sizeof *pages);
-    for (uint32_t i = 0; i < h.max_pages; i++)
+    uint32_t *pages = aligned(limits.n_pages * sizeof *pages);
+    for (uint32_t i = 0; i < limits.n_pages; i++)
         pages[i] = i;
     if (nyb_measure(&d.program, &limits, cpu_bits, &sizes, &error))
         give_up(error.what);
@@ -109,18 +114,20 @@ int main(int argc, char **argv) {
         uint32_t n = done < prompt ? prompt - done : 1;
         n = n < chunk - done % chunk ? n : chunk - done % chunk;
         const nyb_want want = done + n < prompt ? NYB_WANT_NONE : NYB_WANT_LAST;
-        const nyb_span span = {d.ids + done, n, done, pages, 0, want};
+        nyb_span spans[MAX_SEQUENCES];
+        for (uint32_t s = 0; s < sequences; s++)
+            spans[s] = (nyb_span){d.ids + done, n, done, pages + s * h.max_pages, s, want};
         count_mark();
-        if (nyb_run(&bound, &(nyb_batch){&span, 1}, &error))
+        if (nyb_run(&bound, &(nyb_batch){spans, sequences}, &error))
             give_up(error.what);
         count_mark();
         done += n;
-        if (want == NYB_WANT_LAST)
+        for (uint32_t s = 0; want == NYB_WANT_LAST && s < sequences; s++)
             differences += count_differences(
-                nyb_logits(&bound, 0), d.expected + (uint64_t)(done - prompt) * h.vocab, h.vocab);
+                nyb_logits(&bound, s), d.expected + (uint64_t)(done - prompt) * h.vocab, h.vocab);
     }
     printf("%s: %" PRIu64 " of %" PRIu64 " logits differ\n", differences ? "DIFFERENT" : "equal",
-           differences, (uint64_t)h.n_rows * h.vocab);
+           differences, (uint64_t)h.n_rows * h.vocab * sequences);
     free(pages), free(kv), free(work), free(bytes);
     return differences != 0;
 }

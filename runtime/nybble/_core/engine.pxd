@@ -29,10 +29,12 @@ cdef extern from "nyb_program.h" nogil:
         NYB_STEP_GELU_MUL
         NYB_STEP_APPEND
         NYB_STEP_ATTEND
+        NYB_STEP_KEEP
     enum:
         NYB_ENDS_PHASE
         NYB_ON_LOGITS
         NYB_ON_HIDDEN
+        NYB_ON_WANTED
         NYB_HOLDS_FLOATS
         NYB_HOLDS_Q8
         NYB_HOLDS_Q16

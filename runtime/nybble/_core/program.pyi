@@ -9,6 +9,7 @@ VECTOR: int
 FLOATS: tuple[int, ...]
 ENDS_PHASE: int
 ON_LOGITS: int
+ON_WANTED: int
 ON_HIDDEN: int
 HOLDS_FLOATS: int
 HOLDS_Q8: int

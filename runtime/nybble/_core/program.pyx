@@ -29,6 +29,7 @@ from nybble._core.engine cimport (
     NYB_HOLDS_Q16,
     NYB_ON_HIDDEN,
     NYB_ON_LOGITS,
+    NYB_ON_WANTED,
     NYB_STEP_ADD,
     NYB_STEP_APPEND,
     NYB_STEP_ATTEND,
@@ -36,6 +37,7 @@ from nybble._core.engine cimport (
     NYB_STEP_COMBINE,
     NYB_STEP_EMBED,
     NYB_STEP_GELU_MUL,
+    NYB_STEP_KEEP,
     NYB_STEP_MATMUL,
     NYB_STEP_MATMUL16,
     NYB_STEP_MATMUL32,
@@ -76,7 +78,8 @@ BLOCK, TILE_ROWS = NYB_BLOCK, NYB_TILE_ROWS
 Q8_BYTES, Q16_BYTES = sizeof(nyb_q8), sizeof(nyb_q16)
 VECTOR = NYB_F32
 FLOATS = (NYB_F32, NYB_F16, NYB_BF16)     # matrices whose activations stay floats
-ENDS_PHASE, ON_LOGITS, ON_HIDDEN = NYB_ENDS_PHASE, NYB_ON_LOGITS, NYB_ON_HIDDEN
+ENDS_PHASE = NYB_ENDS_PHASE
+ON_LOGITS, ON_HIDDEN, ON_WANTED = NYB_ON_LOGITS, NYB_ON_HIDDEN, NYB_ON_WANTED
 HOLDS_FLOATS, HOLDS_Q8, HOLDS_Q16 = NYB_HOLDS_FLOATS, NYB_HOLDS_Q8, NYB_HOLDS_Q16
 KV_TYPES = {"f16": NYB_KV_F16, "v8": NYB_KV_V8, "int8": NYB_KV_INT8}  # of keys and values
 OPS = {
@@ -96,6 +99,7 @@ OPS = {
     "gelu_mul": NYB_STEP_GELU_MUL,
     "append": NYB_STEP_APPEND,
     "attend": NYB_STEP_ATTEND,
+    "keep": NYB_STEP_KEEP,
 }
 
 
