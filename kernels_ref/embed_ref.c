@@ -8,18 +8,18 @@
 
 static inline __attribute__((always_inline)) void embed(nyb_tile_format f,
                                                         const nyb_embed_args *a) {
-    const size_t r = a->row % NYB_TILE_ROWS, tiles = a->n_blocks / (size_t)f.blocks;
+    const int r = (int)(a->row % NYB_TILE_ROWS);
+    const size_t tiles = a->n_blocks / (size_t)f.blocks;
     const uint8_t *w = a->w + a->row / NYB_TILE_ROWS * tiles * nyb_tile_bytes(f);
     float *out = a->out;
     for (size_t t = 0; t < tiles; t++, w += nyb_tile_bytes(f))
         for (int i = 0; i < f.blocks; i++, out += NYB_BLOCK) {
-            nyb_plain_tile tile;
-            nyb_unpack_scales(f, w, i, &tile);
-            nyb_unpack_row(f, w, i, (int)r, tile.q[r]);
-            for (size_t k = 0; k < NYB_BLOCK; k++) {
-                const float value = fmaf(tile.d[r], (float)tile.q[r][k], tile.m[r]);
-                out[k] = nyb_flush(a->scale * nyb_flush(value));
-            }
+            float d, m;
+            int16_t q[NYB_BLOCK];
+            nyb_unpack_scales(f, w, i, r, &d, &m);
+            nyb_unpack_row(f, w, i, r, q);
+            for (size_t k = 0; k < NYB_BLOCK; k++)
+                out[k] = nyb_flush(a->scale * nyb_flush(fmaf(d, (float)q[k], m)));
         }
 }
 

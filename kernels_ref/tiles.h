@@ -34,19 +34,17 @@ static inline int nyb_min6(const uint8_t *p, int i, int r) {
     return p[0] >> 6 | p[32] >> 6 << 2 | p[64] >> 6 << 4;
 }
 
-/* Both factors have few enough bits for an exact product: 11 and 6. */
-static inline void nyb_unpack_scales(nyb_tile_format f, const uint8_t *tile, int i,
-                                     nyb_plain_tile *out) {
-    for (int r = 0; r < NYB_TILE_ROWS; r++) {
-        if (f.scales == NYB_SCALES_E8M0)
-            out->d[r] = tile[r] ? nyb_float_of_bits((uint32_t)(tile[r] - 1) << 23) : 0;
-        else
-            out->d[r] = nyb_half_at(tile, r);
-        out->m[r] = nyb_has_min(f) ? nyb_half_at(tile + 16, r) : 0;
-        if (f.scales == NYB_SCALES_K) {
-            out->d[r] *= (float)nyb_scale6(tile + 32, i, r);
-            out->m[r] *= (float)-nyb_min6(tile + 32, i, r);
-        }
+/* Of row r of block i. Both factors have few enough bits for an exact product: 11 and 6. */
+static inline __attribute__((always_inline)) void
+nyb_unpack_scales(nyb_tile_format f, const uint8_t *tile, int i, int r, float *d, float *m) {
+    if (f.scales == NYB_SCALES_E8M0)
+        *d = tile[r] ? nyb_float_of_bits((uint32_t)(tile[r] - 1) << 23) : 0;
+    else
+        *d = nyb_half_at(tile, r);
+    *m = nyb_has_min(f) ? nyb_half_at(tile + 16, r) : 0;
+    if (f.scales == NYB_SCALES_K) {
+        *d *= (float)nyb_scale6(tile + 32, i, r);
+        *m *= (float)-nyb_min6(tile + 32, i, r);
     }
 }
 
@@ -84,9 +82,10 @@ static inline void nyb_unpack_row(nyb_tile_format f, const uint8_t *tile, int i,
 
 /* Block i of a tile. */
 static inline void nyb_unpack(nyb_tile_format f, const uint8_t *tile, int i, nyb_plain_tile *out) {
-    nyb_unpack_scales(f, tile, i, out);
-    for (int r = 0; r < NYB_TILE_ROWS; r++)
+    for (int r = 0; r < NYB_TILE_ROWS; r++) {
+        nyb_unpack_scales(f, tile, i, r, &out->d[r], &out->m[r]);
         nyb_unpack_row(f, tile, i, r, out->q[r]);
+    }
 }
 
 /* Row r's exact sum of products. */
