@@ -26,8 +26,8 @@ help:
 	@echo "make test     build for development in $(DEV) and run the tests"
 	@echo "make test-long  the long form of some tests: more kills, 20 minutes of mixed use"
 	@echo "make test-sanitized  the tests of what reads files, with the Cython modules under sanitizers"
-	@echo "make test-boards  a wheel for ARM, tried on the emulated CPUs of BOARDS: five minutes; needs"
-	@echo "              Debian's qemu-user and mmdebstrap"
+	@echo "make test-boards  a wheel for ARM, tried on the emulated CPUs of BOARDS, and the instructions"
+	@echo "              of its kernel rows: seven minutes; needs Debian's qemu-user and mmdebstrap"
 	@echo "make fuzz     the fuzz targets for FUZZ_SECONDS each (20), FUZZ_JOBS at a time: needs clang"
 	@echo "make lint     ruff, mypy, cython-lint, clang-format, codespell"
 	@echo "make format   let ruff and clang-format rewrite what they would complain about"
@@ -69,8 +69,9 @@ test-sanitized: $(DEV)/.built
 
 # One board for each kind of core: A53, A72, A76, and one that has all that nybble has rows for.
 BOARDS ?= rpi-zero-2w rpi4 rpi5 android-i8mm
-test-boards:
+test-boards: $(DEV)/.built
 	$(PYTHON) -m tools.cross test $(BOARDS)
+	$(DEV)/bin/python -m tools.count baseline --compiler zig
 
 FUZZ_SECONDS ?= 20
 FUZZ_JOBS ?= 1

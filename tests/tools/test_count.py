@@ -95,7 +95,7 @@ def test_a_program_that_fails_or_has_threads_is_not_counted(plugin, tmp_path):
 
 
 def test_kernel_rows_take_what_the_table_says(plugin):
-    compiler = count.compiler()
+    compiler = count.compiler("gcc").name
     if not baseline.path_of(compiler).exists():
         warning = (
             f"COUNTS NOT COMPARED: there is no table of {compiler}; "
@@ -139,7 +139,7 @@ def test_a_table_is_named_after_its_compiler():
 
 
 def test_without_a_table_nothing_is_said_to_be_right(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(count, "compiler", lambda: "another gcc 99")
+    monkeypatch.setattr(count, "compiler", lambda _: count.Compiler("another gcc 99", ()))
     monkeypatch.setattr(baseline, "FOLDER", tmp_path)
     assert baseline.main([]) == 2
     assert "no table of another gcc 99: nothing was compared" in capsys.readouterr().err
@@ -150,7 +150,7 @@ def test_a_slower_row_is_found(monkeypatch, tmp_path, capsys):
     true = next(baseline.FOLDER.glob("*.toml")).read_text()
     table = tomllib.loads(true)
     row = re.search(r"^(nyb_gemm_q4_1_i8mm) = (\d+)$", true, re.MULTILINE)
-    monkeypatch.setattr(count, "compiler", lambda: table["compiler"])
+    monkeypatch.setattr(count, "compiler", lambda _: count.Compiler(table["compiler"], ()))
     monkeypatch.setattr(emulator, "build_plugin", lambda *_: tmp_path)
     monkeypatch.setattr(baseline, "measure", lambda *_: table["rows"])
     assert baseline.main([]) == 0
@@ -185,11 +185,14 @@ def test_a_row_that_no_model_executes_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setattr(baseline, "models", lambda _: [tmp_path])
     monkeypatch.setattr(emulator, "execute", lambda *_: executed)
     rows = ["nyb_add_ref", "nyb_add_neon", "nyb_hadamard_neon"]
+    compiler = count.Compiler("gcc", ("gcc",))
     monkeypatch.setattr(baseline, "functions", lambda _: rows[:2])
-    assert baseline.measure(tmp_path, print)["max"] == {"nyb_add_neon": 3}
+    assert baseline.measure(compiler, tmp_path, print)["max"] == {"nyb_add_neon": 3}
     monkeypatch.setattr(baseline, "functions", lambda _: rows)
     with pytest.raises(CountError, match="no model here executes nyb_hadamard_neon$"):
-        baseline.measure(tmp_path, print)
+        baseline.measure(compiler, tmp_path, print)
+    inlines = compiler._replace(inlined=("hadamard",))
+    assert baseline.measure(inlines, tmp_path, print)["max"] == {"nyb_add_neon": 3}
 
 
 def test_a_loop_that_the_table_would_not_see_is_refused():

@@ -10,6 +10,7 @@ llama.cpp built for that CPU. tools/count/baseline.py counts kernel rows for CI.
 
 from __future__ import annotations
 
+import argparse
 import struct
 import subprocess
 from collections import Counter
@@ -23,6 +24,7 @@ from tools import replay
 from tools.aarch64 import COMPILER
 from tools.count import emulator
 from tools.count.emulator import CountError
+from tools.cross import CrossError, toolbox
 from tools.tiny_model import FORMATS, tiny_model
 
 # A model on whose shapes every format can be had: K-quants have blocks of 256 columns, which those
@@ -39,6 +41,15 @@ class Plan(NamedTuple):
 
     prompt: int
     gen: int
+
+
+class Compiler(NamedTuple):
+    """Its name and version, its command with flags for a static program, and the operations whose
+    rows it puts into those that call them."""
+
+    name: str
+    command: tuple[str, ...]
+    inlined: tuple[str, ...] = ()
 
 
 class Counts(NamedTuple):
@@ -99,13 +110,42 @@ def replay_command(program: Path, dumped: Path) -> list[str | Path]:
     return [program, dumped, "1", "best", str(CHUNK)]
 
 
-def compiler() -> str:
-    """The cross compiler's name and version. Raises CountError where there is none."""
+def compiler(name: str) -> Compiler:
+    """The one of COMPILERS called so. Raises CountError where it cannot be had."""
+    return COMPILERS[name]()
+
+
+def _gcc() -> Compiler:
     try:
         out = subprocess.run([COMPILER[0], "--version"], capture_output=True, text=True, check=True)
     except OSError as error:
         raise CountError(f"{COMPILER[0]} is missing; Debian: gcc-aarch64-linux-gnu") from error
-    return out.stdout.splitlines()[0]
+    return Compiler(out.stdout.splitlines()[0], COMPILER)
+
+
+def _zig() -> Compiler:
+    """What wheels are built by, with a C library that can be linked statically."""
+    try:
+        zig = (str(toolbox.install()), "-m", "ziglang")
+        version = toolbox.run([*zig, "version"]).strip()
+    except CrossError as error:
+        raise CountError(str(error)) from error
+    keeps = (f"ZIG_{which}_CACHE_DIR={toolbox.cache() / 'zig'}" for which in ("GLOBAL", "LOCAL"))
+    flags = ("-target", "aarch64-linux-musl", "-O3", "-g0", "-static")
+    return Compiler(f"zig {version}", ("env", *keeps, *zig, "cc", *flags), ("softmax",))
+
+
+COMPILERS = {"gcc": _gcc, "zig": _zig}
+
+
+def add_compiler(parser: argparse.ArgumentParser) -> None:
+    """The option of command lines."""
+    parser.add_argument(
+        "--compiler",
+        choices=COMPILERS,
+        default="gcc",
+        help="of nybble's side: Debian's, or the one that wheels are built by (%(default)s)",
+    )
 
 
 def count_peer(driver: Path, model: Path, options: str, plan: Plan, cpu: str, plugin: Path) -> Any:

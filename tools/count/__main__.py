@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
         choices=peer.FORMS,
         help="the file as it is, or what the peer's quantizer makes of it; repeatable (file)",
     )
+    count.add_compiler(p)
     p.add_argument("--prompt", type=positive, default=64, metavar="N", help="tokens (64)")
     p.add_argument("--gen", type=positive, default=3, metavar="N", help="steps after it (3)")
     p.add_argument("--peer", action="store_true", help="count llama.cpp too, built for the CPU")
@@ -89,11 +90,12 @@ def results(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     forms = [peer.FORMS[form] for form in args.form or ("file",)]
     wants_driver = args.peer or any(form.ftype is not None for form in forms)
     drivers = {cpu: peer.build(cpu, args.cache, args.jobs, say) for cpu in cpus if wants_driver}
-    facts = {"compiler": count.compiler(), "qemu": emulator.version()}
+    compiler = count.compiler(args.compiler)
+    facts = {"compiler": compiler.name, "qemu": emulator.version()}
     with tempfile.TemporaryDirectory() as folder:
         program, dumped = Path(folder, "replay"), Path(folder, "dump")
         say("compiling nybble's static program")
-        replay.build(program, count.COMPILER)
+        replay.build(program, compiler.command)
         model = model_of(name, Path(folder))
         for form in forms:
             file = model

@@ -38,9 +38,8 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nybble"
 
 
-def enter(arguments: Sequence[str]) -> None:
-    """Goes on in .venv/cross, which is made if it is not there or has other packages: returns only
-    if this process runs in it."""
+def install() -> Path:
+    """The Python of .venv/cross, which is made if it is not there or has other packages."""
     fields = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packages = fields["project"]["optional-dependencies"]["cross"]
     stamp, python = HOME / ".installed", HOME / "bin/python"
@@ -52,6 +51,12 @@ def enter(arguments: Sequence[str]) -> None:
         for folder in HOME.glob("lib/python*/site-packages"):
             (folder / "runtime.pth").write_text(f"{ROOT / 'runtime'}\n")
         stamp.write_text("\n".join(packages))
+    return python
+
+
+def enter(arguments: Sequence[str]) -> None:
+    """Goes on in .venv/cross: returns only if this process runs in it."""
+    python = install()
     if Path(sys.prefix).resolve() != HOME.resolve():
         os.chdir(ROOT)
         os.execv(python, [str(python), "-m", "tools.cross", *arguments])
