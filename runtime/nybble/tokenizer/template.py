@@ -18,7 +18,7 @@ from functools import cached_property
 from nybble._core import tokenizer as core
 from nybble.errors import TemplateError, UsageError
 from nybble.tokenizer import Tokenizer, lone_surrogate
-from nybble.tokenizer.guard import Guard, Reading, escaped
+from nybble.tokenizer.guard import Guard, Reading, escaped, written
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -190,12 +190,16 @@ class ChatTemplate:
 
 def _protected(tokenizer: Tokenizer, source: str) -> Iterator[str]:
     """The spellings that messages must not pass off as tokens."""
+    user_defined = []
     for id in tokenizer.vocabulary.specials():
         spelling = tokenizer.spelling(id)
         if not spelling or spelling.isspace():
             continue
-        if tokenizer.vocabulary.type(id) != core.USER_DEFINED or spelling in source:
+        if tokenizer.vocabulary.type(id) == core.USER_DEFINED:
+            user_defined.append(spelling)
+        else:
             yield spelling
+    yield from written(user_defined, source)
 
 
 def _checked(messages: object) -> list[Mapping[str, Any]]:
