@@ -48,6 +48,7 @@ MAX_NODES = 4_000  # of its tree, up to 11 KB each while it is compiled; the lar
 MAX_OUTPUT = 1 << 18  # characters of a rendering, and
 OUTPUT_OF_INPUT = 8  # so many times the characters of what is rendered
 ESCAPED = 5  # times as long becomes a `"` that is added to what `safe` gave
+MAX_CALLS = 200  # of macros and loops one within another; schemas are nested by a few dozen
 MAX_NAME = 200  # characters of what is looked up, in anything but a dict, or said in an error
 
 FILTERS = frozenset(
@@ -103,6 +104,7 @@ class _Generation(jinja2.ext.Extension):
 class Sandbox(Charged, jinja2.sandbox.ImmutableSandboxedEnvironment):
     """The environment of one rendering."""
 
+    _calls = 0  # of macros and loops that are under way
     intercepted_binops = frozenset(("+", "-", "*", "/", "//", "**", "%"))
 
     def __init__(self) -> None:
@@ -188,11 +190,11 @@ class Sandbox(Charged, jinja2.sandbox.ImmutableSandboxedEnvironment):
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         self.charge(REFERENCE * (len(args) + len(kwargs)))
         if isinstance(function, jinja2.runtime.Macro):  # which pays for what it does
-            return super().call(context, function, *args, **kwargs)
+            return self._call_within(context, function, *args, **kwargs)
         args = tuple(map(self.compared, args))
         kwargs = {name: self.compared(value) for name, value in kwargs.items()}
         if isinstance(function, jinja2.runtime.LoopContext):  # a loop that goes on in another list
-            args = tuple(map(self.counted, args))
+            return self._call_within(context, function, *map(self.counted, args), **kwargs)
         owner = getattr(function, "__self__", None)
         if isinstance(owner, (list, tuple)):  # count and index compare
             self.weigh(owner)
@@ -208,6 +210,16 @@ class Sandbox(Charged, jinja2.sandbox.ImmutableSandboxedEnvironment):
                 self.search_backwards(owner, *args[:1])
             self.charge(width_of(owner))
         return super().call(context, function, *args, **kwargs)
+
+    def _call_within(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+        """A macro or a loop again, which may call itself. Python's own limit is its program's."""
+        if self._calls == MAX_CALLS:
+            raise BudgetExceeded("it is nested too deeply")
+        self._calls += 1
+        try:
+            return super().call(context, function, *args, **kwargs)
+        finally:
+            self._calls -= 1
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         self.charge()
