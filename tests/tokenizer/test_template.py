@@ -321,9 +321,12 @@ def test_messages_of_too_many_values_are_usage_errors(item):
             ChatTemplate("{{ messages }}", small()).encode(messages)
 
 
-def test_memory_that_is_refused_is_no_fault_of_the_template(monkeypatch):
+@pytest.mark.parametrize(
+    "error", [MemoryError(), SystemError("error return without exception set")]
+)
+def test_memory_that_is_refused_is_no_fault_of_the_template(monkeypatch, error):
     def render(*_):
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr(sandbox.Sandbox, "render", render)
     with pytest.raises(MemoryError):

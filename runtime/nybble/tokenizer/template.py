@@ -183,8 +183,8 @@ class ChatTemplate:
             raise TemplateError(
                 f"the chat template does not compile: line {error.lineno}: {_cut(error.message)}"
             ) from None
-        except MemoryError:
-            raise
+        except (MemoryError, SystemError):  # CPython may raise the second where it lacks memory
+            raise MemoryError("there is no memory for the chat template") from None
         except RecursionError:
             raise TemplateError("the chat template is refused: it is nested too deeply") from None
         except Exception as error:  # a template can raise whatever Python's operators raise
