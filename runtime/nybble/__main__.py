@@ -9,8 +9,14 @@ import errno
 import sys
 
 _DOES_NOT_FIT, _CANNOT_RUN = 3, 5  # exit codes: those of BudgetError and CpuError
-# What the loader of libraries and Python's threads say where there is no memory.
-_NO_MEMORY = ("memory", "failed to map segment", "can't start new thread")
+# What the loader of libraries, Python's threads and its imports say where there is no memory.
+_NO_MEMORY = (
+    "memory",
+    "failed to map segment",
+    "can't start new thread",
+    "without exception set",
+    "without setting an exception",
+)
 
 
 def main() -> int:
@@ -22,7 +28,7 @@ def main() -> int:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     try:
         from nybble.cli import main as run
-    except (ImportError, MemoryError, OSError, RuntimeError) as error:
+    except (ImportError, MemoryError, OSError, RuntimeError, SystemError) as error:
         return _cannot_begin(error)
     try:
         if hears:

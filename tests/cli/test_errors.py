@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from nybble import errors
+from nybble import cli, errors
 from nybble._core import native
 from tests.model.models import POISON, edited, with_poison
 from tools.tiny_model import tiny_model
@@ -279,3 +279,19 @@ def test_a_file_that_may_not_be_read(tmp_path):
     assert code in (1, 2)
     assert err.count("\n") == 1
     assert "Errno" not in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "error return without exception set",
+        "<function _find_and_load at 0x0> returned NULL without setting an exception",
+    ],
+)
+def test_what_python_says_where_an_import_has_no_memory(monkeypatch, capsys, words):
+    def run(_):
+        raise SystemError(words)
+
+    monkeypatch.setattr(cli, "_run", run)
+    assert cli.main(["ls"]) == errors.BudgetError.exit_code
+    assert capsys.readouterr().err == "nybble: there is not enough memory\n"

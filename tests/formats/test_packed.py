@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import struct
+import time
 
 import gguf
 import numpy as np
@@ -16,6 +17,7 @@ from nybble.errors import FormatError, NybbleError
 from nybble.formats import packed_writer
 from nybble.formats.gguf import GgufArray, GgufFile, open_file
 from nybble.formats.packed import TABLES, PackedFile
+from tests.formats import gguf_bytes as gb
 from tests.model.models import edited
 from tools.gguf_writer import Scalar, tensor
 from tools.tiny_model import FAMILIES, FILE_TYPES, FORMATS, tiny_model
@@ -368,6 +370,22 @@ def test_a_packed_model_called_gguf(whole, tmp_path):
     with pytest.raises(FormatError, match=r"model.gguf is a packed model.*name end in \.nyb") as e:
         nybble.load(path)
     assert str(e.value).count(str(path)) == 1
+
+
+def test_a_list_of_half_a_terabyte_is_not_walked(tmp_path):
+    """Of a file that takes no room on the disk. (A GGUF file's head has the same limit.)"""
+    path, n = tmp_path / "large.nyb", 1 << 39
+    listed = gb.string("a.list") + gb.u32(gb.ARRAY) + gb.u32(gb.BOOL) + gb.u64(n)
+    with path.open("wb") as file:
+        file.write(gb.gguf([listed]))
+        try:
+            file.truncate(n + 1000)
+        except OSError:
+            pytest.skip("the file system has no files of half a terabyte")
+    started = time.process_time()
+    with pytest.raises(FormatError, match=r"more of the file has to be read .*damaged"):
+        PackedFile(path)
+    assert time.process_time() - started < 5  # of the whole: minutes
 
 
 def test_what_is_no_model_at_all(tmp_path):

@@ -22,6 +22,17 @@ TUPLES = (
     "{% set n = namespace(t=(1,), u=(2,)) %}{% for i in range(12) %}"
     "{% set n.t = (n.t, n.t) %}{% set n.u = (n.t, n.u) %}{% endfor %}{% set s = [n.t] * 60000 %}"
 )
+# Namespaces that hold one twice, and so on: what is written of them has no end.
+SPACES = (
+    "{% set n = namespace(a=1) %}{% for i in range(60) %}"
+    "{% set n.a = namespace(a=n.a, b=n.a) %}{% endfor %}"
+)
+# A long text that is found often, and seen nowhere.
+LETTERS = "{% set n = namespace(a='A' * 900000) %}{% set s = [n] * 9999 %}"
+# A condition of a thousand words, none of which holds.
+CONDITION = "i.a"
+for _ in range(10):
+    CONDITION = f"({CONDITION} or {CONDITION})"
 
 # name -> (source, words of the refusal)
 BOMBS = {
@@ -176,6 +187,68 @@ BOMBS = {
         TUPLES + "{% set p = [(n.t, 1)] * 60000 %}{{ dict(p | select) | length }}",
         "takes more than",
     ),
+    "namespaces that hold one twice, in a list": (SPACES + "{{ [n] }}", "a Namespace is no text"),
+    "such namespaces in a dict": (SPACES + "{{ {'a': n} | upper }}", "a Namespace is no text"),
+    "such namespaces in a test": (SPACES + "{{ n is lower }}", "a Namespace is no text"),
+    "such namespaces looked up": (SPACES + "{{ {}[n].b }}", "a Namespace is no text"),
+    "such namespaces called": (
+        SPACES + "{% set n.unsafe_callable = true %}{{ n() }}", "<namespace> is not safely"),
+    "views of a dict": (
+        "{% set d = {'a': 'x' * 1000000} %}{{ [d.items()] * 9999 }}", "a dict_items is no text"),
+    "views of a dict, looked up": (
+        "{% set d = {'a': 'x' * 1000000} %}{{ {}[[d.values()] * 9999].b }}",
+        "a dict_values is no text",
+    ),
+    "lists looked up": (
+        "{% set s = ['x' * 1000000] * 9999 %}{{ {}[s].b }}", "takes more than"),
+    "a name of many letters": (
+        "{{ {}['\\x00' * 15000000].b }}", "'dict object' has no attribute 'str'"),
+    "braces": ("{{ ('{{' * 5000000).format() | length }}", "takes more than"),
+    "a field of many letters": (
+        "{{ ('{' ~ '\\x00' * 4000000 ~ '}').format() }}", "a format field of 4000000 characters"),
+    "a long way through namespaces": (
+        "{% set n = namespace() %}{% set n.a = n %}"
+        "{{ ([n] * 60000) | map(attribute='a.' * 100000 ~ 'a') | list | length }}",
+        "takes more than",
+    ),
+    "a way of many names": (
+        "{{ [1] | map(attribute='ab.' * 4000000, default=[]) | list | length }}",
+        "takes more than",
+    ),
+    "many attributes": ("{{ [1, 2] | sort(attribute='a,' * 4000000) }}", "takes more than"),
+    "letters sorted by an attribute": (
+        LETTERS + "{{ s | sort(attribute='a') | length }}", "takes more than"),
+    "letters in groups by an attribute": (
+        LETTERS + "{{ s | groupby('a') | length }}", "takes more than"),
+    "letters unique by an attribute": (
+        LETTERS + "{{ s | unique(attribute='a') | list | length }}", "takes more than"),
+    "the largest by an attribute": (
+        LETTERS + "{{ (s | max(attribute='a')).b }}", "takes more than"),
+    "letters sorted by a loop's attribute": (
+        "{% set s = 'A' * 900000 %}{% for x in [s, s] %}"
+        "{{ ([loop] * 9999) | sort(attribute='previtem') | length }}{% endfor %}",
+        "takes more than",
+    ),
+    "letters tested for their case": (
+        TEXT + MANY + "{% if s is upper %}{% endif %}{% endfor %}", "takes more than"),
+    "letters selected by their case": (
+        TEXT + "{{ ([s] * 60000) | select('upper') | list | length }}", "takes more than"),
+    "tuples among the filters": (
+        TUPLES + "{% for t in s %}{% if t is filter %}{% endif %}{% endfor %}", "takes more than"),
+    "a format divided": ("{{ '%900000000d' is odd }}", "a str is not divided here"),
+    "a format divided by a number": (
+        "{{ '%900000000d' is divisibleby(3) }}", "a str is not divided here"),
+    "a long condition of a loop": (
+        MANY.replace(" %}", f" if {CONDITION} %}}") + "{% endfor %}",
+        "takes more than",
+    ),
+    "escapes of most": ("{{ ('&' * 12000000) | e | length }}", "takes more than"),
+    "escapes by a block": (
+        "{% autoescape true %}{{ '&' * 12000000 }}{% endautoescape %}", "autoescape is refused"),
+    "escapes by a join": (
+        "{% set s = '&' * 7000000 %}{{ ('' | safe).join([s]) | length }}", "takes more than"),
+    "JSON of control characters": (
+        "{{ ('\\x01' * 14000000) | tojson | length }}", "takes more than"),
     "a search in a range": (
         "{% set r = range(9999999) %}" + MANY + "{% if r.count('a') %}{% endif %}{% endfor %}",
         "'range' object|unsafe|takes more",

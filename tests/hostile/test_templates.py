@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
+
+import pytest
 
 from nybble import tokenizer
+from nybble.errors import TemplateError
+from nybble.tokenizer.template import ChatTemplate
 from tests.tokenizer import vocabulary
 
 from .templates import BOMBS
@@ -30,3 +35,21 @@ def test_as_much_as_may_be_written_is_encoded_in_little_memory(warden):
     outcome = warden.does("template", source)
     assert outcome["error"] is None
     assert int(outcome["text"].split()[0]) > 500_000
+
+
+def test_nesting_has_a_limit_of_its_own():
+    """A program may have raised Python's, behind which the process ends."""
+    limit = sys.getrecursionlimit()
+    sources = (
+        "{% for i in [1, 2] recursive %}{{ loop([1, 2]) }}{% endfor %}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{% macro f() %}{{ caller() }}{% call f() %}{% endcall %}{% endmacro %}"
+        "{% call f() %}{% endcall %}",
+    )
+    try:
+        sys.setrecursionlimit(100_000)
+        for source in sources:
+            with pytest.raises(TemplateError, match="it is nested too deeply"):
+                ChatTemplate(source, small()).encode([{"role": "user", "content": "Hello"}])
+    finally:
+        sys.setrecursionlimit(limit)

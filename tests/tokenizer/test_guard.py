@@ -13,7 +13,8 @@ import vocabulary
 
 from nybble import tokenizer
 from nybble.errors import TemplateError
-from nybble.tokenizer.guard import Guard, Reading, folded
+from nybble.tokenizer import guard
+from nybble.tokenizer.guard import MAX_SEARCHED, Guard, Reading, folded, written
 from nybble.tokenizer.template import ChatTemplate
 from tools import conversations
 
@@ -144,6 +145,25 @@ def test_a_source_of_quotes_and_braces_is_read_in_little_time():
         Reading(piece * (65_000 // len(piece)))
         Reading("{{ '" + piece * (65_000 // len(piece)))
     assert time.process_time() - start < 5  # on a slow machine; seen: 0.4
+
+
+def test_a_hundred_thousand_tokens_are_looked_for_in_little_time():
+    """(45 seconds while each was looked for by itself, on a long template.)"""
+    source = "{% for m in messages %}{{ m.content }}{% endfor %}{# " + "ab" * 32_000 + " #}"
+    found = ["ab" * n for n in range(1, 200)] + ["content", source[:32] + "not all of it"]
+    spellings = ["ab" * 10 + f"a{n}" for n in range(100_000)]
+    start = time.process_time()
+    assert [*written([*spellings, *found], source)] == found
+    assert time.process_time() - start < 5  # on a slow machine; seen: 0.2
+
+
+@pytest.mark.parametrize("most", [0, MAX_SEARCHED])
+def test_what_a_template_writes_is_found_in_either_way(monkeypatch, most):
+    monkeypatch.setattr(guard, "MAX_SEARCHED", most)
+    source = "ab\u6f22<b>\U0001f642"
+    parts = {source[a:b] for a in range(len(source)) for b in range(a + 1, len(source) + 1)}
+    others = ["ba", "b<", "\u6f22b", "c", "\U0001f642a", source + "x", "~"]
+    assert [*written([*sorted(parts), *others], source)] == sorted(parts)
 
 
 def test_what_a_template_looks_for_stays_whole():

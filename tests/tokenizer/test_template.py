@@ -310,6 +310,29 @@ def test_messages_too_deep_are_usage_errors():
         ChatTemplate(PLAIN, small()).encode([], tools=deep)
 
 
+@pytest.mark.parametrize("item", ["x", 1, [], {}], ids=repr)
+def test_messages_of_too_many_values_are_usage_errors(item):
+    """A list that holds one twice, which holds one twice, is small, and endless to go through."""
+    for _ in range(40):
+        item = [item, item]
+    many = [{"role": "user", "content": "x"}] * 10**6
+    for messages in ([{"role": "user", "content": "x", "more": item}], many):
+        with pytest.raises(UsageError, match="hold more than 262,144 values"):
+            ChatTemplate("{{ messages }}", small()).encode(messages)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), SystemError("error return without exception set")]
+)
+def test_memory_that_is_refused_is_no_fault_of_the_template(monkeypatch, error):
+    def render(*_):
+        raise error
+
+    monkeypatch.setattr(sandbox.Sandbox, "render", render)
+    with pytest.raises(MemoryError):
+        ChatTemplate("{{ messages }}", small()).encode([{"role": "user", "content": "x"}])
+
+
 @pytest.mark.parametrize(
     ("source", "complaint"),
     [

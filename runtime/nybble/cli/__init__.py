@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except NybbleError as error:
         return _fail(str(error), error.exit_code)
-    except (MemoryError, ImportError, RuntimeError) as error:
+    except (MemoryError, ImportError, RuntimeError, SystemError) as error:
         if not lacks_memory(error):
             raise
         what = f" ({error})" if isinstance(error, MemoryError) and str(error) else ""

@@ -22,7 +22,16 @@ from collections.abc import Callable, Iterator, Mapping
 from nybble._core.gguf import GgufIndex
 from nybble._core.program import Program, Weights
 from nybble.errors import FormatError, NybbleError
-from nybble.formats.gguf import Gguf, GgufArray, GgufFile, GgufTensor, changed, open_file, sampled
+from nybble.formats.gguf import (
+    MAX_HEAD,
+    Gguf,
+    GgufArray,
+    GgufFile,
+    GgufTensor,
+    changed,
+    open_file,
+    sampled,
+)
 
 TYPE_CHECKING = False  # typing's own costs its import
 if TYPE_CHECKING:
@@ -139,9 +148,12 @@ class _Mapped(Gguf):
             raise NybbleError(f"{path} cannot be mapped: {error}") from error
         finally:
             os.close(fd)
-        index = GgufIndex(memoryview(self._map), path, is_packed=True)
-        super().__init__(path, len(self._map), index)
-        self.bytes = index.whole
+        whole = memoryview(self._map)
+        # As of a file that is read, no more is walked: there are files of terabytes that take no
+        # room on a disk.
+        index = GgufIndex(whole[:MAX_HEAD], path, len(whole), is_packed=True)
+        super().__init__(path, len(whole), index)
+        self.bytes = whole.toreadonly()
 
     def data(self, name: str) -> memoryview:
         tensor = self.tensors[name]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from jinja2.exceptions import SecurityError
+from markupsafe import Markup
 
 from nybble.tokenizer.metering import (
     BYTES_A_STEP,
@@ -17,6 +18,7 @@ from nybble.tokenizer.metering import (
     REFERENCE,
     BudgetExceeded,
     Meter,
+    escaped_width,
     length_of,
     size_of,
     width_of,
@@ -26,6 +28,7 @@ MAX_INDENT = 16
 MAX_DIGITS = 400  # of a number in a string, and of a rounding
 LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # str.splitlines' own
 LISTED = 4 * OBJECT  # a string's character in a list, beside what it is sorted by
+ESCAPED_JSON = 3  # times as much is paid for a text, which as JSON may be six times as long
 
 
 class Charged(Meter):
@@ -42,12 +45,18 @@ class Charged(Meter):
         return self.made(dict(*args, **kwargs))  # type: ignore[no-any-return]
 
     def charging(
-        self, function: Callable[..., Any], *, lists: bool = False, lazy: bool = False
+        self,
+        function: Callable[..., Any],
+        *,
+        lists: bool = False,
+        lazy: bool = False,
+        has_attribute: bool = False,
     ) -> Callable[..., Any]:
         """A filter that pays for the size of what it is given, and for the text that it makes.
 
-        lists : it makes a list of a string's characters or words
-        lazy  : it goes through what it is given later, maybe without giving anything
+        lists         : it makes a list of a string's characters or words
+        lazy          : it goes through what it is given later, maybe without giving anything
+        has_attribute : it can be told to look something up in each element: `a.b`, or `a,b`
         """
         at = 1 if hasattr(function, "jinja_pass_arg") else 0
 
@@ -55,6 +64,9 @@ class Charged(Meter):
         def charging(*args: Any, **kwargs: Any) -> Any:
             value = args[at]
             self.charge(size_of(value))
+            for name in (*args[at + 1 :], *kwargs.values()) if has_attribute else ():
+                if isinstance(name, str):  # the names in it are made a list of
+                    self.charge(OBJECT * (name.count(".") + name.count(",")))
             if lists and isinstance(value, str):
                 self.charge(LISTED * len(value))
             if isinstance(value, Iterator) or (lazy and value and isinstance(value, Iterable)):
@@ -66,8 +78,44 @@ class Charged(Meter):
 
         return charging
 
+    def weighing(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A filter that makes something of all that it looks up: a copy in lower case."""
+
+        @functools.wraps(function)
+        def weighing(*args: Any, **kwargs: Any) -> Any:
+            self.weighs_items = True
+            try:
+                made = function(*args, **kwargs)
+                return list(made) if isinstance(made, Iterator) else made
+            finally:
+                self.weighs_items = False
+
+        return weighing
+
+    def escaping(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A filter that escapes HTML's characters."""
+
+        @functools.wraps(function)
+        def escaping(value: Any) -> Any:
+            text = self.text_of(value)
+            self.charge(escaped_width(text))
+            return function(value)
+
+        return escaping
+
+    def of_number(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A test that divides: text would be formatted."""
+
+        @functools.wraps(function)
+        def of_number(value: Any, *args: Any) -> Any:
+            if not isinstance(value, (int, float)):
+                raise SecurityError(f"a {type(value).__name__} is not divided here")
+            return function(value, *args)
+
+        return of_number
+
     def writing(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A filter that takes anything for text."""
+        """A filter or test that takes anything for text."""
 
         @functools.wraps(function)
         def writing(value: Any, *args: Any, **kwargs: Any) -> Any:
@@ -162,7 +210,8 @@ class Charged(Meter):
 
     def join(self, glue: str, items: Iterable[Any]) -> str:
         texts = [self.text_of(item) for item in self.counted(items)]
-        self.charge(sum(map(width_of, texts)) + width_of(glue) * len(texts))
+        width = escaped_width if isinstance(glue, Markup) else width_of  # it escapes them
+        self.charge(sum(map(width, texts)) + width_of(glue) * len(texts))
         return glue.join(texts)
 
     def indent(self, indent: Callable[..., Any]) -> Callable[..., str]:
@@ -185,6 +234,7 @@ class Charged(Meter):
     ) -> str:
         if indent is not None and not 0 <= indent <= MAX_INDENT:
             raise BudgetExceeded(f"it indents JSON by {indent!r}, {MAX_INDENT} is the most")
+        self.weigh(value, times=ESCAPED_JSON)  # a text is written whole before it is paid for
         encoder = json.JSONEncoder(
             ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
         )

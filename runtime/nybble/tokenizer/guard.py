@@ -4,7 +4,7 @@ could arise (nybble.tokenizer.template says what they do)."""
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import pairwise
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 READ_AT_A_PLACE = 1024  # characters that are compared where a spelling may begin, at most
 MAX_INSIDE = 1 << 20  # characters of all spellings through which a word is looked for
 MAX_LITERALS = 200  # of a template; the most seen is 76
+MAX_SEARCHED = 1 << 24  # characters of a template times spellings that are looked for one by one
+PART = 32  # characters of a spelling that are looked for in a template, where there are more
 
 # What takes texts apart or changes them, so that what was apart or different could become a
 # spelling: stripping more than white space, and slices of what is not a list of messages, too.
@@ -229,6 +231,21 @@ class _Folds(dict[int, str]):
 
 
 _FOLDS = _Folds()
+
+
+def written(spellings: list[str], source: str) -> Iterator[str]:
+    """Those of the spellings that a template has in its source. There may be 100,000, and each
+    would be looked for from its first character to its last: then all that could be found is
+    sorted, by its first characters, and of a spelling that has more those are enough."""
+    if len(spellings) * len(source) <= MAX_SEARCHED:
+        yield from (spelling for spelling in spellings if spelling in source)
+        return
+    parts = sorted({source[at : at + PART] for at in range(len(source))})
+    for spelling in spellings:
+        start = spelling[:PART]
+        at = bisect_left(parts, start)
+        if at < len(parts) and parts[at].startswith(start):
+            yield spelling
 
 
 def folded(text: str) -> str:

@@ -32,6 +32,7 @@ class Meter:
     """The budget of one rendering, and what values cost."""
 
     steps_left = MAX_STEPS
+    weighs_items = False  # whether what is looked up is paid for: a copy is made of it
 
     def charge(self, nbytes: int = 0) -> None:
         """Takes a step, and more for making something of so many bytes; before it is made."""
@@ -54,9 +55,7 @@ class Meter:
         """str(value), at the price of what is in it: a small list can hold a large one often."""
         if isinstance(value, str):
             return str(value)
-        if not isinstance(value, WRITABLE):
-            raise SecurityError(f"a {type(value).__name__} is no text")
-        self.weigh(value)
+        self.weigh(value, is_written=True)
         return str(value)
 
     def made(self, value: Any, depth: int = 0) -> Any:
@@ -69,18 +68,21 @@ class Meter:
                 self.made(item, depth + 1)
         return value
 
-    def weigh(self, value: Any, depth: int = 0) -> None:
-        """Pays for all that is in a value."""
+    def weigh(
+        self, value: Any, depth: int = 0, *, times: int = 1, is_written: bool = False
+    ) -> None:
+        """Pays for all that is in a value, for text so many `times`. is_written: what has no price
+        is refused: a namespace or a view of a dict would be written with all that is in it."""
         if isinstance(value, str):
-            self.charge(width_of(value))
+            self.charge(times * width_of(value))
             return
+        if is_written and not isinstance(value, WRITABLE):
+            raise SecurityError(f"a {type(value).__name__} is no text")
         self.charge()
         if isinstance(value, (list, tuple, dict)):
             self._check_nesting(depth)
-            for item in value:
-                self.weigh(item, depth + 1)
-            for item in value.values() if isinstance(value, dict) else ():
-                self.weigh(item, depth + 1)
+            for item in (*value, *value.values()) if isinstance(value, dict) else value:
+                self.weigh(item, depth + 1, times=times, is_written=is_written)
 
     def _check_nesting(self, depth: int) -> None:
         if depth > MAX_NESTING:
@@ -165,9 +167,8 @@ class Metered(jinja2.visitor.NodeTransformer):
 
     def _working(self, node: Any) -> jinja2.nodes.Node:
         """A body that may be gone through many times pays for its length each time."""
-        nodes = sum(1 for _ in node.find_all(jinja2.nodes.Node))
+        paid = _work_of(node)
         self.generic_visit(node)
-        paid = _environment_call("work", jinja2.nodes.Const(nodes, lineno=node.lineno))
         node.body.insert(0, jinja2.nodes.ExprStmt(paid, lineno=node.lineno))
         return node  # type: ignore[no-any-return]
 
@@ -185,8 +186,17 @@ class Metered(jinja2.visitor.NodeTransformer):
             node.node = _environment_call("sliced", node.node)
         return node
 
+    def visit_ScopedEvalContextModifier(self, node: Any) -> jinja2.nodes.Node:
+        """Where all is escaped that is written, it is so before anybody could be asked to pay."""
+        raise jinja2.TemplateSyntaxError("autoescape is refused", node.lineno)
+
     def visit_For(self, node: jinja2.nodes.For) -> jinja2.nodes.Node:
+        paid = None
+        if node.test is not None:  # it is asked in every round, and the body may have none
+            paid = jinja2.nodes.Not(_work_of(node.test), lineno=node.lineno)
         self._working(node)
+        if paid is not None and node.test is not None:
+            node.test = jinja2.nodes.And(paid, node.test, lineno=node.lineno)
         node.iter = _environment_call("counted", node.iter)
         return node
 
@@ -202,6 +212,11 @@ def _environment_call(method: str, argument: jinja2.nodes.Node) -> jinja2.nodes.
     return jinja2.nodes.Call(function, [argument], [], None, None, lineno=line)
 
 
+def _work_of(node: jinja2.nodes.Node) -> jinja2.nodes.Call:
+    nodes = sum(1 for _ in node.find_all(jinja2.nodes.Node))
+    return _environment_call("work", jinja2.nodes.Const(nodes, lineno=node.lineno))
+
+
 def length_of(value: Any) -> int:
     return len(value) if hasattr(value, "__len__") else 0
 
@@ -214,6 +229,12 @@ def width_of(text: str) -> int:
 def size_of(value: Any) -> int:
     """Bytes that a copy of a string or a list takes, or of what else has a length."""
     return width_of(value) if isinstance(value, str) else REFERENCE * length_of(value)
+
+
+def escaped_width(text: str) -> int:
+    """Bytes that a string takes with its characters of HTML escaped, at most."""
+    longer = 4 * sum(map(text.count, "&<>\"'"))
+    return width_of(text) + (longer if text.isascii() else 4 * longer)
 
 
 def check_bits(bits: int) -> None:

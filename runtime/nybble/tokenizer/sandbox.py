@@ -11,6 +11,8 @@ from Python's internals; what is added here keeps it from taking the machine's t
   * only filters, methods, attributes and globals that chat templates need; none pads to a width,
     and no arguments after a star
   * no string formatting by `%`, and by `.format` only without widths
+  * nothing is written, and named in an error, with more in it than was paid for: no namespace, no
+    view of a dict, no name of many characters
 
 This module imports jinja2, so it is itself imported when a template is first used.
 """
@@ -46,6 +48,8 @@ MAX_NODES = 4_000  # of its tree, up to 11 KB each while it is compiled; the lar
 MAX_OUTPUT = 1 << 18  # characters of a rendering, and
 OUTPUT_OF_INPUT = 8  # so many times the characters of what is rendered
 ESCAPED = 5  # times as long becomes a `"` that is added to what `safe` gave
+MAX_CALLS = 200  # of macros and loops one within another; schemas are nested by a few dozen
+MAX_NAME = 200  # characters of what is looked up, in anything but a dict, or said in an error
 
 FILTERS = frozenset(
     "abs bool capitalize count d default dictsort e escape first float groupby indent int items"
@@ -59,7 +63,11 @@ COMPARING = frozenset("dictsort groupby max min sort unique".split())
 # Those that make a list of a string's characters or words, and those that take them one by one.
 LISTING = frozenset("groupby sort title unique".split())
 LAZY = frozenset("map reject rejectattr select selectattr unique".split())
-COMPARING_TESTS = "== != < <= > >= eq equalto ge greaterthan gt in le lessthan lt ne".split()
+# Those that can look something up in each element.
+WITH_ATTRIBUTE = frozenset("groupby map max min rejectattr selectattr sort sum unique".split())
+COMPARING_TESTS = (
+    "== != < <= > >= eq equalto filter ge greaterthan gt in le lessthan lt ne test".split()
+)
 METHODS = {
     str: frozenset(
         "capitalize count endswith find format index isalnum isalpha isascii isdecimal isdigit"
@@ -96,6 +104,7 @@ class _Generation(jinja2.ext.Extension):
 class Sandbox(Charged, jinja2.sandbox.ImmutableSandboxedEnvironment):
     """The environment of one rendering."""
 
+    _calls = 0  # of macros and loops that are under way
     intercepted_binops = frozenset(("+", "-", "*", "/", "//", "**", "%"))
 
     def __init__(self) -> None:
@@ -104,19 +113,31 @@ class Sandbox(Charged, jinja2.sandbox.ImmutableSandboxedEnvironment):
             lstrip_blocks=True,
             optimized=False,  # constants are computed when they are needed, within the budget
             finalize=self._finalize,
+            undefined=_Undefined,
             extensions=[_Generation, "jinja2.ext.loopcontrols"],
         )
         filters = {
-            name: self.charging(self.filters[name], lists=name in LISTING, lazy=name in LAZY)
+            name: self.charging(
+                self.filters[name],
+                lists=name in LISTING,
+                lazy=name in LAZY,
+                has_attribute=name in WITH_ATTRIBUTE,
+            )
             for name in FILTERS & {*self.filters}
         }
         for name in COMPARING & {*filters}:
-            filters[name] = self.comparing(filters[name])
-        for name in COMPARING_TESTS:
-            compare: Any = self.tests[name]
-            self.tests[name] = self.comparing(compare)
+            filters[name] = self.weighing(self.comparing(filters[name]))
         for name in WRITING & {*filters}:
             filters[name] = self.writing(filters[name])
+        for name in ("e", "escape"):
+            filters[name] = self.escaping(filters[name])
+        tests: dict[str, Any] = self.tests
+        for name in COMPARING_TESTS:
+            tests[name] = self.comparing(tests[name])
+        for name in ("lower", "upper"):
+            tests[name] = self.charging(self.writing(tests[name]))
+        for name in ("divisibleby", "even", "odd"):
+            tests[name] = self.of_number(tests[name])
         filters["int"] = self.bounded_int(filters["int"])
         filters["list"] = self.list_of
         filters["round"] = self.bounded_round(filters["round"])
@@ -129,10 +150,9 @@ class Sandbox(Charged, jinja2.sandbox.ImmutableSandboxedEnvironment):
         filters["tojson"] = self.tojson
         self.filters.clear()
         self.filters.update(filters)
-        namespace = self.globals["namespace"]
         self.globals.clear()
         self.globals.update(
-            namespace=namespace,
+            namespace=Namespace,
             dict=self.dict_of,
             range=self.range_of,
             raise_exception=self._raise_exception,
@@ -170,11 +190,11 @@ class Sandbox(Charged, jinja2.sandbox.ImmutableSandboxedEnvironment):
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         self.charge(REFERENCE * (len(args) + len(kwargs)))
         if isinstance(function, jinja2.runtime.Macro):  # which pays for what it does
-            return super().call(context, function, *args, **kwargs)
+            return self._call_within(context, function, *args, **kwargs)
         args = tuple(map(self.compared, args))
         kwargs = {name: self.compared(value) for name, value in kwargs.items()}
         if isinstance(function, jinja2.runtime.LoopContext):  # a loop that goes on in another list
-            args = tuple(map(self.counted, args))
+            return self._call_within(context, function, *map(self.counted, args), **kwargs)
         owner = getattr(function, "__self__", None)
         if isinstance(owner, (list, tuple)):  # count and index compare
             self.weigh(owner)
@@ -191,10 +211,26 @@ class Sandbox(Charged, jinja2.sandbox.ImmutableSandboxedEnvironment):
             self.charge(width_of(owner))
         return super().call(context, function, *args, **kwargs)
 
+    def _call_within(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+        """A macro or a loop again, which may call itself. Python's own limit is its program's."""
+        if self._calls == MAX_CALLS:
+            raise BudgetExceeded("it is nested too deeply")
+        self._calls += 1
+        try:
+            return super().call(context, function, *args, **kwargs)
+        finally:
+            self._calls -= 1
+
     def getitem(self, obj: Any, argument: Any) -> Any:
-        if isinstance(argument, tuple):
-            self.weigh(argument)  # it is hashed
-        return super().getitem(obj, argument)
+        self.charge()
+        if not isinstance(argument, str):
+            self.weigh(argument, is_written=True)  # it is hashed, or written in an error
+        elif len(argument) > MAX_NAME and not isinstance(obj, dict):
+            raise BudgetExceeded(f"it looks for a name of {len(argument)} characters")
+        value = super().getitem(obj, argument)
+        if self.weighs_items:
+            self.weigh(value)
+        return value
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         sized = (str, list, tuple)
@@ -230,7 +266,12 @@ class Sandbox(Charged, jinja2.sandbox.ImmutableSandboxedEnvironment):
         if not isinstance(owner, str) or getattr(value, "__name__", "") != "format":
             return None
         formatter = _PlainFormatter(self)
-        return lambda *args, **kwargs: str(formatter.vformat(owner, args, kwargs))
+
+        def format(*args: Any, **kwargs: Any) -> str:
+            self.charge(OBJECT * (owner.count("{") + owner.count("}")))  # of each becomes a piece
+            return formatter.vformat(owner, args, kwargs)
+
+        return format
 
     def _raise_exception(self, message: Any = "") -> None:
         raise TemplateRaised(self.text_of(message))
@@ -241,6 +282,31 @@ class Sandbox(Charged, jinja2.sandbox.ImmutableSandboxedEnvironment):
         return self.join(self.text_of(d), items)
 
 
+class Namespace(jinja2.utils.Namespace):
+    """One that is not written with all that is in it: an error may have it in its text."""
+
+    def __repr__(self) -> str:
+        return "<namespace>"
+
+
+class _Undefined(jinja2.Undefined):
+    """What is not there. What it was looked for by may be anything: it is named if it is short."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        hint: str | None = None,
+        obj: Any = jinja2.utils.missing,
+        name: Any = None,
+        exc: type[jinja2.TemplateRuntimeError] = jinja2.UndefinedError,
+    ) -> None:
+        is_short = name is None or isinstance(name, int)
+        if not is_short and not (isinstance(name, str) and len(name) <= MAX_NAME):
+            name = type(name).__name__
+        super().__init__(hint, obj, name, exc)
+
+
 class _PlainFormatter(Formatter):
     """str.format with fields by number or name, nothing inside them and no widths."""
 
@@ -248,6 +314,8 @@ class _PlainFormatter(Formatter):
         self._sandbox = sandbox
 
     def get_field(self, field_name: str, args: Any, kwargs: Any) -> Any:
+        if len(field_name) > MAX_NAME:
+            raise BudgetExceeded(f"it has a format field of {len(field_name)} characters")
         if "." in field_name or "[" in field_name:
             raise SecurityError(f"format field {field_name!r} looks inside a value")
         return super().get_field(field_name, args, kwargs)
@@ -259,7 +327,7 @@ class _PlainFormatter(Formatter):
 
     def format_field(self, value: Any, format_spec: str) -> str:
         if format_spec:
-            raise SecurityError(f"format field with {format_spec!r}")
+            raise SecurityError(f"format field with {format_spec[:40]!r}")
         text = self._sandbox.text_of(value)
         self._sandbox.charge(width_of(text))
         return text

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
+from itertools import chain, islice
 
 from nybble._core import tokenizer as core
 from nybble.errors import TemplateError, UsageError
 from nybble.tokenizer import Tokenizer, lone_surrogate
-from nybble.tokenizer.guard import Guard, Reading, escaped
+from nybble.tokenizer.guard import Guard, Reading, escaped, written
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ THINK = frozenset(("<think>", "</think>"))
 ROLES = frozenset(("system", "user", "assistant", "tool", "developer"))
 MAX_SOURCE = 1 << 16  # characters of a template; the longest known has 30,000
 MAX_ERROR = 300  # characters of what a template says in an error
-MAX_DEPTH = 64  # of lists and mappings in messages and variables
+MAX_DEPTH = 64  # of lists and mappings in messages and variables, and of all that is in them,
+MAX_VALUES = 1 << 18  # a list that is there twice counted twice; a template can go through fewer
 MARKS = range(0xE000, 0xF900)
 
 
@@ -109,7 +111,10 @@ class ChatTemplate:
                 f"{MAX_SOURCE} are the most"
             )
         checked = _checked(messages)
-        spoken = [*_strings(checked, "messages"), *_strings(variables, "variables")]
+        strings = chain(_strings(checked, "messages"), _strings(variables, "variables"))
+        spoken = [*islice(strings, MAX_VALUES + 1)]
+        if len(spoken) > MAX_VALUES:
+            raise UsageError(f"messages and variables hold more than {MAX_VALUES:,} values")
         for text in spoken:
             if (at := lone_surrogate(text)) is not None:
                 raise UsageError(
@@ -178,6 +183,8 @@ class ChatTemplate:
             raise TemplateError(
                 f"the chat template does not compile: line {error.lineno}: {_cut(error.message)}"
             ) from None
+        except (MemoryError, SystemError):  # CPython may raise the second where it lacks memory
+            raise MemoryError("there is no memory for the chat template") from None
         except RecursionError:
             raise TemplateError("the chat template is refused: it is nested too deeply") from None
         except Exception as error:  # a template can raise whatever Python's operators raise
@@ -190,12 +197,16 @@ class ChatTemplate:
 
 def _protected(tokenizer: Tokenizer, source: str) -> Iterator[str]:
     """The spellings that messages must not pass off as tokens."""
+    user_defined = []
     for id in tokenizer.vocabulary.specials():
         spelling = tokenizer.spelling(id)
         if not spelling or spelling.isspace():
             continue
-        if tokenizer.vocabulary.type(id) != core.USER_DEFINED or spelling in source:
+        if tokenizer.vocabulary.type(id) == core.USER_DEFINED:
+            user_defined.append(spelling)
+        else:
             yield spelling
+    yield from written(user_defined, source)
 
 
 def _checked(messages: object) -> list[Mapping[str, Any]]:
@@ -214,12 +225,14 @@ def _checked(messages: object) -> list[Mapping[str, Any]]:
 
 
 def _strings(value: object, where: str, depth: int = 0) -> Iterator[str]:
-    """All strings in a value; UsageError for what is neither JSON nor a tuple."""
+    """All strings in a value, and an empty one for what is none; UsageError for what is neither
+    JSON nor a tuple."""
     if depth > MAX_DEPTH:
         raise UsageError(f"{where} are nested more than {MAX_DEPTH} deep")
+    yield value if isinstance(value, str) else ""
     if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
+        return
+    if isinstance(value, Mapping):
         for key, item in value.items():
             if not isinstance(key, str):
                 raise UsageError(f"a key in {where} is a str, not {type(key).__name__}")
