@@ -40,7 +40,8 @@ def fill(model: nybble.Model, sequences: int) -> None:
     for reply in replies:
         assert str(reply) is not None
         assert reply.stats.stop_reason in ("context", "end")
-    ids = model.tokenize(WORDS * model.context)[: model.context - 1]
+    ids = model.tokenize(WORDS * (model.context // 16 + 1))[: model.context - 1]
+    assert len(ids) == model.context - 1
     for _ in range(sequences):
         model.logits(ids)
 
