@@ -5,7 +5,11 @@ import mmap
 import os
 import re
 import shutil
+import sys
+import time
 import tomllib
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +32,7 @@ def tiny(tmp_path):
     return str(tmp_path / "tiny.gguf")
 
 
-def planned(path, budget, context=512, sequences=1, on_exceed="refuse", kv=None):
+def planned(path, budget, context=512, sequences=1, on_exceed="refuse", kv=None, id=None):
     return planning.plan(
         packing.read(path),
         context=context,
@@ -38,6 +42,7 @@ def planned(path, budget, context=512, sequences=1, on_exceed="refuse", kv=None)
         held=10 * MIB,
         on_exceed=on_exceed,
         kv=kv,
+        board=id and board.load(id),
     )
 
 
@@ -246,6 +251,51 @@ def test_a_model_is_promised_what_it_has_yet_to_touch(tiny, monkeypatch):
     assert planning.held_bytes() >= before + 2 * own  # the reply has its memory
     del reply, second
     assert planning.held_bytes() < before + own
+
+
+def replies_line(plan):
+    return next(line.nbytes for line in plan.lines if line.what == "templates and replies")
+
+
+def test_tokens_of_all_sequences_are_counted(tiny):
+    one, many = (replies_line(planned(tiny, 1 << 40, sequences=n)) for n in (1, 101))
+    assert many - one == pytest.approx(100 * 512 * planning.TOKEN, abs=mmap.PAGESIZE)
+
+
+def test_a_token_of_a_reply_takes_no_more_than_is_counted(smollm2_path):
+    model, taken = nybble.load(smollm2_path, context=512), []
+    for n in (1, 50, 450):  # the first loads what is loaded once
+        model.forget()
+        tracemalloc.start()
+        reply = model.complete("Once upon a time", max_tokens=n, ignore_eos=True)
+        assert reply.text
+        taken.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        del reply
+    assert 50 < (taken[2] - taken[1]) / 400 <= planning.TOKEN
+
+
+def test_templates_are_planned_for_the_engine_that_makes_them(tiny, smollm2_path, monkeypatch):
+    known = planned(smollm2_path, 1 << 40)
+    monkeypatch.setitem(sys.modules, "minijinja", None)
+    assert replies_line(planned(smollm2_path, 1 << 40)) == replies_line(known) + planning.JINJA2
+    rpi4, k1 = (planned(smollm2_path, 1 << 40, id=id) for id in ("rpi4", "spacemit-k1"))
+    assert replies_line(k1) == replies_line(rpi4) + planning.JINJA2
+
+
+def test_threads_that_load_at_once_count_each_other(tiny, monkeypatch):
+    monkeypatch.setenv("NYBBLE_PACK", "0")
+    plan = planning.plan
+
+    def slow(*args, **options):
+        time.sleep(0.2)  # the other would have looked by then
+        return plan(*args, **options)
+
+    monkeypatch.setattr(planning, "plan", slow)
+    with ThreadPoolExecutor(2) as threads:
+        models = list(threads.map(lambda _: nybble.load(tiny, context=512), range(2)))
+    first, second = sorted((model.plan for model in models), key=lambda plan: plan.total_bytes)
+    assert second.lines[0].nbytes >= first.total_bytes
 
 
 # -- how keys and values are stored

@@ -130,7 +130,6 @@ class Model:
     ) -> None:
         from nybble import packing, planning
 
-        held = planning.held_bytes()
         self.path = path
         self.threads = threads_of(threads)
         n_sequences = whole("sequences", sequences, 1, MAX_SEQUENCES)
@@ -141,20 +140,22 @@ class Model:
             raise UsageError(f"on_exceed must be 'refuse' or 'adapt', not {on_exceed!r:.40}")
         if on_progress is not None and not callable(on_progress):
             raise UsageError(f"on_progress must be a function, not {on_progress!r:.60}")
-        reading = packing.read(path)
-        tree = reading.tree
-        self.plan = planning.plan(
-            reading,
-            context=context_of(context, tree.context),
-            sequences=n_sequences,
-            threads=self.threads,
-            budget=planning.budget_of(memory, held),
-            held=held,
-            on_exceed=on_exceed,
-            kv=kv,
-            name=name,
-        )
-        promise = planning.Promise(self.plan, held)
+        with planning.lock:
+            held = planning.held_bytes()
+            reading = packing.read(path)
+            tree = reading.tree
+            self.plan = planning.plan(
+                reading,
+                context=context_of(context, tree.context),
+                sequences=n_sequences,
+                threads=self.threads,
+                budget=planning.budget_of(memory, held),
+                held=held,
+                on_exceed=on_exceed,
+                kv=kv,
+                name=name,
+            )
+            promise = planning.Promise(self.plan, held)
         self.context = self.plan.context
         self.weights = reading.weights(on_progress)
         self.notice = " ".join(filter(None, (self.plan.notice, reading.notice)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 from _operator import index
+from _thread import RLock
 from _weakref import ref
 from typing import Any, NamedTuple
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 INTERPRETER = 16 * MIB  # Python with nybble, where it is not running yet: on a board
 OBJECTS = 5 * MIB  # templates and their engine, replies, and what Python keeps of both
+JINJA2 = 8 * MIB  # more, where templates are jinja2's: 8.5 to 13 MiB in place of minijinja's 2.7
+TOKEN = 160  # bytes that Python keeps of a token of a reply: its id, and its piece of text
 PACKING = 6 * MIB  # the library that sums a packed copy (3 MiB), and what malloc does not give back
 HEADROOM = 64 * MIB  # of the machine's memory, left to others where nobody says how much to use
 _CHUNKS = (CHUNK, 64, 32, 16)
@@ -182,13 +185,13 @@ def plan(
     asked = "f16" if kv is None or kv == "auto" else kv
 
     # once: the size of a file that is yet to be packed takes time
-    fixed = _fixed(reading, held, board)
+    fixed, objects = _fixed(reading, held, board), _objects(reading, board)
 
     def made(context: int) -> Plan:
         for kind in (asked, "v8") if may_be_v8 else (asked,):
             for chunk in _CHUNKS:
                 shape = context, threads, sequences, chunk
-                tried = _plan(reading.program, fixed, *shape, kind, board)
+                tried = _plan(reading.program, fixed, objects, *shape, kind, board)
                 tried.budget_bytes, tried.budget = budget.nbytes, budget.who
                 tried.asked_kv = asked
                 if tried.fits:
@@ -210,6 +213,19 @@ def plan(
         raise BudgetError(_refusal(name or os.path.basename(reading.file.path), whole))
     largest.asked_context = context
     return largest
+
+
+# Held from looking at what the process holds until what was planned by it is promised: so models
+# that threads load at the same moment count each other.
+lock = RLock()
+
+
+def _after_fork() -> None:
+    global lock
+    lock = RLock()  # in a forked child nobody else is there who could give it back
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class Promise:
@@ -301,7 +317,6 @@ def _fixed(reading: Reading, held: int, board: Board | None) -> list[Line]:
     lines = [
         Line("Python, and what it holds already", held),
         Line(what, _in_pages(nbytes, board)),
-        Line("templates and replies", OBJECTS),
     ]
     if isinstance(reading.file, GgufFile) and reading.is_to_be_mapped:
         lines.append(Line("what packing the file leaves", PACKING))
@@ -311,9 +326,20 @@ def _fixed(reading: Reading, held: int, board: Board | None) -> list[Line]:
     return lines
 
 
+def _objects(reading: Reading, board: Board | None) -> int:
+    """Bytes of templates and of what is the same of all replies."""
+    from nybble.tokenizer import quick
+
+    is_there = quick.is_there() if board is None else board.isa in quick.MACHINES
+    if reading.template is None or (is_there and quick.is_known(reading.template)):
+        return OBJECTS
+    return OBJECTS + JINJA2
+
+
 def _plan(
     program: Program,
     fixed: list[Line],
+    objects: int,
     context: int,
     threads: int,
     sequences: int,
@@ -324,11 +350,13 @@ def _plan(
     panel_bytes = None if board is None else board.panel_bytes
     found = sizes(program, context, threads, sequences, chunk, kv, panel_bytes)
     kv_bytes, work_bytes = (_in_pages(nbytes, board) for nbytes in found)
+    objects = _in_pages(objects + TOKEN * context * sequences, board)
     times = f"{sequences:,} times " if sequences > 1 else ""
     tokens = "1 token" if context == 1 else f"{context:,} tokens"
     return Plan(
         [
             *fixed,
+            Line("templates and replies", objects),
             Line(f"KV cache of {times}{tokens}, {KV_TYPES[kv]}", kv_bytes),
             Line(f"working memory for {chunk} tokens at once", work_bytes),
         ],

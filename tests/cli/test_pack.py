@@ -91,6 +91,19 @@ def test_pack_never_replaces_what_is_no_packed_file(path, tmp_path, capsys, what
     assert not os.path.isfile("/dev/null")
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+def test_pack_writes_no_file_that_could_not_be_run(path, tmp_path, capsys, is_there):
+    out = tmp_path / "model.bin"
+    if is_there:
+        out.write_text("precious")
+    assert main(["pack", "tiny", "-o", str(out), "--force"]) == 2
+    assert lines(capsys) == [
+        f"nybble: {out} could not be run: only what ends in .nyb is mapped; give -o FILE.nyb"
+    ]
+    assert out.exists() == is_there
+    assert not is_there or out.read_text() == "precious"
+
+
 def test_pack_says_why_it_cannot_write(path, tmp_path, capsys, monkeypatch):
     assert main(["pack", "tiny", "-o", f"{tmp_path}/nowhere/x.nyb"]) == 1
     assert lines(capsys) == [

@@ -1,11 +1,12 @@
 """All that a model's memory is planned for: the context full, the whole vocabulary read.
 
     python -m tests.faults.filled MODEL [--kv v8] [--context N] [--sequences N] [--threads N]
-        [--models N] [--tokens N] [--turns N]
+        [--models N] [--tokens N] [--turns N] [--jinja2]
 
 Prints the plan, the peak from before the load on and what it consists of as JSON, in bytes, when it
 has also made that many tokens, in as many replies as it takes, and had a chat of that many turns.
-Of several models of the same file, which are used in turn, the plan is the last one's.
+Of several models of the same file, which are used in turn, the plan is the last one's. --jinja2 is
+for as it is without minijinja.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 
 import nybble
 from nybble import hub, machine
@@ -38,7 +40,8 @@ def fill(model: nybble.Model, sequences: int) -> None:
     for reply in replies:
         assert str(reply) is not None
         assert reply.stats.stop_reason in ("context", "end")
-    ids = model.tokenize(WORDS * model.context)[: model.context - 1]
+    ids = model.tokenize(WORDS * (model.context // 16 + 1))[: model.context - 1]
+    assert len(ids) == model.context - 1
     for _ in range(sequences):
         model.logits(ids)
 
@@ -74,7 +77,10 @@ def main() -> None:
     for name, default in (("context", 2048), ("sequences", 1), ("models", 1), ("tokens", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--turns", type=int, default=1)
+    parser.add_argument("--jinja2", action="store_true")
     args = parser.parse_args()
+    if args.jinja2:
+        sys.modules["minijinja"] = None  # type: ignore[assignment]
     with open("/proc/self/clear_refs", "w") as refs:
         refs.write("5")  # VmHWM begins anew from what is held now
     models = [

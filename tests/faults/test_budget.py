@@ -44,9 +44,9 @@ def model(request):
     return path
 
 
-def filled(path, *, env=(), preexec_fn=None, **options):
+def filled(path, *more, env=(), preexec_fn=None, **options):
     """What filled.py says."""
-    flags = [f"--{name}={value}" for name, value in options.items()]
+    flags = [*more, *(f"--{name}={value}" for name, value in options.items())]
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults.filled", path, *flags],
         cwd=ROOT,
@@ -95,6 +95,13 @@ def test_the_peak_of_a_first_load_is_in_the_plan(smollm2_path, tmp_path):
 def test_the_peak_of_models_packed_in_memory_is_in_the_plan(smollm2_path, models):
     """What a model has not touched yet is in the plan of one that is loaded later."""
     found = filled(smollm2_path, context=512, models=models, threads=2, env={"NYBBLE_PACK": "0"})
+    check_plan(found)
+
+
+@needs_proc
+def test_the_peak_of_templates_of_jinja2_is_in_the_plan(smollm2_path):
+    nybble.load(smollm2_path)
+    found = filled(smollm2_path, "--jinja2", context=512, threads=2)
     check_plan(found)
 
 

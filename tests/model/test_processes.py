@@ -278,6 +278,33 @@ os.waitpid(child, 0)
 print(begun, text, os.read(read, 100).decode(), reply.stats.stop_reason)
 """
 
+# A thread is about to load a model when the process forks.
+FORK_DURING_A_LOAD = """
+import os, sys, threading, nybble
+from nybble import planning
+plan, inside, done = planning.plan, threading.Event(), threading.Event()
+
+def slow(*args, **options):
+    inside.set()
+    done.wait()
+    return plan(*args, **options)
+
+planning.plan = slow
+thread = threading.Thread(target=nybble.load, args=sys.argv[1:])
+thread.start()
+inside.wait()
+child = os.fork()
+planning.plan = plan
+if not child:
+    try:
+        os._exit(nybble.load(sys.argv[1], threads=1).complete("c", max_tokens=3).text != "abc")
+    finally:
+        os._exit(2)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+done.set()
+thread.join()
+"""
+
 
 @pytest.mark.parametrize("whose", ["mine", "another thread's"])
 def test_a_forked_child_may_ask_while_a_reply_is_read(endless, whose):
@@ -294,6 +321,10 @@ def test_a_child_of_an_event_loop_may_ask(endless):
 
 def test_a_reply_goes_on_in_parent_and_child(path):
     assert run(BOTH_GO_ON, path) == "Ge Gehn wir! Gehn wir! end\n"
+
+
+def test_a_child_may_load_while_another_thread_loads(endless):
+    assert run(FORK_DURING_A_LOAD, endless) == "0\n"
 
 
 # -- pools of processes

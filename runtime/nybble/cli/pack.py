@@ -107,13 +107,17 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_output(output: str, path: str, is_forced: bool) -> None:
     """UsageError if the model at `path` must not be packed into that file."""
-    if not os.path.lexists(output):
-        return
-    if not os.path.isfile(output):  # /dev/null must stay what it is
+    is_there = os.path.lexists(output)
+    if is_there and not os.path.isfile(output):  # /dev/null must stay what it is
         raise UsageError(f"{output} is there and is no file; give -o the name of a file")
-    if os.path.samefile(output, path):
+    if is_there and os.path.samefile(output, path):
         raise UsageError(f"{output} is the model that is to be packed; give another name")
-    if not is_forced:
+    if not output.endswith(hub.PACKED):
+        raise UsageError(
+            f"{output} could not be run: only what ends in {hub.PACKED} is mapped; give -o"
+            f" FILE{hub.PACKED}"
+        )
+    if is_there and not is_forced:
         raise UsageError(f"{output} is there already; give --force to write over it")
 
 

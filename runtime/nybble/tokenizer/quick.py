@@ -17,6 +17,7 @@ no budget is needed here but minijinja's own.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 KEYS = frozenset(("role", "content", "name", "reasoning_content", "thinking"))
 NOT_SPACE_IN_UNICODE = "\x1c\x1d\x1e\x1f"
 FUEL = 1_000_000  # instructions of one rendering
+MACHINES = ("x86_64", "aarch64", "armv7")  # ISAs of boards that have wheels of it (pyproject.toml)
 NAME = "chat template"
 
 
@@ -52,9 +54,21 @@ def _sha256(data: bytes) -> Any:
     return import_module("hashlib").sha256(data)
 
 
+def is_known(source: str) -> bool:
+    """Whether minijinja is known to make the same text of this template."""
+    return digest(source) in SAME
+
+
+def is_there() -> bool:
+    """Whether minijinja is installed; it is not loaded for that."""
+    if "minijinja" in sys.modules:
+        return sys.modules["minijinja"] is not None
+    return any(finder.find_spec("minijinja", None) for finder in sys.meta_path)
+
+
 def engine(source: str) -> minijinja.Environment | None:
     """minijinja with the template compiled, if it is there and the template is known."""
-    if digest(source) not in SAME:
+    if not is_known(source):
         return None
     try:
         return compiled(source)
