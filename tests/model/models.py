@@ -132,8 +132,9 @@ def _chain(folder: Path, ids: list[int], *, vocab: int = 323, **tiny: object) ->
     def edit(tensors: list[Tensor]) -> list[Tensor]:
         tensors = replaced("token_embd.weight", lambda _: signs)(tensors)
         tensors = replaced("output_norm.weight", np.ones_like)(tensors)
-        tensors = replaced("blk.0.attn_output.weight", np.zeros_like)(tensors)
-        tensors = replaced("blk.0.ffn_down.weight", np.zeros_like)(tensors)
+        for i in range(numbers["layers"]):
+            tensors = replaced(f"blk.{i}.attn_output.weight", np.zeros_like)(tensors)
+            tensors = replaced(f"blk.{i}.ffn_down.weight", np.zeros_like)(tensors)
         return replaced("output.weight", head)(tensors)
 
     return edited(folder / "plain.gguf", folder / "speaking.gguf", tensors=edit)

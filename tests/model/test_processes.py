@@ -26,8 +26,10 @@ def path(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def endless(tmp_path_factory):
-    """A model that goes on for 60,000 tokens, which takes it seconds, as long prompts do."""
-    return speaking(tmp_path_factory.mktemp("endless"), "abc", loops=True, context=60_000)
+    """A model that goes on for 60,000 tokens, which takes it seconds, as long prompts do: of which
+    the last layer sees little, so it has two."""
+    folder = tmp_path_factory.mktemp("endless")
+    return speaking(folder, "abc", loops=True, context=60_000, layers=2)
 
 
 # Where a crash was; and not what Python since 3.12 thinks of a fork beside other threads.
