@@ -414,6 +414,13 @@ GOOD = {
         ({"memory_mib": []}, "memory_mib is to be a list"),
         ({"memory_mib": ["a"]}, "memory_mib is to be of whole numbers"),
         ({"memory_mib": [512.5]}, "memory_mib is to be of whole numbers"),
+        ({"linux_mib": 416}, "memory_source comes with linux_mib or idle_mib"),
+        ({"memory_source": "x"}, "memory_source comes with linux_mib or idle_mib"),
+        ({"linux_mib": 416, "memory_source": 7}, "memory_source is to be a text"),
+        ({"linux_mib": 416.5, "memory_source": "x"}, "linux_mib is to be a whole number"),
+        ({"linux_mib": 512, "memory_source": "x"}, "linux_mib is out of range"),
+        ({"idle_mib": True, "memory_source": "x"}, "idle_mib is to be a whole number"),
+        ({"idle_mib": 0, "memory_source": "x"}, "idle_mib is out of range"),
     ],
 )
 def test_bad_boards(change, says):
@@ -443,6 +450,22 @@ def test_a_board_has_room_for_the_panels_of_all_levels_it_may_have():
     assert board.parsed("good", GOOD | levels | {"expect_level": "dotprod"}).panel_bytes == 576
     assert board.parsed("good", GOOD | levels | {"expect_level": "i8mm"}).panel_bytes == 3520
     assert board.parsed("good", GOOD | {"isa": "riscv64"}).panel_bytes == 576
+
+
+@pytest.mark.parametrize("id", board.boards())
+def test_a_board_has_no_more_to_give_than_load_would_find_there(id, monkeypatch):
+    """MemAvailable of an idle system, less what is left to others."""
+    there = board.load(id)
+    budget = planning.on_board(there, None)
+    linux = there.linux_mib or there.memory_mib[0] * 13 // 16
+    idle = there.idle_mib or there.memory_mib[0] // 4
+    monkeypatch.delenv("NYBBLE_MEMORY", raising=False)
+    monkeypatch.setattr(machine, "_lines", lambda path: {
+        "/proc/meminfo": [f"MemTotal: {linux << 10} kB", f"MemAvailable: {linux - idle << 10} kB"],
+    }.get(path, []))  # fmt: skip
+    assert budget.nbytes == planning.budget_of(None, 0).nbytes > 64 * MIB
+    assert ("Linux sees" in budget.who) == bool(there.linux_mib)
+    assert ("an idle system takes" in budget.who) == bool(there.idle_mib)
 
 
 def test_an_unknown_board():

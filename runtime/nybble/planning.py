@@ -34,6 +34,9 @@ JINJA2 = 8 * MIB  # more, where templates are jinja2's: 8.5 to 13 MiB in place o
 TOKEN = 160  # bytes that Python keeps of a token of a reply: its id, and its piece of text
 PACKING = 6 * MIB  # the library that sums a packed copy (3 MiB), and what malloc does not give back
 HEADROOM = 64 * MIB  # of the machine's memory, left to others where nobody says how much to use
+# What is assumed of a board where nobody measured it: that Linux sees what it sees of the Zero 2 W,
+# the least that is known of any, and that the system takes as much as one with a desktop may.
+LINUX_SHARE, IDLE_SHARE = 13 / 16, 1 / 4
 _CHUNKS = (CHUNK, 64, 32, 16)
 # How keys and values may be stored: what a plan calls it, and what it alone adds to the KL
 # divergence from float32, by model (docs/fidelity.md).
@@ -300,12 +303,19 @@ def _in_bytes(amount: str) -> int:
 
 
 def on_board(board: Board, memory: int | str | None) -> Budget:
-    """The budget on a board: `memory`, or what the least one has, less what is left to others. It
+    """The budget on a board: `memory`, or what Linux sees of the least one, less what an idle
+    system takes of that and what is left to others, which is what `budget_of` would find there. It
     is the command line that plans for boards."""
     if memory is not None:
         return budget_of(memory, 0, "--memory")
-    who = f"{board.name} with {board.memory_mib[0]:,} MiB"
-    return Budget(board.memory_mib[0] * MIB - HEADROOM, who, "take one with more")
+    least = board.memory_mib[0]
+    seen = board.linux_mib or int(least * LINUX_SHARE)
+    idle = board.idle_mib or int(least * IDLE_SHARE)
+    sees = f"Linux sees {seen:,}" if board.linux_mib else f"Linux is taken to see {seen:,}"
+    takes = f"an idle system takes {idle:,}" if board.idle_mib else f"a system may take {idle:,}"
+    nbytes = (seen - idle) * MIB - HEADROOM
+    who = f"{board.name} with {least:,} MiB: {sees}, {takes}, {HEADROOM // MIB} are left to others"
+    return Budget(nbytes, who, "take one with more")
 
 
 def _fixed(reading: Reading, held: int, board: Board | None) -> list[Line]:

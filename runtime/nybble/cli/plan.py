@@ -26,13 +26,14 @@ _EXAMPLES = """\
 examples:
   nybble plan smollm2-135m                         on this machine
   nybble plan smollm2-135m --memory 200MiB         within a budget
-  nybble plan gemma3-270m --board rpi-zero-2w      on a board
+  nybble plan smollm2-135m --board rpi-zero-2w     on a board
   nybble plan smollm2-135m --context 8192 --sequences 2 --json
 
 Without --memory the budget is what this machine can give (what is available, less 64 MiB; the
-control group's limit; ulimit -v), or what the board has with the least memory it is sold with. With
---board a .gguf file is planned as at its first run there, when it is yet to be packed, and a known
-model that is not here is estimated from the size of its file.
+control group's limit; ulimit -v). With --board it is what Linux sees on the board with the least
+memory it is sold with, less what an idle system takes and 64 MiB; a .gguf file is planned as at its
+first run there, when it is yet to be packed, and a known model that is not here is estimated from
+the size of its file.
 """
 
 
