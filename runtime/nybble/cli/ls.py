@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from nybble import hub
-from nybble.cli.terminal import megabytes, printable, say, table
+from nybble.cli.terminal import megabytes, per_second, printable, rounded, say, table
 from nybble.errors import NybbleError, UsageError
 from nybble.hub.known import DEFAULT, KNOWN, KnownModel
 
@@ -160,7 +160,7 @@ def _fit(row: KnownModel, board: Board, memory: str | None) -> dict[str, Any]:
         "total_bytes": found.total_bytes,
         "is_planned": found.is_planned,
         "fits": found.fits,
-        "decode_tok_s": None if rate is None else round(rate, 1),
+        "decode_tok_s": None if rate is None else rounded(rate),
     }
 
 
@@ -172,7 +172,7 @@ def _fit_line(row: dict[str, Any]) -> tuple[str, str, str]:
     elif rate is None:
         speed = ", how fast is unknown"
     else:
-        speed = f", at most {'about ' if about else ''}{rate:,.0f} tokens/s"
+        speed = f", at most {about}{per_second(rate)}"
     fits = "fits" if row["fits"] else "does not fit"
     return row["name"], f"{about}{_mebibytes(row['total_bytes'])}", f"{fits}{speed}"
 

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from nybble import hub
-from nybble.cli.terminal import counted, fitted, printable
+from nybble.cli.terminal import counted, fitted, per_second, printable, rounded
 from nybble.errors import BudgetError, ModelNotFoundError
 from nybble.hub.known import KNOWN
 from nybble.options import KV
@@ -114,10 +114,9 @@ def _estimate(args: argparse.Namespace) -> int:
     board = boards.load(args.board)
     budget = planning.on_board(board, args.memory)
     model.threads_of(args.threads)
-    context = model.DEFAULT_CONTEXT if args.context is None else args.context
-    context = whole("context", context, 1, 2**31)
-    sequences = whole("sequences", args.sequences, 1, model.MAX_SEQUENCES)
     row = hub.row_of(args.model)
+    context = model.context_of(args.context, row.context)
+    sequences = whole("sequences", args.sequences, 1, model.MAX_SEQUENCES)
     for kv in ("f16", "v8") if args.kv == "auto" else (args.kv,):
         found = fitting.estimate(
             row, board, args.memory, context=context, sequences=sequences, kv=kv
@@ -139,7 +138,7 @@ def _estimate(args: argparse.Namespace) -> int:
             "read_bytes": found.read_bytes,
             "board": board.id,
             "read_gb_s": board.read_gb_s,
-            "decode_tok_s": rate and round(rate, 1),
+            "decode_tok_s": rate and rounded(rate),
         }
         print(json.dumps(said))
     else:
@@ -155,8 +154,7 @@ def _as_estimate(name: str, found: Fit, context: int, budget: Budget, board: Boa
         speed = f"how fast {board.name} reads memory is not known"
     else:
         speed = (
-            f"at {board.read_gb_s:g} GB/s ({board.source}) that is at most about {rate:,.0f} "
-            "tokens/s"
+            f"at {board.read_gb_s:g} GB/s ({board.source}) that is at most about {per_second(rate)}"
         )
     tokens = counted(context, "token")
     return [
@@ -177,7 +175,7 @@ def _rate(plan: Plan, board: Board | None) -> dict[str, Any]:
     return {
         "board": board.id if board else None,
         "read_gb_s": read,
-        "decode_tok_s": round(plan.tok_s(read), 1) if read else None,
+        "decode_tok_s": rounded(plan.tok_s(read)) if read else None,
     }
 
 
@@ -204,7 +202,7 @@ def _as_text(path: str, plan: Plan, board: Board | None) -> list[str]:
     else:
         rate = (
             f"at {board.read_gb_s:g} GB/s ({board.source}) that is at most "
-            f"{plan.tok_s(board.read_gb_s):,.0f} tokens/s: rate = GB/s read / GB a token"
+            f"{per_second(plan.tok_s(board.read_gb_s))}: rate = GB/s read / GB a token"
         )
     lines.append(
         f"a token of decode reads {megabytes:,.0f} MB with {counted(plan.context, 'token')} in the "
