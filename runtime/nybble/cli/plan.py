@@ -96,11 +96,13 @@ def run(args: argparse.Namespace) -> int:
             kv=args.kv,
             board=board,
         )
+    measured = None if board or args.threads is not None else _measured(path)
     if args.json:
-        said = {"model": path, "is_planned": True, **plan.as_dict(), **_rate(plan, board)}
+        rate = {**_rate(plan, board), "measured_tok_s": measured and rounded(measured)}
+        said = {"model": path, "is_planned": True, **plan.as_dict(), **rate}
         print(json.dumps(said))
     else:
-        for line in _as_text(path, plan, board):
+        for line in _as_text(path, plan, board, measured):
             print("\n".join(fitted(line, sys.stdout)))
     return 0 if plan.fits else BudgetError.exit_code
 
@@ -179,7 +181,15 @@ def _rate(plan: Plan, board: Board | None) -> dict[str, Any]:
     }
 
 
-def _as_text(path: str, plan: Plan, board: Board | None) -> list[str]:
+def _measured(path: str) -> float | None:
+    """Tokens a second that the model's first load measured on this machine; None if it did not."""
+    from nybble import tuning
+
+    tune = tuning.kept(path)
+    return 1 / tune.token_s if tune and tune.token_s else None
+
+
+def _as_text(path: str, plan: Plan, board: Board | None, measured: float | None) -> list[str]:
     where = f" on {board.name}" if board else ""
     lines = [f"{printable(path)}{where}", ""]
     width = max(len(line.what) for line in plan.lines)
@@ -195,7 +205,12 @@ def _as_text(path: str, plan: Plan, board: Board | None) -> list[str]:
             " (docs/fidelity.md)"
         )
     megabytes = plan.read_bytes / 1e6
-    if board is None:
+    if board is None and measured:
+        rate = (
+            f"at its first load here, with an empty cache, {per_second(measured)} were measured at"
+            " best: nybble bench measures more"
+        )
+    elif board is None:
         rate = "nybble bench measures how fast this machine is"
     elif board.read_gb_s is None:
         rate = f"how fast {board.name} reads memory is not known"
