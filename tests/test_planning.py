@@ -219,6 +219,43 @@ def test_adapting_takes_the_largest_context_that_fits(tiny):
         planned(tiny, 10 * MIB, on_exceed="adapt")
 
 
+# A space to Python and none to Unicode, with which minijinja is not trusted.
+ODD = [{"role": "user", "content": "a\x1cb"}]
+
+
+def test_messages_that_need_jinja2_are_planned_when_they_come(smollm2_path, monkeypatch):
+    monkeypatch.setattr(planning, "is_loaded", lambda module: False)
+    model = nybble.load(smollm2_path, context=256, threads=1, memory="4GiB")
+    before, held = model.plan.total_bytes, planning.held_bytes()
+    assert model.ask("ab", max_tokens=1).text is not None
+    assert (model.plan.total_bytes, planning.held_bytes()) == (before, held)
+    for _ in range(2):
+        assert model.ask(ODD, max_tokens=1).text is not None
+        assert model.plan.total_bytes == before + 8 * MIB
+        assert model.plan.total_bytes == sum(line.nbytes for line in model.plan.lines)
+        assert planning.held_bytes() == held + 8 * MIB
+
+
+def test_messages_that_need_jinja2_are_refused_where_it_does_not_fit(smollm2_path, monkeypatch):
+    monkeypatch.setattr(planning, "is_loaded", lambda module: False)
+    monkeypatch.setattr(planning, "_CHUNKS", (128,))
+    flags = {"context": 256, "threads": 1}
+    free = nybble.load(smollm2_path, **flags, memory="4GiB")
+    held = free.plan.total_bytes
+    monkeypatch.setattr(planning, "held_bytes", lambda: held)
+    least = nybble.load(smollm2_path, **flags, memory="4GiB").plan.total_bytes
+    model = nybble.load(smollm2_path, **flags, memory=least + 8 * MIB - 1)
+    with pytest.raises(
+        BudgetError, match=r"these messages need jinja2, 8\.0 MiB more than .*memory="
+    ):
+        model.ask(ODD, max_tokens=1)
+    assert model.plan.total_bytes == least
+    assert model.ask("ab", max_tokens=1).text is not None
+    nybble.load(smollm2_path, **flags, memory=least + 8 * MIB).ask(ODD, max_tokens=1)
+    monkeypatch.setattr(planning, "is_loaded", lambda module: True)
+    assert model.ask(ODD, max_tokens=1).text is not None
+
+
 @pytest.mark.parametrize("on_exceed", ["tell", "shrug", None, ["adapt"]])
 def test_who_loads_may_refuse_or_adapt_and_nothing_else(tiny, on_exceed):
     with pytest.raises(UsageError, match="on_exceed must be 'refuse' or 'adapt'"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 from _operator import index
 from _thread import RLock
 from _weakref import ref
@@ -102,6 +103,7 @@ class Plan:
         self.asked_context = context
         self.asked_kv = kv
         self.ways_out = ""
+        self.has_jinja2 = False  # whether it is counted
 
     @property
     def fits(self) -> bool:
@@ -197,6 +199,7 @@ def plan(
                 tried = _plan(reading.program, fixed, objects, *shape, kind, board)
                 tried.budget_bytes, tried.budget = budget.nbytes, budget.who
                 tried.asked_kv = asked
+                tried.has_jinja2 = objects > OBJECTS
                 if tried.fits:
                     return tried
         return tried
@@ -243,6 +246,30 @@ class Promise:
         self.nbytes = plan.total_bytes - held
         self.held: int = others[0].held if others else held  # before any was promised
         _kept.append(ref(self, _kept.remove))
+
+
+def add_jinja2(plan: Plan, promise: Promise) -> None:
+    """Counts jinja2 in the plan of a loaded model that was to do without, before it is loaded for
+    messages that minijinja is not trusted with (`nybble.tokenizer.quick`). BudgetError if it does
+    not fit."""
+    with lock:
+        if plan.has_jinja2 or is_loaded("jinja2"):  # then it is in what the process holds
+            return
+        if plan.total_bytes + JINJA2 > plan.budget_bytes:
+            raise BudgetError(
+                f"these messages need jinja2, {_mib(JINJA2)} more than the plan's "
+                f"{_mib(plan.total_bytes)}, and all may take {_mib(plan.budget_bytes)} "
+                f"({plan.budget}); leave out tool calls and control characters, or load the model "
+                "with more memory or a smaller context (memory=, context=)"
+            )
+        plan.lines.append(Line("jinja2, for messages with more than text", JINJA2))
+        plan.total_bytes += JINJA2
+        promise.nbytes += JINJA2
+        plan.has_jinja2 = True
+
+
+def is_loaded(module: str) -> bool:
+    return module in sys.modules
 
 
 _kept: list[ref[Promise]] = []
