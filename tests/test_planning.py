@@ -219,6 +219,43 @@ def test_adapting_takes_the_largest_context_that_fits(tiny):
         planned(tiny, 10 * MIB, on_exceed="adapt")
 
 
+# A space to Python and none to Unicode, with which minijinja is not trusted.
+ODD = [{"role": "user", "content": "a\x1cb"}]
+
+
+def test_messages_that_need_jinja2_are_planned_when_they_come(smollm2_path, monkeypatch):
+    monkeypatch.setattr(planning, "is_loaded", lambda module: False)
+    model = nybble.load(smollm2_path, context=256, threads=1, memory="4GiB")
+    before, held = model.plan.total_bytes, planning.held_bytes()
+    assert model.ask("ab", max_tokens=1).text is not None
+    assert (model.plan.total_bytes, planning.held_bytes()) == (before, held)
+    for _ in range(2):
+        assert model.ask(ODD, max_tokens=1).text is not None
+        assert model.plan.total_bytes == before + 8 * MIB
+        assert model.plan.total_bytes == sum(line.nbytes for line in model.plan.lines)
+        assert planning.held_bytes() == held + 8 * MIB
+
+
+def test_messages_that_need_jinja2_are_refused_where_it_does_not_fit(smollm2_path, monkeypatch):
+    monkeypatch.setattr(planning, "is_loaded", lambda module: False)
+    monkeypatch.setattr(planning, "_CHUNKS", (128,))
+    flags = {"context": 256, "threads": 1}
+    free = nybble.load(smollm2_path, **flags, memory="4GiB")
+    held = free.plan.total_bytes
+    monkeypatch.setattr(planning, "held_bytes", lambda: held)
+    least = nybble.load(smollm2_path, **flags, memory="4GiB").plan.total_bytes
+    model = nybble.load(smollm2_path, **flags, memory=least + 8 * MIB - 1)
+    with pytest.raises(
+        BudgetError, match=r"these messages need jinja2, 8\.0 MiB more than .*memory="
+    ):
+        model.ask(ODD, max_tokens=1)
+    assert model.plan.total_bytes == least
+    assert model.ask("ab", max_tokens=1).text is not None
+    nybble.load(smollm2_path, **flags, memory=least + 8 * MIB).ask(ODD, max_tokens=1)
+    monkeypatch.setattr(planning, "is_loaded", lambda module: True)
+    assert model.ask(ODD, max_tokens=1).text is not None
+
+
 @pytest.mark.parametrize("on_exceed", ["tell", "shrug", None, ["adapt"]])
 def test_who_loads_may_refuse_or_adapt_and_nothing_else(tiny, on_exceed):
     with pytest.raises(UsageError, match="on_exceed must be 'refuse' or 'adapt'"):
@@ -414,6 +451,13 @@ GOOD = {
         ({"memory_mib": []}, "memory_mib is to be a list"),
         ({"memory_mib": ["a"]}, "memory_mib is to be of whole numbers"),
         ({"memory_mib": [512.5]}, "memory_mib is to be of whole numbers"),
+        ({"linux_mib": 416}, "memory_source comes with linux_mib or idle_mib"),
+        ({"memory_source": "x"}, "memory_source comes with linux_mib or idle_mib"),
+        ({"linux_mib": 416, "memory_source": 7}, "memory_source is to be a text"),
+        ({"linux_mib": 416.5, "memory_source": "x"}, "linux_mib is to be a whole number"),
+        ({"linux_mib": 512, "memory_source": "x"}, "linux_mib is out of range"),
+        ({"idle_mib": True, "memory_source": "x"}, "idle_mib is to be a whole number"),
+        ({"idle_mib": 0, "memory_source": "x"}, "idle_mib is out of range"),
     ],
 )
 def test_bad_boards(change, says):
@@ -443,6 +487,22 @@ def test_a_board_has_room_for_the_panels_of_all_levels_it_may_have():
     assert board.parsed("good", GOOD | levels | {"expect_level": "dotprod"}).panel_bytes == 576
     assert board.parsed("good", GOOD | levels | {"expect_level": "i8mm"}).panel_bytes == 3520
     assert board.parsed("good", GOOD | {"isa": "riscv64"}).panel_bytes == 576
+
+
+@pytest.mark.parametrize("id", board.boards())
+def test_a_board_has_no_more_to_give_than_load_would_find_there(id, monkeypatch):
+    """MemAvailable of an idle system, less what is left to others."""
+    there = board.load(id)
+    budget = planning.on_board(there, None)
+    linux = there.linux_mib or there.memory_mib[0] * 13 // 16
+    idle = there.idle_mib or there.memory_mib[0] // 4
+    monkeypatch.delenv("NYBBLE_MEMORY", raising=False)
+    monkeypatch.setattr(machine, "_lines", lambda path: {
+        "/proc/meminfo": [f"MemTotal: {linux << 10} kB", f"MemAvailable: {linux - idle << 10} kB"],
+    }.get(path, []))  # fmt: skip
+    assert budget.nbytes == planning.budget_of(None, 0).nbytes > 64 * MIB
+    assert ("Linux sees" in budget.who) == bool(there.linux_mib)
+    assert ("an idle system takes" in budget.who) == bool(there.idle_mib)
 
 
 def test_an_unknown_board():

@@ -53,7 +53,7 @@ def idle(monkeypatch):
 @pytest.fixture
 def tried(monkeypatch):
     """What a trial finds, and how often there was one."""
-    found = [Tune(1, 2, "ref", 3)]
+    found = [Tune(1, 2, "ref", 3, 0.0125)]
     calls = []
     monkeypatch.setattr(tuning, "_tried", lambda engine: calls.append(engine) or found[0])
     return found, calls
@@ -97,8 +97,9 @@ def test_other_wishes_are_refused(path, monkeypatch):
 @pytest.mark.parametrize(
     "line",
     [
-        *("", "3 1 ref 1", "0 1 ref 1", "1 -1 ref 1", "1 1 ref -1", "1 1 pdp11 1", "1 1 ref"),
-        *("a b ref 1", "1 1 ref x", "1 1 ref 1 x", "1 1 \udcff 1", "\0", "é"),
+        *("", "3 1 ref 1 0.5", "0 1 ref 1 0.5", "1 -1 ref 1 0.5", "1 1 ref -1 0.5", "1 1 ref 1"),
+        *("1 1 pdp11 1 0.5", "a b ref 1 0.5", "1 1 ref x 0.5", "1 1 ref 1 x", "1 1 ref 1 0.5 x"),
+        *("1 1 ref 1 -0.5", "1 1 ref 1 nan", "1 1 ref 1 inf", "1 1 \udcff 1 0.5", "\0", "é"),
     ],
 )
 def test_what_is_kept_is_not_trusted(path, tried, line):
@@ -265,6 +266,33 @@ def test_doctor_tells(path, tried, capsys, rounds, how):
     assert json.loads(capsys.readouterr().out)["tunes"]["tiny"]["rounds"] == rounds
 
 
+def test_plan_tells_the_rate_that_was_measured(path, tried, capsys, monkeypatch):
+    """And where there is none, how to get one. A trial is of all threads, on this machine."""
+
+    def told(*flags):
+        assert main(["plan", path, *flags]) == 0
+        text = capsys.readouterr().out
+        assert main(["plan", path, *flags, "--json"]) == 0
+        return text, json.loads(capsys.readouterr().out)["measured_tok_s"]
+
+    none = "nybble bench measures how fast this machine is"
+    text, rate = told()
+    assert (none in text, rate) == (True, None)
+    nybble.load(path)
+    text, rate = told()
+    assert "at its first load here, with an empty cache, 80 tokens/s were measured at best" in text
+    assert (none in text, rate) == (False, 80.0)
+    assert told("--board", "rpi4")[1] is None
+    assert told("--threads", "2")[1] is None
+    with monkeypatch.context() as other:
+        other.setattr("nybble.machine.quota", lambda: 1.5)
+        assert told()[1] is None
+    with monkeypatch.context() as other:
+        other.setenv("NYBBLE_TUNE", "0")
+        assert told()[1] is None
+    assert told()[1] == 80.0
+
+
 # -- trying
 
 
@@ -372,7 +400,9 @@ def test_boards_are_done_in_time(tried_on, one, knee, model):
 
 def test_a_quick_machine_times_each_choice_often(tried_on):
     machine = Machine(8, lambda n, threads, level: 0.002 * n / min(threads, 3 if n == 1 else 8))
-    assert tried_on(machine) == Tune(3, 8, BEST, 8)
+    found = tried_on(machine)
+    assert found == Tune(3, 8, BEST, 8, found.token_s)
+    assert found.token_s == pytest.approx(0.002 / 3)
     assert machine.now < 1.0
 
 
@@ -386,7 +416,8 @@ def test_a_slow_model_has_the_best_that_was_seen_in_time(tried_on):
     """0.49 s a token: there is time for decode but with one thread, and not for a prompt."""
     machine = Machine(8, limited(0.49 * 3e9, 3.0, 2, 8, 1.8))
     found = tried_on(machine)
-    assert found == Tune(2, 8, BEST, 1)
+    assert found == Tune(2, 8, BEST, 1, found.token_s)
+    assert found.token_s == pytest.approx(0.49)
     assert machine.now <= 3.0
     assert set(machine.calls) == {(1, 8), (1, 4), (1, 3), (1, 2)}
 
@@ -395,7 +426,8 @@ def test_a_model_that_is_too_slow_is_asked_once(tried_on, path, monkeypatch):
     """2 GB on a Pi 4: that it is too slow is known after two tokens, and is kept for good."""
     machine = Machine(2, limited(2e9, 3.0, 1, 4, 1.8))
     found = tried_on(machine)
-    assert found == Tune(2, 2, BEST, 0)
+    assert found == Tune(2, 2, BEST, 0, found.token_s)
+    assert found.token_s == pytest.approx(2 / 3)
     assert len(machine.calls) == 2
     calls = []
     monkeypatch.setattr(tuning, "_tried", lambda engine: calls.append(engine) or found)
@@ -407,7 +439,9 @@ def test_a_model_that_is_too_slow_is_asked_once(tried_on, path, monkeypatch):
 
 def test_reading_a_file_from_a_slow_disk_is_no_part_of_a_trial(tried_on):
     machine = Machine(4, limited(1e8, 3.0, 2, 4, 1.8), first=20.0)
-    assert tried_on(machine)._replace(rounds=1) == Tune(2, 4, BEST, 1)
+    found = tried_on(machine)
+    assert found[:3] == (2, 4, BEST)
+    assert found.token_s == pytest.approx(1e8 / 3e9)
 
 
 def test_the_quickest_wins_and_of_equals_the_fewest_threads(tried_on):

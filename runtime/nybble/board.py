@@ -2,10 +2,12 @@
 
 A board's file has its name, its `isa`, its `clusters` of cores, strongest first (`cpu`, as
 compilers name it, `cores`, `ghz`), the sizes it is sold with (`memory_mib`, least first), its
-`page_size` in bytes, and, where somebody measured it, how fast its CPUs read memory (`read_gb_s`,
-all of the strongest cluster's together) with the `source` of that. A board that `tools/cross` tries
-has the CPU that qemu is to be (`qemu_cpu`) and the level of the best kernels that it is to be found
-fit for (`expect_level`). What is not known is not there.
+`page_size` in bytes, and, where somebody measured it, how much of the least size Linux sees
+(`linux_mib`, its MemTotal) and how much of that is not available in an idle system without a
+desktop (`idle_mib`) with the `memory_source` of both, and how fast its CPUs read memory
+(`read_gb_s`, all of the strongest cluster's together) with the `source` of that. A board that
+`tools/cross` tries has the CPU that qemu is to be (`qemu_cpu`) and the level of the best kernels
+that it is to be found fit for (`expect_level`). What is not known is not there.
 """
 
 from __future__ import annotations
@@ -52,6 +54,9 @@ class Board(NamedTuple):
     clusters: tuple[Cluster, ...]
     memory_mib: tuple[int, ...]
     page_size: int
+    linux_mib: int | None
+    idle_mib: int | None
+    memory_source: str
     read_gb_s: float | None
     source: str
     qemu_cpu: str
@@ -93,9 +98,10 @@ def parsed(id: str, fields: dict[str, Any]) -> Board:
     needed = {"name", "isa", "clusters", "memory_mib", "page_size"}
     for key in needed - fields.keys():
         check(False, f"{key} is missing")
-    for key in fields.keys() - needed - {"read_gb_s", "source", "qemu_cpu", "expect_level"}:
+    may_be = {"linux_mib", "idle_mib", "memory_source", "read_gb_s", "source"}
+    for key in fields.keys() - needed - may_be - {"qemu_cpu", "expect_level"}:
         check(False, f"{key} is unknown")
-    for key in ("name", "isa", "source", "qemu_cpu", "expect_level"):
+    for key in ("name", "isa", "memory_source", "source", "qemu_cpu", "expect_level"):
         check(isinstance(fields.get(key, ""), str), f"{key} is to be a text")
     check(fields["isa"] in LEVELS, "no such isa")
     clusters, memory = fields["clusters"], fields["memory_mib"]
@@ -110,6 +116,12 @@ def parsed(id: str, fields: dict[str, Any]) -> Board:
         check(_is_number(cluster["ghz"]) and 0 < cluster["ghz"] < 10, "ghz out of range")
     check(all(map(_is_whole, memory)), "memory_mib is to be of whole numbers")
     check(sorted(memory) == memory and memory[0] > 0, "memory_mib is to be in order")
+    linux, idle = fields.get("linux_mib"), fields.get("idle_mib")
+    is_said = linux is not None or idle is not None
+    check(is_said == ("memory_source" in fields), "memory_source comes with linux_mib or idle_mib")
+    for key, amount in (("linux_mib", linux), ("idle_mib", idle)):
+        check(amount is None or _is_whole(amount), f"{key} is to be a whole number")
+        check(amount is None or 0 < amount < memory[0], f"{key} is out of range")
     page = fields["page_size"]
     check(_is_whole(page) and page in (4096, 16384, 65536), "page_size is 4096, 16384 or 65536")
     read = fields.get("read_gb_s")
@@ -125,6 +137,9 @@ def parsed(id: str, fields: dict[str, Any]) -> Board:
         clusters=tuple(Cluster(**cluster) for cluster in clusters),
         memory_mib=tuple(memory),
         page_size=page,
+        linux_mib=linux,
+        idle_mib=idle,
+        memory_source=fields.get("memory_source", ""),
         read_gb_s=read,
         source=fields.get("source", ""),
         qemu_cpu=cpu,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from nybble import hub, packing, planning
 from nybble.board import Board
 from nybble.hub.known import KnownModel
-from nybble.model import DEFAULT_CONTEXT, context_of
+from nybble.model import context_of
 
 # Bytes of keys and values beside those of halves: 32 numbers are 64 bytes of halves, or 34.
 _KV_SHARE = {"f16": 1, "v8": (64 + 34) / 128, "int8": 34 / 64}
@@ -48,12 +48,14 @@ def estimate(
     board: Board,
     memory: int | str | None = None,
     *,
-    context: int = DEFAULT_CONTEXT,
+    context: int | None = None,
     sequences: int = 1,
     kv: str = "f16",
 ) -> Fit:
-    """How a known model does on a board, by what is known of it without its file. kv: "f16", "v8"
-    or "int8"."""
+    """How a known model does on a board, by what is known of it without its file. context: as
+    `load` takes it; ContextError if the model was not trained for so many. kv: "f16", "v8" or
+    "int8"."""
+    context = context_of(context, row.context)
     cache = int(sum(layers.nbytes(context) for layers in row.kv) * _KV_SHARE[kv])
     fixed = planning.INTERPRETER + planning.OBJECTS + _WORK
     total = row.nbytes + cache * sequences + fixed

@@ -144,7 +144,7 @@ class Model:
             held = planning.held_bytes()
             reading = packing.read(path)
             tree = reading.tree
-            self.plan = planning.plan(
+            self.plan = plan = planning.plan(
                 reading,
                 context=context_of(context, tree.context),
                 sequences=n_sequences,
@@ -155,7 +155,9 @@ class Model:
                 kv=kv,
                 name=name,
             )
-            promise = planning.Promise(self.plan, held)
+            promise = planning.Promise(plan, held)
+        # not a method: the template is not to keep the model
+        self._before_jinja2 = lambda: planning.add_jinja2(plan, promise)
         self.context = self.plan.context
         self.weights = reading.weights(on_progress)
         self.notice = " ".join(filter(None, (self.plan.notice, reading.notice)))
@@ -399,7 +401,7 @@ class Model:
 
             if self._template_source is None:
                 raise self._no_template()
-            template = ChatTemplate(self._template_source, self._tokenizer)
+            template = ChatTemplate(self._template_source, self._tokenizer, self._before_jinja2)
             self._compiled = template, Switch(template, self._tokenizer)
         return self._compiled
 

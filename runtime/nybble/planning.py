@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 from _operator import index
 from _thread import RLock
 from _weakref import ref
@@ -34,6 +35,9 @@ JINJA2 = 8 * MIB  # more, where templates are jinja2's: 8.5 to 13 MiB in place o
 TOKEN = 160  # bytes that Python keeps of a token of a reply: its id, and its piece of text
 PACKING = 6 * MIB  # the library that sums a packed copy (3 MiB), and what malloc does not give back
 HEADROOM = 64 * MIB  # of the machine's memory, left to others where nobody says how much to use
+# What is assumed of a board where nobody measured it: that Linux sees what it sees of the Zero 2 W,
+# the least that is known of any, and that the system takes as much as one with a desktop may.
+LINUX_SHARE, IDLE_SHARE = 13 / 16, 1 / 4
 _CHUNKS = (CHUNK, 64, 32, 16)
 # How keys and values may be stored: what a plan calls it, and what it alone adds to the KL
 # divergence from float32, by model (docs/fidelity.md).
@@ -99,6 +103,7 @@ class Plan:
         self.asked_context = context
         self.asked_kv = kv
         self.ways_out = ""
+        self.has_jinja2 = False  # whether it is counted
 
     @property
     def fits(self) -> bool:
@@ -194,6 +199,7 @@ def plan(
                 tried = _plan(reading.program, fixed, objects, *shape, kind, board)
                 tried.budget_bytes, tried.budget = budget.nbytes, budget.who
                 tried.asked_kv = asked
+                tried.has_jinja2 = objects > OBJECTS
                 if tried.fits:
                     return tried
         return tried
@@ -240,6 +246,30 @@ class Promise:
         self.nbytes = plan.total_bytes - held
         self.held: int = others[0].held if others else held  # before any was promised
         _kept.append(ref(self, _kept.remove))
+
+
+def add_jinja2(plan: Plan, promise: Promise) -> None:
+    """Counts jinja2 in the plan of a loaded model that was to do without, before it is loaded for
+    messages that minijinja is not trusted with (`nybble.tokenizer.quick`). BudgetError if it does
+    not fit."""
+    with lock:
+        if plan.has_jinja2 or is_loaded("jinja2"):  # then it is in what the process holds
+            return
+        if plan.total_bytes + JINJA2 > plan.budget_bytes:
+            raise BudgetError(
+                f"these messages need jinja2, {_mib(JINJA2)} more than the plan's "
+                f"{_mib(plan.total_bytes)}, and all may take {_mib(plan.budget_bytes)} "
+                f"({plan.budget}); leave out tool calls and control characters, or load the model "
+                "with more memory or a smaller context (memory=, context=)"
+            )
+        plan.lines.append(Line("jinja2, for messages with more than text", JINJA2))
+        plan.total_bytes += JINJA2
+        promise.nbytes += JINJA2
+        plan.has_jinja2 = True
+
+
+def is_loaded(module: str) -> bool:
+    return module in sys.modules
 
 
 _kept: list[ref[Promise]] = []
@@ -300,12 +330,19 @@ def _in_bytes(amount: str) -> int:
 
 
 def on_board(board: Board, memory: int | str | None) -> Budget:
-    """The budget on a board: `memory`, or what the least one has, less what is left to others. It
+    """The budget on a board: `memory`, or what Linux sees of the least one, less what an idle
+    system takes of that and what is left to others, which is what `budget_of` would find there. It
     is the command line that plans for boards."""
     if memory is not None:
         return budget_of(memory, 0, "--memory")
-    who = f"{board.name} with {board.memory_mib[0]:,} MiB"
-    return Budget(board.memory_mib[0] * MIB - HEADROOM, who, "take one with more")
+    least = board.memory_mib[0]
+    seen = board.linux_mib or int(least * LINUX_SHARE)
+    idle = board.idle_mib or int(least * IDLE_SHARE)
+    sees = f"Linux sees {seen:,}" if board.linux_mib else f"Linux is taken to see {seen:,}"
+    takes = f"an idle system takes {idle:,}" if board.idle_mib else f"a system may take {idle:,}"
+    nbytes = (seen - idle) * MIB - HEADROOM
+    who = f"{board.name} with {least:,} MiB: {sees}, {takes}, {HEADROOM // MIB} are left to others"
+    return Budget(nbytes, who, "take one with more")
 
 
 def _fixed(reading: Reading, held: int, board: Board | None) -> list[Line]:

@@ -46,12 +46,15 @@ class Tune(NamedTuple):
     level                           : of the rows that read a matrix for one token
     rounds                          : how often each choice was timed, at least: less on slow
                                       machines. 0: nothing was, for a token takes too long
+    token_s                         : seconds of a call of one token so, at the best of these times
+                                      and with an empty cache; 0 if that is not known
     """
 
     decode_threads: int
     prefill_threads: int
     level: str
     rounds: int
+    token_s: float = 0.0
 
 
 def is_wanted() -> bool:
@@ -86,6 +89,17 @@ def tuned(path: str, engine: Engine) -> Tune | None:
     return found
 
 
+def kept(path: str) -> Tune | None:
+    """What was found for the model at `path` on this machine, as it is now and as `load` would use
+    it; None if nothing was."""
+    if not is_wanted():
+        return None
+    try:
+        return _kept(hub.tune_path(path), machine.default_threads())[1]
+    except UsageError:  # this user has no home
+        return None
+
+
 def _use(engine: Engine, tune: Tune) -> None:
     engine.tune(tune.decode_threads, tune.prefill_threads, tune.level)
 
@@ -96,9 +110,9 @@ def all_kept() -> Iterator[tuple[str, Tune]]:
         folder = os.path.join(hub.cache_folder(), "packed")
         for entry in sorted(os.listdir(folder)):
             if entry.endswith(hub.TUNE):
-                _, kept = _kept(os.path.join(folder, entry), machine.default_threads())
-                if kept is not None:
-                    yield entry.removesuffix(hub.TUNE).rpartition("-")[0], kept
+                _, tune = _kept(os.path.join(folder, entry), machine.default_threads())
+                if tune is not None:
+                    yield entry.removesuffix(hub.TUNE).rpartition("-")[0], tune
 
 
 def is_of_use(place: str) -> bool:
@@ -115,7 +129,7 @@ def _here(threads: int) -> str:
     cpus = ",".join(map(str, machine.cpus()))
     levels = ",".join(native.levels())
     quota = machine.quota()
-    return f"2; {machine.cpu_name()}; cpus {cpus}; quota {quota}; {levels}; threads {threads}"
+    return f"3; {machine.cpu_name()}; cpus {cpus}; quota {quota}; {levels}; threads {threads}"
 
 
 def _lines(place: str) -> tuple[str, str, str] | None:
@@ -137,11 +151,12 @@ def _kept(place: str, threads: int) -> tuple[bool, Tune | None]:
     try:
         if found == "-":
             return 0 <= time() - os.stat(place).st_mtime < _AGAIN, None
-        decode, prefill, level, rounds = found.split()
-        kept = Tune(int(decode), int(prefill), level, int(rounds))
-        numbers = kept[:2]
-        is_right = 1 <= min(numbers) and max(numbers) <= threads and kept.rounds >= 0
-        return (True, kept) if is_right and _runs(level) else (False, None)
+        decode, prefill, level, rounds, token_s = found.split()
+        tune = Tune(int(decode), int(prefill), level, int(rounds), float(token_s))
+        numbers = tune[:2]
+        is_right = 1 <= min(numbers) and max(numbers) <= threads and tune.rounds >= 0
+        is_right = is_right and 0 <= tune.token_s < inf
+        return (True, tune) if is_right and _runs(level) else (False, None)
     except (OSError, ValueError):
         return False, None
 
@@ -211,6 +226,7 @@ class _Trial:
         threads, levels = self.engine.threads, _levels()
         found = Tune(threads, threads, levels[0], 0)
         token = self.awake(found, 1)
+        found = found._replace(token_s=token)
         if token > _TOO_SLOW:
             return found
         # What the first call read from the disk, a reply would have had to read too.
@@ -221,7 +237,7 @@ class _Trial:
         counts = [threads, *reversed(counts)]
         tunes = [found._replace(decode_threads=n) for n in counts]
         decode, token = self.quickest(tunes, 1, token)
-        found = found._replace(decode_threads=decode.decode_threads)
+        found = found._replace(decode_threads=decode.decode_threads, token_s=token)
 
         if self.has_time(6 * token):  # two probes, and a prompt, if it is limited by memory too
             probe = self.awake(found, _PROBE)
@@ -234,7 +250,8 @@ class _Trial:
         if len(levels) > 1 and self.has_time(3 * token):
             token = self.awake(found, 1)
             tunes = [found._replace(level=level) for level in levels]
-            found, _ = self.quickest(tunes, 1, token)
+            found, token = self.quickest(tunes, 1, token)
+            found = found._replace(token_s=min(token, found.token_s))
         return found._replace(rounds=self.rounds)
 
     def has_time(self, seconds: float) -> bool:

@@ -1,12 +1,12 @@
 """All that a model's memory is planned for: the context full, the whole vocabulary read.
 
     python -m tests.faults.filled MODEL [--kv v8] [--context N] [--sequences N] [--threads N]
-        [--models N] [--tokens N] [--turns N] [--jinja2]
+        [--models N] [--tokens N] [--turns N] [--jinja2] [--tools]
 
 Prints the plan, the peak from before the load on and what it consists of as JSON, in bytes, when it
 has also made that many tokens, in as many replies as it takes, and had a chat of that many turns.
 Of several models of the same file, which are used in turn, the plan is the last one's. --jinja2 is
-for as it is without minijinja.
+for as it is without minijinja; --tools, with a tool's call among the messages at last.
 """
 
 from __future__ import annotations
@@ -64,6 +64,17 @@ def talk(model: nybble.Model, turns: int) -> None:
             chat = model.chat()
 
 
+def call_a_tool(model: nybble.Model) -> None:
+    """Which minijinja is not trusted with."""
+    call = {"type": "function", "function": {"name": "clock", "arguments": {}}}
+    messages = [
+        {"role": "user", "content": "What is the time?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "user", "content": "Well?"},
+    ]
+    assert model.ask(messages, max_tokens=24).text is not None
+
+
 def anonymous_bytes() -> int:
     with open("/proc/self/smaps_rollup") as rollup:
         return next(int(line.split()[1]) for line in rollup if line.startswith("Anon")) * 1024
@@ -78,6 +89,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--jinja2", action="store_true")
+    parser.add_argument("--tools", action="store_true")
     args = parser.parse_args()
     if args.jinja2:
         sys.modules["minijinja"] = None  # type: ignore[assignment]
@@ -100,6 +112,8 @@ def main() -> None:
         generate(model, args.tokens)
         if model.has_template and args.turns:
             talk(model, args.turns)
+        if args.tools:
+            call_a_tool(model)
     copy = hub.copy_path(args.path)
     print(
         json.dumps(

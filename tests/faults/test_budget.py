@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,15 @@ def test_the_peak_of_templates_of_jinja2_is_in_the_plan(smollm2_path):
     check_plan(found)
 
 
+@needs_proc
+def test_the_peak_of_tools_is_in_the_plan(smollm2_path):
+    """jinja2 is counted as soon as the messages need it."""
+    nybble.load(smollm2_path)
+    found = filled(smollm2_path, "--tools", context=512, threads=2)
+    check_plan(found)
+    assert found["lines"][-1] == ["jinja2, for messages with more than text", 8 * MIB]
+
+
 @pytest.fixture
 def group():
     """A memory control group of its own: the folder. Whoever exceeds its limit is killed."""
@@ -132,6 +142,7 @@ def read(folder, name):
 def drop_from_the_page_cache(path):
     """Pages that are there are charged to whom they were read for."""
     fd = os.open(path, os.O_RDONLY)
+    os.fsync(fd)  # what is not on the disk yet stays
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     os.close(fd)
 
@@ -152,9 +163,38 @@ def test_nobody_is_killed_within_the_plan(model, group, name, context):
         preexec_fn=lambda: write(group, "tasks", str(os.getpid())),
     )
     assert found["chunk"] == 128
+    check_nobody_was_killed(group, plan)
+
+
+def check_nobody_was_killed(group, plan):
     kills = [line for line in read(group, "memory.oom_control").splitlines() if "kill " in line]
     assert kills in ([], ["oom_kill 0"])
     assert int(read(group, "memory.max_usage_in_bytes")) > plan // 2  # it was in there
+
+
+def test_the_budget_that_nobody_set_keeps_within_the_group(smollm2_path, group, tmp_path):
+    """Of a limit of the plan and 2 % a reserve is left alone, so a smaller prefill chunk may be
+    taken; with a tenth less the model is refused, before anything is read."""
+    nybble.load(smollm2_path)
+    own = str(tmp_path / "own.nyb")  # pages that others have mapped stay where they are
+    shutil.copy(hub.copy_path(smollm2_path), own)
+    unset = {"NYBBLE_MEMORY": ""}
+    plan = filled(own, context=512, threads=2, turns=0, env=unset)["plan"]
+
+    def enter():
+        write(group, "tasks", str(os.getpid()))
+
+    write(group, "memory.limit_in_bytes", str(plan + plan // 50))
+    drop_from_the_page_cache(own)
+    found = filled(own, context=512, threads=2, env=unset, preexec_fn=enter)
+    assert found["plan"] <= plan
+    assert found["peak"] <= found["plan"]
+    check_nobody_was_killed(group, plan)
+
+    write(group, "memory.limit_in_bytes", str(plan - plan // 10))
+    with pytest.raises(AssertionError, match=r"BudgetError: .*its control group's memory\.limit"):
+        filled(own, context=512, threads=2, env=unset, preexec_fn=enter)
+    check_nobody_was_killed(group, plan)
 
 
 def test_the_group_kills(group):

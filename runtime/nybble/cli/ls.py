@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from nybble import hub
-from nybble.cli.terminal import megabytes, printable, say, table
+from nybble.cli.terminal import megabytes, per_second, printable, rounded, say, table
 from nybble.errors import NybbleError, UsageError
 from nybble.hub.known import DEFAULT, KNOWN, KnownModel
 
@@ -48,8 +48,8 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--memory",
         metavar="SIZE",
-        help="with --board: what a model may take, such as 7GiB (what the board has with the least"
-        " memory it is sold with, less 64 MiB)",
+        help="with --board: what a model may take, such as 7GiB (what Linux sees on the board with"
+        " the least memory it is sold with, less what an idle system takes and 64 MiB)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.set_defaults(run=run)
@@ -126,11 +126,8 @@ def _known(board: str | None, memory: str | None) -> list[dict[str, Any]]:
 
 def _say_budget(row: dict[str, Any], memory: str | None) -> None:
     """Which memory it was that models fit, or not: a board is sold with more than one."""
-    if memory is None:
-        who, more = f"{row['budget']}, less 64 MiB for others", "; --memory SIZE plans for more"
-    else:
-        who, more = row["budget"], ""
-    say(f"nybble: a model may take {_mebibytes(row['budget_bytes'])} ({who}){more}")
+    more = "; --memory SIZE plans for more" if memory is None else ""
+    say(f"nybble: a model may take {_mebibytes(row['budget_bytes'])} ({row['budget']}){more}")
 
 
 def _known_row(row: KnownModel) -> dict[str, Any]:
@@ -163,7 +160,7 @@ def _fit(row: KnownModel, board: Board, memory: str | None) -> dict[str, Any]:
         "total_bytes": found.total_bytes,
         "is_planned": found.is_planned,
         "fits": found.fits,
-        "decode_tok_s": None if rate is None else round(rate, 1),
+        "decode_tok_s": None if rate is None else rounded(rate),
     }
 
 
@@ -175,7 +172,7 @@ def _fit_line(row: dict[str, Any]) -> tuple[str, str, str]:
     elif rate is None:
         speed = ", how fast is unknown"
     else:
-        speed = f", at most {'about ' if about else ''}{rate:,.0f} tokens/s"
+        speed = f", at most {about}{per_second(rate)}"
     fits = "fits" if row["fits"] else "does not fit"
     return row["name"], f"{about}{_mebibytes(row['total_bytes'])}", f"{fits}{speed}"
 

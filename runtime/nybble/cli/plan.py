@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from nybble import hub
-from nybble.cli.terminal import counted, fitted, printable
+from nybble.cli.terminal import counted, fitted, per_second, printable, rounded
 from nybble.errors import BudgetError, ModelNotFoundError
 from nybble.hub.known import KNOWN
 from nybble.options import KV
@@ -26,13 +26,14 @@ _EXAMPLES = """\
 examples:
   nybble plan smollm2-135m                         on this machine
   nybble plan smollm2-135m --memory 200MiB         within a budget
-  nybble plan gemma3-270m --board rpi-zero-2w      on a board
+  nybble plan smollm2-135m --board rpi-zero-2w     on a board
   nybble plan smollm2-135m --context 8192 --sequences 2 --json
 
 Without --memory the budget is what this machine can give (what is available, less 64 MiB; the
-control group's limit; ulimit -v), or what the board has with the least memory it is sold with. With
---board a .gguf file is planned as at its first run there, when it is yet to be packed, and a known
-model that is not here is estimated from the size of its file.
+control group's limit; ulimit -v). With --board it is what Linux sees on the board with the least
+memory it is sold with, less what an idle system takes and 64 MiB; a .gguf file is planned as at its
+first run there, when it is yet to be packed, and a known model that is not here is estimated from
+the size of its file.
 """
 
 
@@ -95,11 +96,13 @@ def run(args: argparse.Namespace) -> int:
             kv=args.kv,
             board=board,
         )
+    measured = None if board or args.threads is not None else _measured(path)
     if args.json:
-        said = {"model": path, "is_planned": True, **plan.as_dict(), **_rate(plan, board)}
+        rate = {**_rate(plan, board), "measured_tok_s": measured and rounded(measured)}
+        said = {"model": path, "is_planned": True, **plan.as_dict(), **rate}
         print(json.dumps(said))
     else:
-        for line in _as_text(path, plan, board):
+        for line in _as_text(path, plan, board, measured):
             print("\n".join(fitted(line, sys.stdout)))
     return 0 if plan.fits else BudgetError.exit_code
 
@@ -113,10 +116,9 @@ def _estimate(args: argparse.Namespace) -> int:
     board = boards.load(args.board)
     budget = planning.on_board(board, args.memory)
     model.threads_of(args.threads)
-    context = model.DEFAULT_CONTEXT if args.context is None else args.context
-    context = whole("context", context, 1, 2**31)
-    sequences = whole("sequences", args.sequences, 1, model.MAX_SEQUENCES)
     row = hub.row_of(args.model)
+    context = model.context_of(args.context, row.context)
+    sequences = whole("sequences", args.sequences, 1, model.MAX_SEQUENCES)
     for kv in ("f16", "v8") if args.kv == "auto" else (args.kv,):
         found = fitting.estimate(
             row, board, args.memory, context=context, sequences=sequences, kv=kv
@@ -138,7 +140,7 @@ def _estimate(args: argparse.Namespace) -> int:
             "read_bytes": found.read_bytes,
             "board": board.id,
             "read_gb_s": board.read_gb_s,
-            "decode_tok_s": rate and round(rate, 1),
+            "decode_tok_s": rate and rounded(rate),
         }
         print(json.dumps(said))
     else:
@@ -154,8 +156,7 @@ def _as_estimate(name: str, found: Fit, context: int, budget: Budget, board: Boa
         speed = f"how fast {board.name} reads memory is not known"
     else:
         speed = (
-            f"at {board.read_gb_s:g} GB/s ({board.source}) that is at most about {rate:,.0f} "
-            "tokens/s"
+            f"at {board.read_gb_s:g} GB/s ({board.source}) that is at most about {per_second(rate)}"
         )
     tokens = counted(context, "token")
     return [
@@ -176,11 +177,19 @@ def _rate(plan: Plan, board: Board | None) -> dict[str, Any]:
     return {
         "board": board.id if board else None,
         "read_gb_s": read,
-        "decode_tok_s": round(plan.tok_s(read), 1) if read else None,
+        "decode_tok_s": rounded(plan.tok_s(read)) if read else None,
     }
 
 
-def _as_text(path: str, plan: Plan, board: Board | None) -> list[str]:
+def _measured(path: str) -> float | None:
+    """Tokens a second that the model's first load measured on this machine; None if it did not."""
+    from nybble import tuning
+
+    tune = tuning.kept(path)
+    return 1 / tune.token_s if tune and tune.token_s else None
+
+
+def _as_text(path: str, plan: Plan, board: Board | None, measured: float | None) -> list[str]:
     where = f" on {board.name}" if board else ""
     lines = [f"{printable(path)}{where}", ""]
     width = max(len(line.what) for line in plan.lines)
@@ -196,14 +205,19 @@ def _as_text(path: str, plan: Plan, board: Board | None) -> list[str]:
             " (docs/fidelity.md)"
         )
     megabytes = plan.read_bytes / 1e6
-    if board is None:
+    if board is None and measured:
+        rate = (
+            f"at its first load here, with an empty cache, {per_second(measured)} were measured at"
+            " best: nybble bench measures more"
+        )
+    elif board is None:
         rate = "nybble bench measures how fast this machine is"
     elif board.read_gb_s is None:
         rate = f"how fast {board.name} reads memory is not known"
     else:
         rate = (
             f"at {board.read_gb_s:g} GB/s ({board.source}) that is at most "
-            f"{plan.tok_s(board.read_gb_s):,.0f} tokens/s: rate = GB/s read / GB a token"
+            f"{per_second(plan.tok_s(board.read_gb_s))}: rate = GB/s read / GB a token"
         )
     lines.append(
         f"a token of decode reads {megabytes:,.0f} MB with {counted(plan.context, 'token')} in the "

@@ -57,6 +57,16 @@ def counted(n: int, what: str) -> str:
     return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
+def rounded(rate: float) -> float:
+    """Tokens a second with one decimal, or two digits if they are less than one."""
+    return round(rate, 1) if rate >= 1 else float(f"{rate:.2g}")
+
+
+def per_second(rate: float) -> str:
+    """`82 tokens/s`, `1.4 tokens/s`, `0.21 tokens/s`: a slow model is not one that stands still."""
+    return f"{rate:,.0f} tokens/s" if rate >= 9.95 else f"{rounded(rate)} tokens/s"
+
+
 def valid(argument: str) -> str:
     """An argument or a typed line as valid text: bytes that are no UTF-8 become U+FFFD."""
     return argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -7,8 +7,9 @@ One row a model. What it comes from is one of
     origin    an `hf:` name: a file on the hub of Hugging Face (huggingface.py)
 
 Where `sha256` is None the sum is what the hub says of its file when it is pulled, and `nbytes` is
-about right: nobody here has had that file. `kv` is what its config.json says of the KV cache, so
-that whether it fits a board can be told before it is pulled.
+about right: nobody here has had that file. `context` and `kv` are what its config.json says of the
+positions it was trained for and of the KV cache, so that whether it fits a board can be told before
+it is pulled.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class KnownModel:
     """One row: a name a user types, the file it stands for, and where that file comes from."""
 
     __slots__ = (
-        *("about", "kv", "licence", "name", "nbytes", "origin", "parts", "sha256", "tested"),
-        "unread_nbytes",
+        *("about", "context", "kv", "licence", "name", "nbytes", "origin", "parts", "sha256"),
+        *("tested", "unread_nbytes"),
     )
 
     def __init__(
@@ -66,6 +67,7 @@ class KnownModel:
         name: str,
         about: str,
         licence: str,
+        context: int = 2048,
         kv: tuple[Kv, ...] = (),
         unread_nbytes: int = 0,
         parts: tuple[Part, ...] = (),
@@ -77,6 +79,7 @@ class KnownModel:
         self.name = name
         self.about = about
         self.licence = licence  # an SPDX identifier, or LicenseRef- and a name
+        self.context = context  # positions that it was trained for
         self.kv = kv
         self.unread_nbytes = unread_nbytes  # of an embedding table that is not the output head too
         self.parts = parts
@@ -97,6 +100,7 @@ class KnownModel:
 _ROWS = (
     KnownModel(
         name="smollm2-135m",
+        context=8_192,
         kv=(Kv(30, 3 * 64),),
         tested=True,
         parts=(
@@ -114,6 +118,7 @@ _ROWS = (
     ),
     KnownModel(
         name="gemma3-270m",
+        context=32_768,
         kv=(Kv(3, 256), Kv(15, 256, window=512)),
         tested=True,
         parts=tuple(
@@ -137,6 +142,7 @@ _ROWS = (
     ),
     KnownModel(
         name="qwen2.5-coder-0.5b",
+        context=32_768,
         kv=(Kv(24, 2 * 64),),
         unread_nbytes=151_936 * 896 * 22 // 32,  # Q5_0
         tested=True,
@@ -163,6 +169,7 @@ _ROWS = (
     ),
     KnownModel(
         name="smollm2-360m",
+        context=8_192,
         kv=(Kv(32, 5 * 64),),
         origin="hf:bartowski/SmolLM2-360M-Instruct-GGUF/SmolLM2-360M-Instruct-Q4_K_M.gguf",
         nbytes=271_000_000,
@@ -171,6 +178,7 @@ _ROWS = (
     ),
     KnownModel(
         name="smollm2-1.7b",
+        context=8_192,
         kv=(Kv(24, 32 * 64),),
         origin="hf:HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF/smollm2-1.7b-instruct-q4_k_m.gguf",
         nbytes=1_056_000_000,
@@ -179,6 +187,7 @@ _ROWS = (
     ),
     KnownModel(
         name="qwen2.5-0.5b",
+        context=32_768,
         kv=(Kv(24, 2 * 64),),
         unread_nbytes=151_936 * 896 * 22 // 32,  # Q5_0
         origin="hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q4_k_m.gguf",
@@ -188,6 +197,7 @@ _ROWS = (
     ),
     KnownModel(
         name="qwen2.5-1.5b",
+        context=32_768,
         kv=(Kv(28, 2 * 128),),
         origin="hf:Qwen/Qwen2.5-1.5B-Instruct-GGUF/qwen2.5-1.5b-instruct-q4_k_m.gguf",
         nbytes=1_117_000_000,
@@ -196,6 +206,7 @@ _ROWS = (
     ),
     KnownModel(
         name="qwen3-0.6b",
+        context=40_960,
         kv=(Kv(28, 8 * 128),),
         origin="hf:unsloth/Qwen3-0.6B-GGUF/Qwen3-0.6B-Q4_K_M.gguf",
         nbytes=397_000_000,
@@ -204,6 +215,7 @@ _ROWS = (
     ),
     KnownModel(
         name="qwen3-1.7b",
+        context=40_960,
         kv=(Kv(28, 8 * 128),),
         origin="hf:unsloth/Qwen3-1.7B-GGUF/Qwen3-1.7B-Q4_K_M.gguf",
         nbytes=1_107_000_000,
@@ -212,6 +224,7 @@ _ROWS = (
     ),
     KnownModel(
         name="qwen3-4b",
+        context=40_960,
         kv=(Kv(36, 8 * 128),),
         origin="hf:Qwen/Qwen3-4B-GGUF/Qwen3-4B-Q4_K_M.gguf",
         nbytes=2_497_000_000,
@@ -220,6 +233,7 @@ _ROWS = (
     ),
     KnownModel(
         name="llama3.2-1b",
+        context=131_072,
         kv=(Kv(16, 8 * 64),),
         origin="hf:bartowski/Llama-3.2-1B-Instruct-GGUF/Llama-3.2-1B-Instruct-Q4_K_M.gguf",
         nbytes=808_000_000,
@@ -228,6 +242,7 @@ _ROWS = (
     ),
     KnownModel(
         name="llama3.2-3b",
+        context=131_072,
         kv=(Kv(28, 8 * 128),),
         origin="hf:bartowski/Llama-3.2-3B-Instruct-GGUF/Llama-3.2-3B-Instruct-Q4_K_M.gguf",
         nbytes=2_019_000_000,
@@ -236,6 +251,7 @@ _ROWS = (
     ),
     KnownModel(
         name="gemma3-270m-it",
+        context=32_768,
         kv=(Kv(3, 256), Kv(15, 256, window=512)),
         origin="hf:ggml-org/gemma-3-270m-it-GGUF/gemma-3-270m-it-Q8_0.gguf",
         nbytes=292_000_000,
@@ -244,6 +260,7 @@ _ROWS = (
     ),
     KnownModel(
         name="gemma3-1b",
+        context=32_768,
         kv=(Kv(4, 256), Kv(22, 256, window=512)),
         origin="hf:ggml-org/gemma-3-1b-it-GGUF/gemma-3-1b-it-Q4_K_M.gguf",
         nbytes=806_000_000,
@@ -252,6 +269,7 @@ _ROWS = (
     ),
     KnownModel(
         name="tinyllama-1.1b",
+        context=2_048,
         kv=(Kv(22, 4 * 64),),
         unread_nbytes=32_000 * 2048 * 144 // 256,  # Q4_K
         origin="hf:TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF/tinyllama-1.1b-chat-v1.0.Q4_K_M.gguf",

@@ -12,7 +12,7 @@ assistant's own message `<think>` and `</think>` are left alone: templates look 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import chain, islice
 
@@ -46,9 +46,13 @@ class ChatTemplate:
     (`nybble.tokenizer.sandbox`), with the line where it is known.
     """
 
-    def __init__(self, source: str, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, source: str, tokenizer: Tokenizer, before_jinja2: Callable[[], None] | None = None
+    ) -> None:
+        """before_jinja2 is called each time before jinja2 is, which takes memory, and may raise."""
         self.source = source
         self._tokenizer = tokenizer
+        self._before_jinja2 = before_jinja2
         self._code: CodeType | None = None
 
     @cached_property
@@ -164,6 +168,8 @@ class ChatTemplate:
         return quick.engine(self.source)
 
     def _run_in_sandbox(self, context: dict[str, Any], spoken: int) -> str:
+        if self._before_jinja2 is not None:
+            self._before_jinja2()
         import jinja2
 
         from nybble.tokenizer import sandbox
