@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _open_what_is_closed()
         if _QuietHashlib not in sys.meta_path:
-            sys.meta_path.insert(0, _QuietHashlib)  # type: ignore[arg-type]
+            sys.meta_path.insert(0, _QuietHashlib)
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):  # a character the terminal lacks is no error
                 stream.reconfigure(errors="replace")
