@@ -17,6 +17,7 @@ from nybble.tokenizer.template import ChatTemplate
 from tests.tokenizer import vocabulary
 
 from .templates import BOMBS
+from .warden import LIMIT
 
 
 def small():
@@ -29,7 +30,7 @@ def test_every_bomb_is_refused_and_says_why(warden):
         outcome = warden.does("template", source, limit=None)
         if outcome.get("error") != "TemplateError" or not re.search(words, outcome["text"]):
             wrong.append(f"{name}: {outcome}"[:300])
-        elif len(outcome["text"]) > 400 or outcome["seconds"] > 15 or outcome["peak"] > 50 << 20:
+        elif len(outcome["text"]) > 400 or outcome["seconds"] > 15 or outcome["peak"] > LIMIT:
             wrong.append(f"{name}: {outcome}"[:300])
     assert not wrong, "\n".join(wrong)
 
