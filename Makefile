@@ -55,10 +55,15 @@ test-long: $(DEV)/.built
 SANITIZED := build/sanitized
 SANITIZED_TESTS := tests/formats tests/archs tests/tokenizer/test_pieces.py tests/tokenizer/test_load.py \
 	tests/engine/test_damaged.py tests/model/test_families.py tests/fuzz/test_fuzz.py \
-	tests/hostile/test_requests.py tests/hostile/test_changing.py
-# The fuzz targets in C have sanitizers of their own; and memory is not measured with theirs in it.
+	tests/hostile
+# The fuzz targets in C have sanitizers of their own; and memory and stacks are not measured with
+# theirs in them.
 UNSANITIZED := $(addprefix --deselect=tests/,fuzz/test_fuzz.py::test_seeds_and_what_once_crashed \
-	fuzz/test_fuzz.py::test_random_changes hostile/test_changing.py::test_load_takes_no_second_copy)
+	fuzz/test_fuzz.py::test_random_changes hostile/test_changing.py::test_load_takes_no_second_copy \
+	fuzz/test_fuzz.py::test_any_template fuzz/test_fuzz.py::test_many_templates \
+	fuzz/test_fuzz.py::test_what_a_template \
+	hostile/test_files.py::test_the_limits_hold_and_are_enough \
+	hostile/test_templates.py::test_nesting_ends_before_a_small_stack_does)
 SANITIZED_ENV = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	PYTHONPATH=$(SANITIZED)/lib PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0
 test-sanitized: $(DEV)/.built

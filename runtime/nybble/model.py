@@ -12,7 +12,17 @@ from nybble._core.sequence import Engine, Sequence
 from nybble.chat import Chat
 from nybble.errors import ContextError, TemplateError, UsageError
 from nybble.hub.known import DEFAULT
-from nybble.options import ON_EXCEED, OVERFLOW, Options, checked, flag, recommended, whole
+from nybble.options import (
+    NO_NUMBER,
+    ON_EXCEED,
+    OVERFLOW,
+    Options,
+    checked,
+    flag,
+    recommended,
+    shown,
+    whole,
+)
 from nybble.reply import Reply
 from nybble.sequences import Sequences
 from nybble.shift import Shift, prefix_of
@@ -29,6 +39,7 @@ if TYPE_CHECKING:
 
 DEFAULT_CONTEXT = 2048
 MAX_SEQUENCES = 1024
+MAX_IDS = 1 << 22  # in one call: what never ends would take all memory
 
 
 def load(
@@ -134,12 +145,12 @@ class Model:
         self.threads = threads_of(threads)
         n_sequences = whole("sequences", sequences, 1, MAX_SEQUENCES)
         if not isinstance(overflow, str) or overflow not in OVERFLOW:
-            raise UsageError(f"overflow must be 'error' or 'shift', not {overflow!r:.40}")
+            raise UsageError(f"overflow must be 'error' or 'shift', not {shown(overflow)}")
         self.overflow = overflow
         if not isinstance(on_exceed, str) or on_exceed not in ON_EXCEED:
-            raise UsageError(f"on_exceed must be 'refuse' or 'adapt', not {on_exceed!r:.40}")
+            raise UsageError(f"on_exceed must be 'refuse' or 'adapt', not {shown(on_exceed)}")
         if on_progress is not None and not callable(on_progress):
-            raise UsageError(f"on_progress must be a function, not {on_progress!r:.60}")
+            raise UsageError(f"on_progress must be a function, not {shown(on_progress)}")
         with planning.lock:
             held = planning.held_bytes()
             reading = packing.read(path)
@@ -417,15 +428,17 @@ def _ids(ids: Iterable[int], vocab: int) -> list[int]:
     if isinstance(ids, str | bytes | bytearray):
         raise UsageError("this takes token ids; tokenize() makes them from text")
     if not isinstance(ids, Iterable):
-        raise UsageError(f"this takes token ids, several of them, not {ids!r:.60}")
-    checked = []
+        raise UsageError(f"this takes token ids, several of them, not {shown(ids)}")
+    checked: list[int] = []
     for id in ids:
         try:
             number = index(id)
-        except TypeError:
+        except NO_NUMBER:
             number = -1
         if isinstance(id, bool) or not 0 <= number < vocab:
-            raise UsageError(f"{id!r:.60} is not a token: ids are 0 to {vocab - 1:,}")
+            raise UsageError(f"{shown(id)} is not a token: ids are 0 to {vocab - 1:,}")
+        if len(checked) == MAX_IDS:
+            raise UsageError(f"this takes at most {MAX_IDS:,} token ids")
         checked.append(number)
     return checked
 

@@ -37,6 +37,10 @@ FILE_KEYS = {
 }
 
 
+MAX_STOPS = 1 << 21  # stop strings, and
+MAX_STOP_CHARACTERS = 1 << 26  # their characters: what never ends would take all memory
+NO_NUMBER = (TypeError, ValueError, ArithmeticError)  # what a type's own __index__ may raise
+SHOWN = 60  # characters of a value in an error
 # What `load` takes for kv=
 KV = ("f16", "v8", "int8", "auto")
 # and for overflow=
@@ -89,7 +93,7 @@ class Options:
         self.timeout_s = None if timeout_s is None else _number("timeout_s", timeout_s, 0.0, 1e9)
         self.ignore_eos = flag("ignore_eos", ignore_eos)
         if think is not None and not isinstance(think, bool):
-            raise UsageError(f"think must be True, False or None, not {think!r:.60}")
+            raise UsageError(f"think must be True, False or None, not {shown(think)}")
         self.think = think
 
 
@@ -98,7 +102,7 @@ def checked(recommended: Mapping[str, object], options: Mapping[str, object]) ->
     for name in options:
         if name not in Options.__slots__:
             raise UsageError(
-                f"there is no option {name!r:.60}; the options are {', '.join(Options.__slots__)}"
+                f"there is no option {shown(name)}; the options are {', '.join(Options.__slots__)}"
             )
     return Options(**{**recommended, **options})  # type: ignore[arg-type]
 
@@ -121,33 +125,33 @@ def whole(name: str, value: object, least: int, most: int) -> int:
     """A whole number of any type, NumPy's among them, from `least` to `most`."""
     try:
         number = index(value)  # type: ignore[arg-type]
-    except TypeError:
+    except NO_NUMBER:
         number = None
     if number is None or isinstance(value, bool):
-        raise UsageError(f"{name} must be a whole number, not {value!r:.60}")
+        raise UsageError(f"{name} must be a whole number, not {shown(value)}")
     if not least <= number <= most:
-        raise UsageError(f"{name} must be {least:,} to {most:,}, not {value!r:.60}")
+        raise UsageError(f"{name} must be {least:,} to {most:,}, not {shown(value)}")
     return number
 
 
 def flag(name: str, value: object) -> bool:
     """True or False, and nothing that is taken for one of them."""
     if not isinstance(value, bool):
-        raise UsageError(f"{name} must be True or False, not {value!r:.60}")
+        raise UsageError(f"{name} must be True or False, not {shown(value)}")
     return value
 
 
 def _number(name: str, value: object, least: float, most: float) -> float:
     if isinstance(value, bool | str) or not hasattr(value, "__float__"):
-        raise UsageError(f"{name} must be a number, not {value!r:.60}")
+        raise UsageError(f"{name} must be a number, not {shown(value)}")
     try:
         number = float(value)
     except OverflowError:
         number = float("inf")
-    except (TypeError, ValueError):  # some types have the method and no use for it
+    except NO_NUMBER:  # some types have the method and no use for it
         number = float("nan")
     if not least <= number <= most:  # NaN is not
-        raise UsageError(f"{name} must be {least:g} to {most:g}, not {value!r:.60}")
+        raise UsageError(f"{name} must be {least:g} to {most:g}, not {shown(value)}")
     return number
 
 
@@ -156,10 +160,25 @@ def _strings(name: str, value: object) -> tuple[str, ...]:
         return ()
     strings = (value,) if isinstance(value, str) else value
     if not isinstance(strings, Iterable):
-        raise UsageError(f"{name} must be a string or strings, not {value!r:.60}")
-    out = []
+        raise UsageError(f"{name} must be a string or strings, not {shown(value)}")
+    out: list[str] = []
+    size = 0
     for s in strings:
         if not isinstance(s, str) or not s:
-            raise UsageError(f"{name} must be strings that are not empty, not {s!r:.60}")
+            raise UsageError(f"{name} must be strings that are not empty, not {shown(s)}")
+        size += len(s)
+        if len(out) == MAX_STOPS or size > MAX_STOP_CHARACTERS:
+            raise UsageError(
+                f"{name} must be at most {MAX_STOPS:,} strings, of {MAX_STOP_CHARACTERS:,} "
+                "characters"
+            )
         out.append(s)
     return tuple(out)
+
+
+def shown(value: object) -> str:
+    """A value in an error: as it is written, if it can be, and cut."""
+    try:
+        return repr(value)[:SHOWN]
+    except Exception:  # of a number of very many digits, or a type's own
+        return f"a {type(value).__name__:.{SHOWN}}"

@@ -19,7 +19,7 @@ from nybble import machine
 from nybble._core.sequence import CHUNK, PAGE, sizes
 from nybble.errors import BudgetError, UsageError
 from nybble.formats.gguf import GgufFile
-from nybble.options import KV
+from nybble.options import KV, NO_NUMBER, shown
 from nybble.packing import blaming
 
 TYPE_CHECKING = False  # typing's own costs its import
@@ -185,7 +185,7 @@ def plan(
     A smaller prefill chunk, which changes no token, is tried first in any case.
     """
     if kv is not None and (not isinstance(kv, str) or kv not in KV):
-        raise UsageError(f"kv must be 'f16', 'v8', 'int8' or 'auto', not {kv!r:.40}")
+        raise UsageError(f"kv must be 'f16', 'v8', 'int8' or 'auto', not {shown(kv)}")
     may_be_v8 = kv == "auto" or (kv is None and on_exceed == "adapt")
     asked = "f16" if kv is None or kv == "auto" else kv
 
@@ -307,12 +307,12 @@ def nbytes_of(name: str, amount: int | str) -> int:
     UsageError if it is none, or less than any model takes: then a unit was forgotten."""
     try:
         nbytes = _in_bytes(amount) if isinstance(amount, str) else index(amount)
-    except (TypeError, KeyError, ValueError, OverflowError):
+    except (KeyError, *NO_NUMBER):
         nbytes = -1
     if isinstance(amount, bool):
         nbytes = -1
     if not 0 < nbytes < 1 << 50:
-        raise UsageError(f"{name} must be an amount such as 300MiB, not {amount!r:.40}")
+        raise UsageError(f"{name} must be an amount such as 300MiB, not {shown(amount)}")
     if nbytes < MIB:
         meant = f"; did you mean {nbytes}MiB?" if str(amount).strip() == str(nbytes) else ""
         raise UsageError(f"{name} must be 1 MiB or more, not {nbytes:,} bytes{meant}")

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from nybble import cli, errors
+from nybble.__main__ import main as nybble_main
 from nybble._core import native
 from tests.model.models import POISON, edited, with_poison
 from tools.tiny_model import tiny_model
@@ -295,3 +296,33 @@ def test_what_python_says_where_an_import_has_no_memory(monkeypatch, capsys, wor
     monkeypatch.setattr(cli, "_run", run)
     assert cli.main(["ls"]) == errors.BudgetError.exit_code
     assert capsys.readouterr().err == "nybble: there is not enough memory\n"
+
+
+def no_memory(*_):
+    raise MemoryError
+
+
+def test_a_lack_of_memory_that_there_is_no_memory_to_tell(monkeypatch, capfd):
+    monkeypatch.setattr(cli, "_run", no_memory)
+    monkeypatch.setattr(cli, "printable", no_memory)
+    assert cli.main(["ls"]) == errors.BudgetError.exit_code
+    assert capfd.readouterr() == ("", "nybble: there is not enough memory\n")
+    monkeypatch.setattr(cli, "_fail", no_memory)
+    assert nybble_main() == errors.BudgetError.exit_code
+    assert capfd.readouterr() == ("", "nybble: there is not enough memory\n")
+
+
+def test_hashlib_without_memory_is_not_logged():
+    script = (
+        "import sys, hashlib; from nybble import cli; cli.main(['ls', '--known'])\n"
+        "for name in ('hashlib', '_md5', '_hashlib'): sys.modules.pop(name, None)\n"
+        "class Full:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name in ('_hashlib', '_md5'):\n"
+        "            raise ImportError('_md5.so: failed to map segment from shared object')\n"
+        "sys.meta_path.insert(0, Full())\n"
+        "try: import hashlib\n"
+        "except MemoryError: print('no memory', 'logging' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout.splitlines()[-1], done.stderr) == ("no memory False", "")

@@ -22,7 +22,8 @@ from targets.build import ROOT
 from tests.fuzz import seeds, targets
 
 BUILD = ROOT / "build" / "fuzz"
-PYTHON_TARGETS = ("builder", "packed")
+# The longest input of each.
+PYTHON_TARGETS = {"builder": 64, "packed": 64, "templates": 256}
 # Seconds and MiB that one input may take: each is a small part of it.
 LIMITS = ("-timeout=20", "-rss_limit_mb=1024")
 
@@ -30,7 +31,8 @@ LIMITS = ("-timeout=20", "-rss_limit_mb=1024")
 def command_of(target: str, folder: Path, clang: list[str]) -> list[str]:
     """Builds the target if that is to be done; returns the command that fuzzes it."""
     if target in PYTHON_TARGETS:
-        return [sys.executable, "-m", "tests.fuzz.atheris_target", target, "-max_len=64"]
+        most = PYTHON_TARGETS[target]
+        return [sys.executable, "-m", "tests.fuzz.atheris_target", target, f"-max_len={most}"]
     program = folder / "program"
     targets.build(target, program, clang, fuzzer=True)
     command = [str(program), f"-max_len={targets.MOST_BYTES[target]}"]

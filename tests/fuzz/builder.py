@@ -1,4 +1,4 @@
-"""The fuzz target in Python: a model of any metadata that passes the scanner is refused with an
+"""The fuzz target of models: one of any metadata that passes the scanner is refused with an
 error of nybble's own, or loads, encodes and runs.
 
 An input is a list of choices, a byte each: a family's tiny file, what is changed of its metadata

@@ -1,4 +1,5 @@
-"""What the fuzz targets start from: made from the files and tables that the other tests make.
+"""What the fuzz targets start from: made from the files and tables that the other tests make,
+and from the heads of the known models that are here.
 
 `of(target)` gives name -> bytes. Nothing is kept in the repository but the inputs of past crashes.
 """
@@ -12,11 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
+from nybble import hub
+from nybble._core.gguf import GgufArray
 from nybble._core.program import Program, pack_in_memory
 from nybble.archs import Attention, Block, Decoder, Mlp, Rope
+from nybble.formats.gguf import GgufFile
+from nybble.hub.known import KNOWN
 from nybble.lowering import lower
+from tests.fuzz import builder
 from tools import replay, tiny_model
-from tools.gguf_writer import tensor, write_gguf
+from tools.gguf_writer import FORMATS, tensor, write_gguf
 
 TESTS = Path(__file__).parents[1]
 sys.path += [str(TESTS / "formats"), str(TESTS / "tokenizer")]
@@ -25,6 +31,7 @@ import gguf_bytes  # noqa: E402
 import vocabulary  # noqa: E402
 
 MOST_BYTES = 8192  # of a hostile file that is worth a seed
+FEW, LETTERS = 8, 60  # of a real file's arrays and texts
 
 
 def of(target: str) -> dict[str, bytes]:
@@ -41,11 +48,49 @@ def _gguf() -> dict[str, bytes]:
         "small-3": gguf_bytes.small(3),
         "empty": gguf_bytes.gguf(),
         "model": _cut_model(),
+        **{f"real-{name}": cut_head(path) for name, path, _ in hub.installed() if name in KNOWN},
     }
     for n, (raw, _) in enumerate(gguf_bytes.hostile().values()):
         if len(raw) <= MOST_BYTES:
             seeds[f"hostile-{n}"] = raw
     return seeds
+
+
+def cut_head(path: str) -> bytes:
+    """The keys of a model's file as they are, but for long arrays and texts, of which the first
+    elements and characters are taken, and the first elements of its first vectors."""
+    with GgufFile(path) as file:
+        keys = {}
+        for name, value in file.metadata.items():
+            start, at, end = file.record(name)
+            type_at = start + 8 + len(name.encode())
+            type = int.from_bytes(file.head[type_at : type_at + 4], "little")
+            raw = bytes(file.head[type_at + 4 : end])
+            if isinstance(value, GgufArray):
+                raw = raw[:4] + struct.pack("<Q", min(len(value), FEW)) + _first(value)
+            elif isinstance(value, str):
+                text = bytes(file.head[at:end])[:LETTERS]
+                raw = struct.pack("<Q", len(text)) + text
+            keys[name] = builder.Key(type, raw)
+        vectors = [name for name, of in file.tensors.items() if of.format == "F32"][:2]
+        tensors = {
+            name: builder.Part((FEW,), FORMATS["F32"].ggml_type, bytes(file.data(name))[: 4 * FEW])
+            for name in vectors
+        }
+    return builder.serialized(builder.File(keys, tensors))
+
+
+def _first(array: GgufArray) -> bytes:
+    """The bytes of its first elements."""
+    raw = bytes(array.raw)
+    if len(array) <= FEW:
+        return raw
+    if array.element_type != "string":
+        return raw[: len(raw) // len(array) * FEW]
+    at = 0
+    for _ in range(FEW):
+        at += 8 + int.from_bytes(raw[at : at + 8], "little")
+    return raw[:at]
 
 
 def _cut_model() -> bytes:

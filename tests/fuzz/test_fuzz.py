@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz import builder, packed, seeds, targets
+from nybble._core.gguf import GgufArray
+from nybble.formats.gguf import GgufFile
+from tests.fuzz import builder, packed, seeds, targets, templates
 
 sys.path.append(str(Path(__file__).parents[1] / "engine"))
 
@@ -54,6 +56,27 @@ def test_random_changes(target, tmp_path):
         run(program, "--flip", n, FLIPS[name], tmp_path / seed)
 
 
+def test_seeds_are_cut_from_real_files(smollm2_path, tmp_path):
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(seeds.cut_head(smollm2_path))
+    assert cut.stat().st_size < targets.MOST_BYTES["gguf"]
+    with GgufFile(smollm2_path) as real, GgufFile(cut) as file:
+        assert [*file.metadata] == [*real.metadata]
+        for name, value in file.metadata.items():
+            whole = real.metadata[name]
+            if isinstance(value, GgufArray):
+                assert [*value] == [whole[n] for n in range(len(value))]
+                assert len(value) == min(len(whole), seeds.FEW)
+            elif isinstance(value, str):
+                assert value == whole[: seeds.LETTERS]
+            else:
+                assert value == whole
+        assert len(file.tensors) == 2
+        for name in file.tensors:
+            assert bytes(real.data(name)).startswith(bytes(file.data(name)))
+    assert "real-smollm2-135m" in seeds.of("gguf")
+
+
 def inputs(target):
     """(name, inputs): what once crashed a target in Python, then random ones."""
     for path in sorted((CRASHES / target).glob("*")):
@@ -90,3 +113,26 @@ def test_any_packed_file_is_refused_or_runs(in_memory, name, data):
 @pytest.mark.parametrize("number", range(len(builder.FAMILIES)))
 def test_unchanged_packed_files_run(in_memory, number):
     assert packed.try_one(bytes([number]))
+
+
+@pytest.mark.parametrize(("name", "data"), [*inputs("templates")])
+def test_any_template_is_rendered_or_refused(name, data):
+    for one in data:
+        templates.try_one(one)
+
+
+def test_many_templates_are_rendered():
+    rng = random.Random(3)
+    assert sum(templates.try_one(rng.randbytes(40)) for _ in range(300)) > 30
+
+
+@pytest.mark.parametrize(
+    ("name", "bound", "words"),
+    [("SECONDS", 0, " s for "), ("MOST_BYTES", 0, "MB for "), ("MAX_ERROR", -200, " of ")],
+)
+def test_what_a_template_takes_is_measured(monkeypatch, name, bound, words):
+    """With nothing to spare, whatever is rendered or refused is a finding."""
+    monkeypatch.setattr(templates, name, bound)
+    data = [random.Random(n).randbytes(60) for n in range(60)]
+    with pytest.raises(AssertionError, match=words):
+        [*map(templates.try_one, data)]

@@ -69,8 +69,9 @@ def scanned(sound: bytes) -> Iterator[Row]:
     yield Row("scan: 65,536 tensors", written(gb.gguf([], tensors, bytes(32 * 65_536))),
               r"no model has so many .* value 65536\)", shows=False)  # fmt: skip
     for size, words, error in (
-        (2**30, "metadata take 1,024 MiB or more; 256 are the most", errors.FormatError),
-        (2**27, "metadata take 128 MiB or more, and the system does not", errors.BudgetError),
+        (2**30, "metadata take 1,024 MiB or more; 64 are the most", errors.FormatError),
+        (2**26, "metadata take 64 MiB or more; 64 are the most", errors.FormatError),
+        (60 << 20, "metadata take 60 MiB or more, and the system does not", errors.BudgetError),
     ):
         head = gb.gguf([gb.string("s") + gb.u32(gb.STRING) + gb.u64(size)], n_keys=2)
         yield Row(f"scan: a string of {size >> 20} MiB, all of it there",

@@ -48,7 +48,7 @@ BOMBS = {
     ),
     "a called block, doubled": (
         "{% macro f() %}{{ caller() }}{{ caller() }}{% endmacro %}"
-        + "{% call f() %}" * 40 + "x" + "{% endcall %}" * 40,
+        + "{% call f() %}" * 22 + "x" * 999 + "{% endcall %}" * 22,
         "takes more than 250000 steps",
     ),
     "a list in letters": ("{{ ('漢' * 4000000) | list | length }}", "takes more than"),
@@ -271,7 +271,7 @@ BOMBS = {
         "writes more than 262\\d\\d\\d characters",
     ),
     "a source too long": ("x" * 65_537, "has 65537 characters, 65536 are the most"),
-    "expressions": ("{{a}}" * 13_000, "has 13001 expressions and statements, 4000 at most"),
+    "expressions": ("{{a}}" * 13_000, "has more than 4000 expressions and statements"),
     "as many expressions as there may be": ("{{a}}" * 3_990 + "{{ 1 // 0 }}", "ZeroDivisionError"),
     "an endless expression": ("{{ " + "a + " * 16_000 + "a }}", "nested too deeply"),
     "attributes": ("{{ a" + ".b" * 32_000 + " }}", "nested too deeply"),

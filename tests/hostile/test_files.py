@@ -12,7 +12,7 @@ from tests.fuzz.builder import BY_THE_ENGINE
 from tools.tiny_model import tiny_model
 
 from . import files
-from .warden import LIMIT
+from .warden import IS_SANITIZED, LIMIT
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,8 @@ def test_every_hostile_file_is_an_error_and_nothing_else(rows, warden, cache, tm
     path = tmp_path / "hostile.gguf"
     wrong = []
     for row in rows:
+        if IS_SANITIZED and row.error is errors.BudgetError:  # there is no limit
+            continue
         row.write(path)
         for complaint in complaints(row, path, warden):
             said = warden.does("load", path)["text"][:300]

@@ -9,16 +9,33 @@ import time
 import pytest
 
 import nybble
+from nybble import hub, options
 from nybble.errors import ContextError, NumericError, UsageError
 from nybble.options import Options
 from tests.model.models import POISON, speaking, with_poison
 
 SURROGATE = "\ud800"
+
+
+class NoNumber:
+    """Has what a number has, and is none."""
+
+    def __index__(self):
+        raise ValueError
+
+    def __float__(self):
+        raise ZeroDivisionError
+
+    def __repr__(self):
+        raise KeyError
+
+
 ABSURD = [
     None, True, False, 0, 1, -1, 2**63, -(2**63), 10**400, -(10**400), 0.5, -0.5, 1e300, math.nan,
     math.inf, -math.inf, 1j, decimal.Decimal("NaN"), decimal.Decimal("sNaN"), "", "x", SURROGATE,
     "\0", b"x", b"\xff", bytearray(b"x"), [], [None], [[1]], [-1], [10**30], [0.5], [True], ["x"],
     (), {}, {"a": 1}, {1: 2}, {"x"}, object(), NotImplemented, ..., range(0),
+    NoNumber(), 10**5000,
 ]  # fmt: skip
 
 
@@ -49,10 +66,11 @@ CALLS = {
     "ask: a content": (
         lambda m, x: m.ask([{"role": "user", "content": x}], max_tokens=1).text, ("", "x", "\0")),
     "ask: a key": (
-        lambda m, x: m.ask([{"role": "user", "content": "a", str(x): x}], max_tokens=1).text,
-        (None, True, False, 0, 1, -1, 2**63, -(2**63), 10**400, -(10**400), 0.5, -0.5, 1e300,
-         math.nan, math.inf, -math.inf, "", "x", "\0", [], [None], [[1]], [-1], [10**30], [0.5],
-         [True], ["x"], (), {}, {"a": 1})),
+        lambda m, x: m.ask(
+            [{"role": "user", "content": "a", options.shown(x): x}], max_tokens=1).text,
+        (None, True, False, 0, 1, -1, 2**63, -(2**63), 10**400, -(10**400), 10**5000, 0.5, -0.5,
+         1e300, math.nan, math.inf, -math.inf, "", "x", "\0", [], [None], [[1]], [-1], [10**30],
+         [0.5], [True], ["x"], (), {}, {"a": 1})),
     "chat": (lambda m, x: m.chat(system=x), (None, "", "x", "\0")),
     "chat: ask": (lambda m, x: m.chat().ask(x, max_tokens=1).text, ("", "x", "\0")),
     "complete": (lambda m, x: m.complete(x, max_tokens=1).text, ("", "x", "\0")),
@@ -93,7 +111,7 @@ def test_absurd_values_are_usage_errors(model, name):
     call, taken = CALLS[name]
     wrong = []
     for value in ABSURD:
-        shown = repr(value)[:40]
+        shown = options.shown(value)
         try:
             call(model, value)
         except UsageError as error:
@@ -163,6 +181,33 @@ def test_a_million_stop_strings_cost_their_sorting(model):
 def test_ids_that_never_end_are_refused_at_the_first_that_is_none(model):
     with pytest.raises(UsageError, match="323 is not a token"):
         model.logits(itertools.count())
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "hf:" + "x" * 5000, "https://" + "x/" * 2500])
+def test_a_very_long_name_is_not_repeated(name):
+    for call in (nybble.load, hub.pull):
+        with pytest.raises(UsageError) as caught:
+            call(name)
+        assert len(str(caught.value)) < 500
+
+
+def test_what_never_ends_is_refused_at_a_bound(model):
+    for call in (model.detokenize, model.logits):
+        with pytest.raises(UsageError, match="at most 4,194,304 token ids"):
+            call(itertools.repeat(5))
+    for text in ("x", "x" * 10**6):
+        with pytest.raises(UsageError, match=r"at most 2,097,152 strings, of 67,108,864 char"):
+            model.ask("Hello", stop=itertools.repeat(text))
+
+
+def test_a_message_that_no_context_holds_is_refused_at_once(model):
+    started = time.process_time()
+    for text in ("<" * 20_000_000, "<|" * 10_000_000, "x" * 20_000_000):
+        with pytest.raises(UsageError, match=r"hold 20,000,0\d\d characters; 4,194,304 are the"):
+            model.ask(text)
+    with pytest.raises(ContextError):
+        model.ask("<|" * 500_000)
+    assert time.process_time() - started < 20  # seen: 3; 30 for each of them once
 
 
 def test_nan_ends_a_reply_and_not_the_model(tmp_path):

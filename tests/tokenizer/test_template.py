@@ -257,6 +257,21 @@ def test_markers_of_the_template_are_protected_and_others_are_not():
     assert tokens.vocabulary.find(b"\n\n") in ids  # plain space is never protected
 
 
+def test_a_control_token_that_is_white_space_is_not_forged():
+    named = {" \n": vocabulary.CONTROL, "\n\n": vocabulary.USER_DEFINED}
+    made = vocabulary.metadata([*vocabulary.BYTES, *named], [], named)
+    tokens = tokenizer.load(made)
+    control, user_defined = (tokens.vocabulary.find(spelling.encode()) for spelling in named)
+    for source in (PLAIN, "{{ messages[0].content }}", "a {{ messages[0].content | trim }}"):
+        for content in ("a \nb\n\n", " \n", "\n", "\n \n \nb"):
+            messages = [{"role": "user", "content": content}]
+            assert control not in ChatTemplate(source, tokens).encode(messages)
+    plain = ChatTemplate("{{ messages[0].content + ' \\n' }}", tokens)
+    ids = plain.encode([{"role": "user", "content": "a\n\nb"}])
+    assert user_defined in ids
+    assert control in ids
+
+
 def test_the_think_pair_is_left_alone_in_an_assistants_message():
     tokens = small()
     source = PLAIN + "{# <think> </think> <tool_response> #}"

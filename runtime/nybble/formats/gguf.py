@@ -36,7 +36,7 @@ __all__ = ["Gguf", "GgufArray", "GgufFile", "GgufLongText", "GgufTensor"]
 
 READ = 1 << 20  # bytes at once
 N_PIECES, PIECE = 64, 4096  # of a sample
-MAX_HEAD = 1 << 28  # bytes before the tensors' data; a quarter of a million tokens take 16 MB
+MAX_HEAD = 1 << 26  # bytes before the tensors' data; a quarter of a million tokens take 16 MB
 MAX_TEXT = 1 << 20  # bytes of a text that is decoded; a long chat template has 20 thousand
 _STRING = 8  # GGUF's number of that type
 

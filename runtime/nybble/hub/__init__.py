@@ -37,6 +37,7 @@ HF = "hf:"
 _STEM_BYTES = 200  # of a model's name in that of its copy, which may have 255 with what is added
 PULL_PREFIX = ".pull-"  # of the folders in which pulls work
 SCHEMES = ("https", "http")
+SHOWN = 200  # characters of what somebody calls a model, in an error
 
 
 def home() -> str:
@@ -96,18 +97,18 @@ def resolve(name_or_path: str | os.PathLike[str]) -> str:
         name = local_name(text)
         if name is not None and (path := file_of(name)) is not None:
             return path
-        raise ModelNotFoundError(f"{text} is not on this machine; get it: nybble pull {text}")
+        raise ModelNotFoundError(_not_here(text))
     if _is_plain(text) and (path := file_of(text)) is not None:
         return path
     if text in KNOWN:
-        raise ModelNotFoundError(f"{text} is not on this machine; get it: nybble pull {text}")
+        raise ModelNotFoundError(_not_here(text))
     if os.path.isfile(text):
         return text
     if os.path.isdir(text):
-        raise ModelNotFoundError(f"{text!r} is a folder; give the model file in it")
+        raise ModelNotFoundError(f"{_shown(text)} is a folder; give the model file in it")
     if os.path.exists(text):
-        raise ModelNotFoundError(f"{text!r} is no regular file: a model is a file on a disk")
-    raise ModelNotFoundError(f"there is no model {text!r}; {way_out(text)}")
+        raise ModelNotFoundError(f"{_shown(text)} is no regular file: a model is a file on a disk")
+    raise ModelNotFoundError(f"there is no model {_shown(text)}; {way_out(text)}")
 
 
 def installed() -> Iterator[tuple[str, str, int]]:
@@ -166,11 +167,11 @@ def canonical(text: str) -> str:
         host, port = url.hostname or "", url.port
         path = quote(url.path.lstrip("/"), safe="/%:@!$&'()*+,;=~")
     except ValueError as error:
-        raise UsageError(f"{text!r} is no URL: {error}") from None
+        raise UsageError(f"{_shown(text)} is no URL: {error}") from None
     host = f"[{host}]" if ":" in host else host
     is_host = _is_plain(host) and host.isprintable() and " " not in host
     if not is_host or not _is_path(path):
-        raise UsageError(f"{text!r} is no URL of a model file: it must end in /NAME{SUFFIX}")
+        raise UsageError(f"{_shown(text)} is no URL of a model file: it must end in /NAME{SUFFIX}")
     if host in ("huggingface.co", "hf.co"):
         owner, _, rest = path.partition("/")
         repo, _, rest = rest.partition("/")
@@ -195,7 +196,7 @@ def split_hf(name: str) -> tuple[str, str, str, str]:
         is_whole = is_whole and tag.replace("_", "").isalnum()
     if not is_whole:
         raise UsageError(
-            f"{name!r} names no model; write {HF}OWNER/REPOSITORY/FILE{SUFFIX} or"
+            f"{_shown(name)} names no model; write {HF}OWNER/REPOSITORY/FILE{SUFFIX} or"
             f" {HF}OWNER/REPOSITORY:FORMAT, such as {HF}Qwen/Qwen3-0.6B-GGUF:Q8_0"
         )
     return owner, repo, file, tag
@@ -291,7 +292,7 @@ def copies_nbytes(path: str) -> int:
 def row_of(name: str) -> KnownModel:
     """The row of a known name; ModelNotFoundError if there is none."""
     if name not in KNOWN:
-        raise ModelNotFoundError(f"nybble knows no model {name!r}; {way_out(name)}")
+        raise ModelNotFoundError(f"nybble knows no model {_shown(name)}; {way_out(name)}")
     return KNOWN[name]
 
 
@@ -302,7 +303,7 @@ def near(text: str, cutoff: float = 0.6) -> str | None:
 
     names = [name for name, _, _ in installed()]
     names += [name for name in KNOWN if name not in names]
-    word = text.lower()
+    word = text[:SHOWN].lower()
     begun = [name for name in names if len(word) > 3 and name.lower().startswith(word)]
     close = difflib.get_close_matches(word, names, n=1, cutoff=cutoff)
     return next(iter(begun + close), None)
@@ -345,6 +346,17 @@ def unusable(error: OSError) -> str:
         f"models cannot be kept in {models_folder()}: {error.strerror or error}; set NYBBLE_HOME"
         " to a folder of yours"
     )
+
+
+def _not_here(text: str) -> str:
+    if len(text) > SHOWN:
+        return f"{_shown(text)} is not on this machine; nybble pull gets it"
+    return f"{text} is not on this machine; get it: nybble pull {text}"
+
+
+def _shown(text: str) -> str:
+    """What somebody called a model, in an error: cut, if it is very long."""
+    return repr(text) if len(text) <= SHOWN else f"{text[:SHOWN]!r}..."
 
 
 def _is_plain(text: str) -> bool:

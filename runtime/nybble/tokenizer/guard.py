@@ -80,9 +80,10 @@ class Guard:
         self._longest = max(map(len, self._whole), default=0)
         self._sorted = sorted(self._whole)
         self._backwards = sorted(spelling[::-1] for spelling in self._whole)
-        self._lengths: dict[str, set[int]] = {}  # by the first character
+        self._firsts = {spelling[0] for spelling in self._whole}
+        self._lengths: dict[str, set[int]] = {}  # by the first two characters
         for spelling in self._whole:
-            self._lengths.setdefault(spelling[0], set()).add(len(spelling))
+            self._lengths.setdefault(spelling[:2], set()).add(len(spelling))
 
     def protect(self, value: Any, mark: str) -> Any:
         """A copy of a value of strings, lists and mappings, with marks in its strings."""
@@ -130,14 +131,20 @@ class Guard:
         return "".join([*pieces, text[at:]])
 
     def _found(self, plain: str) -> Iterator[int]:
-        """Every place where a spelling starts, also within another. Where so many begin with one
-        character that comparing them all would take long, every place where one could."""
-        for first in self._lengths.keys() & {*plain}:
-            lengths = self._lengths[first]
-            many = sum(lengths) > READ_AT_A_PLACE
+        """Every place where a spelling starts, also within another. Where so many begin with two
+        characters that comparing them all would take long, every place where one could."""
+        many = {start for start, all in self._lengths.items() if sum(all) > READ_AT_A_PLACE}
+        for first in self._firsts & {*plain}:
+            is_whole = first in self._whole
             at = plain.find(first)
             while at >= 0:
-                if many or any(plain[at : at + n] in self._whole for n in lengths):
+                start = plain[at : at + 2]
+                lengths = self._lengths.get(start, ())
+                if (
+                    is_whole
+                    or start in many
+                    or any(plain[at : at + n] in self._whole for n in lengths)
+                ):
                     yield at
                 at = plain.find(first, at + 1)
 
@@ -168,7 +175,7 @@ class Guard:
         return places
 
     def _joints(self, plain: str) -> set[int]:
-        firsts, pairs = self._lengths, self._pairs
+        firsts, pairs = self._firsts, self._pairs
         return {
             at for at, pair in enumerate(pairwise(plain), 1) if pair[0] in firsts or pair in pairs
         }

@@ -20,13 +20,14 @@ This module imports jinja2, so it is itself imported when a template is first us
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from string import Formatter
 from types import CodeType
 from typing import Any
 
 import jinja2
 import jinja2.ext
+import jinja2.lexer
 import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
@@ -45,12 +46,17 @@ from nybble.tokenizer.metering import (
 )
 
 MAX_NODES = 4_000  # of its tree, up to 11 KB each while it is compiled; the largest seen has 1,300
+MAX_DEPTH = 100  # of its tree; the deepest seen has 28
+MAX_NESTED = 24  # brackets or blocks one in another while it is read; the most seen is 10
+MAX_SIGNS = 200  # of an expression: what its reader calls itself for; the most seen is 26
 MAX_OUTPUT = 1 << 18  # characters of a rendering, and
 OUTPUT_OF_INPUT = 8  # so many times the characters of what is rendered
 ESCAPED = 5  # times as long becomes a `"` that is added to what `safe` gave
 MAX_CALLS = 200  # of macros and loops one within another; schemas are nested by a few dozen
 MAX_NAME = 200  # characters of what is looked up, in anything but a dict, or said in an error
 
+# What ends with an `end...` of its own.
+BLOCKS = frozenset("for if macro call filter set block with generation".split())
 FILTERS = frozenset(
     "abs bool capitalize count d default dictsort e escape first float groupby indent int items"
     " join last length list lower map max min reject rejectattr replace reverse round safe select"
@@ -101,6 +107,39 @@ class _Generation(jinja2.ext.Extension):
         return jinja2.nodes.Scope(body, lineno=line)
 
 
+class _Shallow(jinja2.ext.Extension):
+    """Refuses nesting before it is read: the reader calls itself for each level, and Python's limit
+    of that may have been raised by the program, or lie beyond a thread's stack."""
+
+    priority = 1000  # behind the others
+
+    def filter_stream(self, stream: Any) -> Iterator[jinja2.lexer.Token]:
+        brackets = blocks = signs = 0
+        begun = None  # the tag that is being read
+        is_first = False
+        for token in stream:
+            kind = token.type
+            if kind in ("variable_begin", "block_begin"):
+                begun, is_first, signs = None, kind == "block_begin", 0
+            elif is_first:
+                begun, is_first = token.value, False
+                blocks += 1 if begun in BLOCKS else -1 if begun[3:] in BLOCKS else 0
+            elif kind in ("lparen", "lbracket", "lbrace"):
+                brackets += 1
+            elif kind in ("rparen", "rbracket", "rbrace"):
+                brackets -= 1
+            elif kind in ("add", "sub") or token.value in ("not", "else"):
+                signs += 1
+            elif (
+                kind == "assign" and begun == "set" and not brackets
+            ):  # no block: it ends with its tag
+                begun = None
+                blocks -= 1
+            if max(brackets, blocks) > MAX_NESTED or signs > MAX_SIGNS:
+                raise BudgetExceeded("it is nested too deeply")
+            yield token
+
+
 class Sandbox(Charged, jinja2.sandbox.ImmutableSandboxedEnvironment):
     """The environment of one rendering."""
 
@@ -114,7 +153,7 @@ class Sandbox(Charged, jinja2.sandbox.ImmutableSandboxedEnvironment):
             optimized=False,  # constants are computed when they are needed, within the budget
             finalize=self._finalize,
             undefined=_Undefined,
-            extensions=[_Generation, "jinja2.ext.loopcontrols"],
+            extensions=[_Generation, _Shallow, "jinja2.ext.loopcontrols"],
         )
         filters = {
             name: self.charging(
@@ -181,9 +220,7 @@ class Sandbox(Charged, jinja2.sandbox.ImmutableSandboxedEnvironment):
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> jinja2.nodes.Template:
         tree = super()._parse(source, name, filename)
-        nodes = sum(1 for _ in tree.find_all(jinja2.nodes.Node))
-        if nodes > MAX_NODES:
-            raise BudgetExceeded(f"it has {nodes} expressions and statements, {MAX_NODES} at most")
+        check_size(tree)
         Metered().visit(tree)
         return tree
 
@@ -280,6 +317,18 @@ class Sandbox(Charged, jinja2.sandbox.ImmutableSandboxedEnvironment):
         if attribute is not None:
             items = [self.getitem(item, attribute) for item in self.counted(items)]
         return self.join(self.text_of(d), items)
+
+
+def check_size(tree: jinja2.nodes.Node) -> None:
+    """A level at a time: whatever calls itself for a node's children comes later."""
+    level, nodes = [tree], 0
+    for _ in range(MAX_DEPTH):
+        level = [child for node in level for child in node.iter_child_nodes()]
+        nodes += len(level)
+        if nodes > MAX_NODES:
+            raise BudgetExceeded(f"it has more than {MAX_NODES} expressions and statements")
+    if level:
+        raise BudgetExceeded("it is nested too deeply")
 
 
 class Namespace(jinja2.utils.Namespace):

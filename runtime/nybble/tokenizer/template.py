@@ -34,6 +34,7 @@ MAX_SOURCE = 1 << 16  # characters of a template; the longest known has 30,000
 MAX_ERROR = 300  # characters of what a template says in an error
 MAX_DEPTH = 64  # of lists and mappings in messages and variables, and of all that is in them,
 MAX_VALUES = 1 << 18  # a list that is there twice counted twice; a template can go through fewer
+MAX_SPOKEN = 1 << 22  # characters of both: four for each of a million tokens
 MARKS = range(0xE000, 0xF900)
 
 
@@ -119,6 +120,11 @@ class ChatTemplate:
         spoken = [*islice(strings, MAX_VALUES + 1)]
         if len(spoken) > MAX_VALUES:
             raise UsageError(f"messages and variables hold more than {MAX_VALUES:,} values")
+        size = sum(map(len, spoken))
+        if size > MAX_SPOKEN:
+            raise UsageError(
+                f"messages and variables hold {size:,} characters; {MAX_SPOKEN:,} are the most"
+            )
         for text in spoken:
             if (at := lone_surrogate(text)) is not None:
                 raise UsageError(
@@ -133,7 +139,6 @@ class ChatTemplate:
             "messages": [self._protect_message(message, mark) for message in checked],
             "add_generation_prompt": add_generation_prompt,
         }
-        size = sum(map(len, spoken))
         try:
             text = self._run(context, size)
         except TemplateError as error:
@@ -206,11 +211,10 @@ def _protected(tokenizer: Tokenizer, source: str) -> Iterator[str]:
     user_defined = []
     for id in tokenizer.vocabulary.specials():
         spelling = tokenizer.spelling(id)
-        if not spelling or spelling.isspace():
-            continue
         if tokenizer.vocabulary.type(id) == core.USER_DEFINED:
-            user_defined.append(spelling)
-        else:
+            if spelling and not spelling.isspace():  # Gemma's are, and text like any other
+                user_defined.append(spelling)
+        elif spelling and (len(spelling) > 1 or not spelling.isspace()):  # no mark would fit in
             yield spelling
     yield from written(user_defined, source)
 
