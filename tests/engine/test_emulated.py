@@ -19,10 +19,10 @@ TRIED = {
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory):
+def program(tmp_path_factory, objects):
     emulated.need_tools()
     out = tmp_path_factory.mktemp("aarch64") / "replay"
-    replay.build(out, COMPILER)
+    replay.build(out, COMPILER, objects)
     return out
 
 

@@ -4,13 +4,11 @@ import re
 import subprocess
 
 import pytest
+from sanitized import COMMAND
 
 import nybble
 from tools import replay
 from tools.tiny_model import tiny_model
-
-SANITIZED = ("cc", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-
 
 FAMILIES = {
     "llama": {"dim": 96, "heads": 6},
@@ -37,16 +35,16 @@ def dump(folder, family, tokens, rows, kv="f16"):
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory):
+def program(tmp_path_factory, objects):
     out = tmp_path_factory.mktemp("static") / "replay"
-    replay.build(out)
+    replay.build(out, objects=objects)
     return out
 
 
 @pytest.fixture(scope="module")
-def sanitized(tmp_path_factory):
+def sanitized(tmp_path_factory, objects):
     out = tmp_path_factory.mktemp("sanitized") / "replay"
-    replay.build(out, SANITIZED)
+    replay.build(out, COMMAND, objects)
     return out
 
 

@@ -32,7 +32,7 @@ def command_of(target: str, folder: Path, clang: list[str]) -> list[str]:
     if target in PYTHON_TARGETS:
         return [sys.executable, "-m", "tests.fuzz.atheris_target", target, "-max_len=64"]
     program = folder / "program"
-    targets.build(target, program, clang, fuzzer=True)
+    targets.build(target, program, clang)
     command = [str(program), f"-max_len={targets.MOST_BYTES[target]}"]
     dictionary = targets.HERE / f"{target}.dict"
     return [*command, f"-dict={dictionary}"] if dictionary.exists() else command
