@@ -94,17 +94,18 @@ def build_program(
     command: Sequence[str],
     objects: Path | None = None,
     *,
+    only: Sequence[str] | None = None,
     without: Sequence[str] = (),
 ) -> None:
     """Compiles a C program's sources (from ROOT) and links them with the engine and every kernel,
-    `without` these sources of them, in whose place it has its own.
+    or those of `only` these ISA levels, and `without` the sources in whose place it has its own.
     `command`: a compiler, which may be a cross compiler, and its flags. A warning is an error.
     `objects`: a folder that keeps what was compiled for the next program by the same command; no
     source may change meanwhile."""
     main = Library("main", list(sources), list(INCLUDES), ["-std=c11", *CFLAGS, "-Werror"])
     with tempfile.TemporaryDirectory() as own, ThreadPoolExecutor(CPUS) as pool:
         compiles = {}  # object -> its command
-        for library in [main, *libraries(command, ["-Werror"])]:
+        for library in [main, *libraries(command, ["-Werror"], only)]:
             includes = [f"-I{ROOT / room}" for room in library.include_dirs]
             for source in [s for s in library.sources if s not in without]:
                 compile_one = [*command, *library.cflags, *includes, "-c", str(ROOT / source)]

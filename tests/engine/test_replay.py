@@ -52,8 +52,10 @@ def run(program, *args):
     return subprocess.run([str(program), *map(str, args)], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3, 5, 64])
-@pytest.mark.parametrize("chunk", [1, 2, 7, 16, 300])
+@pytest.mark.parametrize(
+    ("threads", "chunk"),
+    [(1, 1), (1, 16), (1, 300), (2, 7), (2, 300), (3, 1), (3, 16), (5, 2), (5, 7), (64, 300)],
+)
 def test_a_static_program_replays_the_same_bits(program, dumped, threads, chunk):
     done = run(program, dumped, threads, "ref", chunk)
     assert done.stdout == "equal: 0 of 16150 logits differ\n"
