@@ -7,6 +7,7 @@ installed.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import tempfile
@@ -87,17 +88,30 @@ def libraries(
     return found
 
 
-def build_program(out: Path, sources: Sequence[str], command: Sequence[str]) -> None:
-    """Compiles a C program's sources (from ROOT) and links them with the engine and every kernel.
-    `command`: a compiler, which may be a cross compiler, and its flags. A warning is an error."""
+def build_program(
+    out: Path,
+    sources: Sequence[str],
+    command: Sequence[str],
+    objects: Path | None = None,
+    *,
+    only: Sequence[str] | None = None,
+    without: Sequence[str] = (),
+) -> None:
+    """Compiles a C program's sources (from ROOT) and links them with the engine and every kernel,
+    or those of `only` these ISA levels, and `without` the sources in whose place it has its own.
+    `command`: a compiler, which may be a cross compiler, and its flags. A warning is an error.
+    `objects`: a folder that keeps what was compiled for the next program by the same command; no
+    source may change meanwhile."""
     main = Library("main", list(sources), list(INCLUDES), ["-std=c11", *CFLAGS, "-Werror"])
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(CPUS) as pool:
-        objects, compiles = [], []
-        for library in [main, *libraries(command, ["-Werror"])]:
+    with tempfile.TemporaryDirectory() as own, ThreadPoolExecutor(CPUS) as pool:
+        compiles = {}  # object -> its command
+        for library in [main, *libraries(command, ["-Werror"], only)]:
             includes = [f"-I{ROOT / room}" for room in library.include_dirs]
-            for source in library.sources:
-                objects.append(f"{folder}/{library.name}-{Path(source).stem}.o")
+            for source in [s for s in library.sources if s not in without]:
                 compile_one = [*command, *library.cflags, *includes, "-c", str(ROOT / source)]
-                compiles.append([*compile_one, "-o", objects[-1]])
-        list(pool.map(partial(subprocess.run, check=True), compiles))
-        subprocess.run([*command, *objects, "-o", str(out), "-lm", "-lpthread"], check=True)
+                name = hashlib.sha256("\0".join(compile_one).encode()).hexdigest()
+                compiles[Path(objects or own, f"{name}.o")] = compile_one
+        missing = [[*c, "-o", str(path)] for path, c in compiles.items() if not path.exists()]
+        list(pool.map(partial(subprocess.run, check=True), missing))
+        link = [*command, *map(str, compiles), "-o", str(out), "-lm", "-lpthread"]
+        subprocess.run(link, check=True)

@@ -29,6 +29,12 @@ def pulled(name):
 
 
 @pytest.fixture(scope="session")
+def objects(tmp_path_factory):
+    """The folder of what is compiled for one C program and linked into the next."""
+    return tmp_path_factory.mktemp("objects")
+
+
+@pytest.fixture(scope="session")
 def smollm2_path():
     return pulled("smollm2-135m")
 

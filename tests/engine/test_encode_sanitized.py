@@ -17,11 +17,6 @@ import vocabulary
 from nybble import tokenizer
 
 pytestmark = sanitized.needs_compiler
-SOURCES = [
-    *("nyb_vocab", "nyb_vocab_build", "nyb_vocab_open", "nyb_vocab_roles"),
-    *("nyb_encode", "nyb_merge", "nyb_special"),
-    *("nyb_pretokenize", "nyb_unicode", "nyb_unicode_data"),
-]
 TEXT = (
     "  the lower 漢字 <|end|> <|x|> it's 1234 ½\n\n \n\n\n    \t> a\u2581。\r\n".encode()
     + b"\xff\xe6\xbc"
@@ -31,10 +26,9 @@ TEXT = (
 
 
 @pytest.fixture(scope="module")
-def encode(tmp_path_factory):
+def encode(tmp_path_factory, objects):
     """Runs encode; returns its lines of output."""
-    sources = [f"runtime/engine/{name}.c" for name in SOURCES]
-    program = sanitized.build(tmp_path_factory.mktemp("encode"), "encode", sources)
+    program = sanitized.build(tmp_path_factory.mktemp("encode"), "encode", objects)
     return lambda *arguments: sanitized.run(program, *arguments).splitlines()
 
 

@@ -16,10 +16,10 @@ pytestmark = sanitized.needs_compiler
 
 
 @pytest.fixture(scope="module")
-def scan(tmp_path_factory):
+def scan(tmp_path_factory, objects):
     """Runs scan_gguf; returns its lines of output."""
     folder = tmp_path_factory.mktemp("scan_gguf")
-    program = sanitized.build(folder, "scan_gguf", ["runtime/engine/nyb_gguf.c"])
+    program = sanitized.build(folder, "scan_gguf", objects)
     return lambda *arguments: sanitized.run(program, *arguments).splitlines()
 
 

@@ -11,6 +11,7 @@ import pytest
 import nybble
 from nybble._core import native
 from nybble._core.sequence import Engine, Sequence
+from targets.build import build_program
 from tools import replay
 from tools.tiny_model import tiny_model
 
@@ -90,9 +91,9 @@ def test_interpreter_exit_with_a_live_pool_does_not_hang(tmp_path):
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
-    """The static program under the thread sanitizer."""
+    """The replaying program, with the kernels of ref alone, under the thread sanitizer."""
     out = tmp_path_factory.mktemp("watched") / "replay"
-    replay.build(out, ("cc", "-O1", "-g", "-fsanitize=thread"))
+    build_program(out, replay.SOURCES, ("cc", "-O0", "-g", "-fsanitize=thread"), only=())
     return out
 
 

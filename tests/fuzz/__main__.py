@@ -34,7 +34,7 @@ def command_of(target: str, folder: Path, clang: list[str]) -> list[str]:
         most = PYTHON_TARGETS[target]
         return [sys.executable, "-m", "tests.fuzz.atheris_target", target, f"-max_len={most}"]
     program = folder / "program"
-    targets.build(target, program, clang, fuzzer=True)
+    targets.build(target, program, clang)
     command = [str(program), f"-max_len={targets.MOST_BYTES[target]}"]
     dictionary = targets.HERE / f"{target}.dict"
     return [*command, f"-dict={dictionary}"] if dictionary.exists() else command

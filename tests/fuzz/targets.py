@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from targets.build import INCLUDES, ROOT, Library, libraries
+from targets.build import INCLUDES, ROOT, Library, build_program, libraries
 
 HERE = Path(__file__).parent
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -34,7 +34,7 @@ SOURCES: dict[str, tuple[list[str], list[str]]] = {
     "encode": (_VOCABULARY, _TOOLS),
     "program": (["tools/replay/dump.c", _ENGINE + "bind.c", _ENGINE + "run.c"], []),
 }
-LEVELS = ("avx2",)  # with libFuzzer, beside plain C: to compile every level takes minutes
+LEVELS = ("avx2",)  # beside plain C: to compile every level takes minutes
 # Bytes of the largest input that libFuzzer is to make.
 MOST_BYTES = {"gguf": 2048, "vocab": 500, "encode": 300, "program": 9000}
 
@@ -51,23 +51,27 @@ def clang() -> list[str] | None:
         return command if subprocess.run(link, capture_output=True).returncode == 0 else None
 
 
-def build(target: str, out: Path, cc: list[str], *, fuzzer: bool) -> None:
-    """Builds a target: a libFuzzer program, or one that takes files (standalone.c)."""
+def build_standalone(target: str, out: Path, command: list[str], objects: Path) -> None:
+    """Builds a target that takes files (standalone.c); `build_program` has the arguments."""
+    fuzzed, helping = SOURCES[target]
+    own = [source for source in fuzzed if not source.startswith(_ENGINE)]
+    mains = [f"tests/fuzz/{target}.c", "tests/fuzz/standalone.c"]
+    without = [_ENGINE + "pool.c"] if target == "program" else []  # whose threads are played
+    build_program(out, [*mains, *own, *helping], command, objects, without=without)
+
+
+def build(target: str, out: Path, cc: list[str]) -> None:
+    """Builds a target with libFuzzer, AddressSanitizer and UBSan by this clang."""
     fuzzed, helping = SOURCES[target]
     own = [f"tests/fuzz/{target}.c"]
     includes = list(INCLUDES)
     language = ["-std=c11", "-D_GNU_SOURCE", "-ffp-contract=off", "-Wall", "-Wextra"]
-    coverage = COVERAGE if fuzzer else ()
-    if not fuzzer:
-        helping = [*helping, "tests/fuzz/standalone.c"]
     parts = [
-        Library("fuzzed", [*own, *fuzzed], includes, [*language, *FLAGS, *coverage]),
+        Library("fuzzed", [*own, *fuzzed], includes, [*language, *FLAGS, *COVERAGE]),
         Library("helping", helping, includes, [*language, *FLAGS]),
     ]
     if target == "program":  # kernels, and what picks them
-        # gcc takes half a minute to optimise plain C's float operations with sanitizers
-        flags = FLAGS if fuzzer else (*FLAGS, "-O0")
-        rooms = libraries(cc, flags, LEVELS if fuzzer else ())
+        rooms = libraries(cc, FLAGS, LEVELS)
         parts += [room for room in rooms if room.name != "nyb_engine"]
     with tempfile.TemporaryDirectory() as folder:
         objects = []
@@ -77,6 +81,5 @@ def build(target: str, out: Path, cc: list[str], *, fuzzer: bool) -> None:
                 rooms_flags = [f"-I{ROOT / room}" for room in part.include_dirs]
                 compile_one = [*cc, *part.cflags, *rooms_flags, "-c", str(ROOT / source)]
                 subprocess.run([*compile_one, "-o", objects[-1]], check=True)
-        link = ["-fsanitize=fuzzer"] if fuzzer else []
-        flags = [*SANITIZERS, *link, "-lm", "-lpthread"]
+        flags = [*SANITIZERS, "-fsanitize=fuzzer", "-lm", "-lpthread"]
         subprocess.run([*cc, *objects, *flags, "-o", str(out)], check=True)

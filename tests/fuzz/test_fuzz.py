@@ -25,10 +25,10 @@ FLIPS = {"gguf": 2_000, "vocab": 300, "encode": 100, "program": 100}  # of each 
 
 
 @pytest.fixture(scope="module", params=targets.SOURCES)
-def target(request, tmp_path_factory):
+def target(request, tmp_path_factory, objects):
     """(name, program)"""
     out = tmp_path_factory.mktemp(request.param) / request.param
-    targets.build(request.param, out, [sanitized.CC], fuzzer=False)
+    targets.build_standalone(request.param, out, sanitized.COMMAND, objects)
     return request.param, out
 
 

@@ -7,6 +7,7 @@ import pytest
 from nybble._core import native
 from targets.build import build_program
 from tests import emulated
+from tools import replay
 from tools.aarch64 import COMPILER
 
 SOURCES = ["tests/kernels/check_rows.c"]
@@ -20,23 +21,23 @@ def compared(done):
     return {level: int(n) for level, n in counts.items() if int(n)}
 
 
-def test_all_rows_of_this_machine_equal_the_reference(tmp_path):
+def test_all_rows_of_this_machine_equal_the_reference(tmp_path, objects):
     expected = {}
     for row in native.rows():
         if row["runs"] and row["level"] != "ref":
             expected[row["level"]] = expected.get(row["level"], 0) + 1
     if not expected:
         pytest.skip("this CPU has no level above ref")
-    build_program(tmp_path / "check_rows", SOURCES, ["cc", "-O2"])
+    build_program(tmp_path / "check_rows", SOURCES, replay.STATIC, objects)
     done = subprocess.run([tmp_path / "check_rows"], capture_output=True, text=True)
     assert compared(done) == expected
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory):
+def program(tmp_path_factory, objects):
     emulated.need_tools()
     out = tmp_path_factory.mktemp("aarch64") / "check_rows"
-    build_program(out, SOURCES, COMPILER)
+    build_program(out, SOURCES, COMPILER, objects)
     return out
 
 

@@ -20,11 +20,14 @@ from targets.build import build_program
 
 SECTIONS = ("steps", "buffers", "attentions", "ropes", "turns")
 PAGE = 128
+SOURCES = ("tools/replay/replay.c", "tools/replay/dump.c")
+STATIC = ("cc", "-O2", "-static")
 
 
-def build(out: Path, command: Ids[str] = ("cc", "-O2", "-static")) -> None:
-    """Compiles replay.c with the engine and every kernel. `command`: a compiler and its flags."""
-    build_program(out, ["tools/replay/replay.c", "tools/replay/dump.c"], command)
+def build(out: Path, command: Ids[str] = STATIC, objects: Path | None = None) -> None:
+    """Compiles replay.c with the engine and every kernel. `command`: a compiler and its flags;
+    `objects` is as `build_program` has it."""
+    build_program(out, SOURCES, command, objects)
 
 
 def dump(weights: Weights, ids: list[int], rows: int, path: Path, kv: str = "f16") -> None:

@@ -26,7 +26,7 @@ def main() -> None:
     build.add_argument("command", nargs="*", help="compiler and flags; cc -O2 -static")
     args = parser.parse_args()
     if args.verb == "build":
-        replay.build(args.out, args.command or ("cc", "-O2", "-static"))
+        replay.build(args.out, args.command or replay.STATIC)
         return
     model = nybble.load(args.model)
     ids = (model.tokenize(TEXT) * (args.tokens // 40 + 1))[: args.tokens]
