@@ -147,13 +147,20 @@ def drop_from_the_page_cache(path):
     os.close(fd)
 
 
+def own_copy(model, folder):
+    """The packed model, whose pages nobody else has mapped: those would stay where they are."""
+    nybble.load(model)
+    return shutil.copy(hub.copy_path(model), folder / "own.nyb")
+
+
 @pytest.mark.parametrize(("name", "context"), LIMITED)
-def test_nobody_is_killed_within_the_plan(model, group, name, context):
-    plan = filled(model, context=context, threads=2, turns=0)["plan"]
+def test_nobody_is_killed_within_the_plan(model, group, name, context, tmp_path):
+    own = own_copy(model, tmp_path)
+    plan = filled(own, context=context, threads=2, turns=0)["plan"]
     write(group, "memory.limit_in_bytes", str(plan + plan // 50))
-    drop_from_the_page_cache(hub.copy_path(model))
+    drop_from_the_page_cache(own)
     found = filled(
-        model,
+        own,
         context=context,
         threads=2,
         tokens=TOKENS,
@@ -175,9 +182,7 @@ def check_nobody_was_killed(group, plan):
 def test_the_budget_that_nobody_set_keeps_within_the_group(smollm2_path, group, tmp_path):
     """Of a limit of the plan and 2 % a reserve is left alone, so a smaller prefill chunk may be
     taken; with a tenth less the model is refused, before anything is read."""
-    nybble.load(smollm2_path)
-    own = str(tmp_path / "own.nyb")  # pages that others have mapped stay where they are
-    shutil.copy(hub.copy_path(smollm2_path), own)
+    own = own_copy(smollm2_path, tmp_path)
     unset = {"NYBBLE_MEMORY": ""}
     plan = filled(own, context=512, threads=2, turns=0, env=unset)["plan"]
 

@@ -7,6 +7,7 @@ static, as the counter needs it, and without OpenMP: one thread is counted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tools.aarch64 import CROSS, QEMU
@@ -70,8 +71,10 @@ def build(cpu: str, cache: Path, jobs: int, say: Say) -> Path:
         source.parent.mkdir(exist_ok=True)
         extract(download(PEER, cache), PEER.tree, source)
     say(f"{PEER.name}: building for {cpu} with {jobs} jobs, log in {home / 'build.log'}")
-    llama = _cmake(source, home / "llama", "llama", "", cache, jobs, say)
-    kernels = _cmake(source, home / cpu, "ggml-cpu", CPUS[cpu], cache, jobs, say)
+    # Each by name: a static library does not ask for those that it will be linked with.
+    parts = ("llama", "ggml", "ggml-base")
+    llama = _cmake(source, home / "llama", parts, "", cache, jobs, say)
+    kernels = _cmake(source, home / cpu, ("ggml-cpu",), CPUS[cpu], cache, jobs, say)
     includes = [f"-I{source / 'include'}", f"-I{source / 'ggml' / 'include'}"]
     command = [f"{CROSS}gcc", "-O2", "-std=gnu11", "-c", *includes, str(DRIVER)]
     run([*command, "-o", f"{driver}.o"], home / "build.log")
@@ -85,16 +88,22 @@ def build(cpu: str, cache: Path, jobs: int, say: Say) -> Path:
 
 
 def _cmake(
-    source: Path, out: Path, target: str, flags: str, cache: Path, jobs: int, say: Say
+    source: Path,
+    out: Path,
+    targets: Sequence[str],
+    flags: str,
+    cache: Path,
+    jobs: int,
+    say: Say,
 ) -> Path:
-    """Builds a target with these flags in `out`, and a log beside it."""
+    """Builds targets with these flags in `out`, and a log beside it."""
     tools, log = build_tools(cache, say), out.parent / "build.log"
     ninja = str(tools / "ninja")
     own = [f"-DCMAKE_MAKE_PROGRAM={ninja}"]
     own += [f"-DCMAKE_{language}_FLAGS={flags}" for language in ("C", "CXX") if flags]
     run([str(tools / "cmake"), "-S", str(source), "-B", str(out), "-G", "Ninja", *CMAKE, *own], log)
     heard = f"{PEER.name}, {out.name}: "
-    run([ninja, "-C", str(out), f"-j{jobs}", target], log, say=lambda line: say(heard + line))
+    run([ninja, "-C", str(out), f"-j{jobs}", *targets], log, say=lambda line: say(heard + line))
     return out
 
 
