@@ -1,8 +1,9 @@
-"""Stands in for a peer's driver: says what is written in the file that it is given as a model.
-
-A line a turn: the first is taken off and printed; a line that begins with "!" is an error.
+"""Stands in for a side of a comparison: answers what is written in the file that it is given as a
+model, one JSON object with a list of answers to each word, of which the last is given again and
+again. One that begins with "!" is an error. What it hears goes to the model's name with ".heard".
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -14,9 +15,14 @@ if sys.argv[1] == "quantize":
     sys.exit()
 
 model = Path(sys.argv[2])
-line, _, rest = model.read_text().partition("\n")
-model.write_text(rest)
-if line.startswith("!"):
-    print(line[1:], file=sys.stderr)
-    sys.exit(3)
-print(line)
+answers = json.loads(model.read_text())
+for line in sys.stdin:
+    with model.with_suffix(".heard").open("a") as heard:
+        heard.write(line)
+    word = line.split()[0]
+    script = answers.get(word, ["ok"])
+    answer = str(script.pop(0) if len(script) > 1 else script[0])
+    if answer.startswith("!"):
+        print(answer[1:], file=sys.stderr)
+        sys.exit(3)
+    print(answer, flush=True)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -26,21 +27,27 @@ PLAN = Plan(threads=2, prompt=512, gen=64, depths=(0, 2048))
 FAKE = Path(__file__).with_name("fake_peer.py")
 
 
-def said(prefill, *decode):
-    return json.dumps({"prefill_tok_s": prefill, "decode_tok_s": decode}) + "\n"
+@pytest.fixture(name="served")
+def fixture_served(tmp_path):
+    """A function that makes a side of a name and of what it answers to each word."""
+    driver = tmp_path / "driver"
+    driver.write_text(f'#!/bin/sh\nexec {sys.executable} {FAKE} "$@"\n')
+    driver.chmod(0o755)
+
+    def made(name, **answers):
+        model = tmp_path / f"{name}.model"
+        model.write_text(json.dumps(answers))
+        return measure.peer_side(name, driver, model, Form("file"), PLAN)
+
+    return made
 
 
-@pytest.fixture(name="driver")
-def fixture_driver(tmp_path):
-    """The fake peer as one executable file."""
-    path = tmp_path / "driver"
-    path.write_text(f'#!/bin/sh\nexec {sys.executable} {FAKE} "$@"\n')
-    path.chmod(0o755)
-    return path
+def heard(tmp_path, name):
+    return (tmp_path / f"{name}.heard").read_text().splitlines()
 
 
-def own(rates, read=40.0, barrier=0.2, nbytes=(10**8, 2 * 10**8)):
-    return Turn(rates, nbytes, read, barrier)
+def own(rate, share=0.5, read=40.0, barrier=0.2):
+    return Turn(rate, share, read, barrier)
 
 
 def side(name, form="file", is_file=True):
@@ -50,83 +57,168 @@ def side(name, form="file", is_file=True):
 # -- turns ----------------------------------------------------------------------------------------
 
 
-def test_a_turn_is_what_the_process_prints(driver, tmp_path):
-    model = tmp_path / "m.gguf"
-    model.write_text(said(1000, 100, 50) + "!no room\n" + "not JSON\n" + said(1000, 100))
-    peer = measure.peer_side("fake", driver, model, Form("file"), PLAN)
-    assert measure.take_turn(peer, PLAN).rates == (1000, 100, 50)
-    with pytest.raises(measure.MeasureError, match=r"fake, file: .*exit status 3.*\n.*no room"):
-        measure.take_turn(peer, PLAN)
-    with pytest.raises(measure.MeasureError, match="not JSON"):
-        measure.take_turn(peer, PLAN)
-    with pytest.raises(measure.MeasureError, match="3 rates wanted"):
-        measure.take_turn(peer, PLAN)
+def test_a_turn_is_what_the_side_answers(served, tmp_path):
+    with measure.serving(served("fake", prompt=[0.5], reply=[2.0])) as side:
+        assert measure.take_turn(side, PLAN, 0).rate == 512 / 0.5
+        assert measure.take_turn(side, PLAN, 2).rate == 64 / 2.0
+    assert heard(tmp_path, "fake") == ["prompt 512", "fill 2048", "reply 64"]
 
 
-def test_a_turn_tells_what_others_did_meanwhile():
+def test_a_side_that_fails_is_told_with_what_it_said(served):
+    with measure.serving(served("fake", prompt=["!no room"])) as side:
+        with pytest.raises(
+            measure.MeasureError,
+            match=r"fake, file: .*ended with 3.* to prompt 512 of: .*\n.*no room",
+        ):
+            measure.take_turn(side, PLAN, 0)
+    for wrong in ("words", "0.0", "-1", "nan", "1 2"):
+        with (
+            measure.serving(served("wrong", prompt=[wrong])) as side,
+            pytest.raises(measure.MeasureError, match="to prompt 512"),
+        ):
+            measure.take_turn(side, PLAN, 0)
+
+
+def test_a_turn_tells_what_others_did_meanwhile(monkeypatch):
     """This process is none of the side's, so a thread of it that is busy is another's work; the
-    side's own work is not."""
-    busy = "import time; t = time.process_time()\nwhile time.process_time() - t < 0.6: pass\n"
-    answer = f"{busy}print({said(1, 2, 3)!r})"
-    alone = Side("a", "file", True, (sys.executable, "-c", answer))
+    side's own work is not. Only the two are counted, for the machine may be busy."""
+    busy = """import time
+while input():
+    t = time.process_time()
+    while time.process_time() - t < 0.6: pass
+    print(0.6, flush=True)"""
     done = threading.Event()
     spinning = threading.Thread(target=lambda: [None for _ in iter(done.is_set, True)])
-    quiet = min(measure.take_turn(alone, PLAN).others_cpus for _ in range(3))
-    spinning.start()
-    try:
-        disturbed = measure.take_turn(alone, PLAN).others_cpus
-    finally:
-        done.set()
-        spinning.join()
-    assert disturbed > quiet + 0.3
+    with measure.serving(Side("a", "file", True, (sys.executable, "-c", busy))) as alone:
+        both = lambda: time.process_time() + alone.cpu_seconds()  # noqa: E731
+        monkeypatch.setattr(measure, "_cpu_seconds", both)
+        quiet = measure.take_turn(alone, PLAN, 0).others_cpus
+        spinning.start()
+        try:
+            disturbed = measure.take_turn(alone, PLAN, 0).others_cpus
+        finally:
+            done.set()
+            spinning.join()
+    assert disturbed > quiet + 0.05
 
 
-def test_a_peer_is_given_the_plan(driver):
+def test_a_peer_is_given_the_plan():
     form = Form("Q4_0", 2, pure=True, options=("repacked", "no flash"))
     assert form.name == "Q4_0 pure repacked no flash"
-    peer = measure.peer_side("fake", driver, Path("m.gguf"), form, PLAN)
-    start = (str(driver), "bench", "m.gguf", "2")
-    assert peer.command == (*start, "repacked,no flash", "512", "64", "0", "2048")
+    peer = measure.peer_side("fake", Path("driver"), Path("m.gguf"), form, PLAN)
+    start = ("driver", "serve", "m.gguf", "2")
+    assert peer.command == (*start, "repacked,no flash", "2112")
     assert not peer.is_file
-    plain = measure.peer_side("fake", driver, Path("m.gguf"), Form("file"), PLAN)
-    assert plain.command == (*start, "defaults", "512", "64", "0", "2048")
+    plain = measure.peer_side("fake", Path("driver"), Path("m.gguf"), Form("file"), PLAN)
+    assert plain.command == (*start, "defaults", "2112")
     assert plain.is_file
+    assert PLAN._replace(depths=(0,)).positions() == 512
+    assert Plan(1, 1, 2, (0,)).positions() == 3
 
 
-def test_nybble_takes_a_turn_by_its_own_bench(tmp_path):
+def test_nybble_takes_turns_by_its_own_bench(tmp_path):
     tiny_model(tmp_path / "tiny.gguf", layers=1, dim=64, heads=2, kv_heads=1, vocab=323)
     plan = Plan(threads=1, prompt=9, gen=3, depths=(0, 9, 20))
-    turn = measure.take_turn(measure.nybble_side(str(tmp_path / "tiny.gguf"), plan), plan)
-    assert len(turn.rates) == 4
-    assert turn.read_gb_s > 0
-    assert turn.barrier_us == 0  # one thread meets nobody
+    side = measure.nybble_side(str(tmp_path / "tiny.gguf"), plan)
+    (prefill, *decode) = measure.take_rounds([side], plan, 2, lambda line: None)
+    assert len(prefill[side]) == 2
+    assert all(turn.rate > 0 and not turn.read_share for turn in prefill[side])
+    for turns in decode:
+        assert all(turn.rate > 0 and turn.read_share > 0 for turn in turns[side])
+        assert all(turn.read_gb_s > 0 for turn in turns[side])
+        assert all(turn.barrier_us == 0 for turn in turns[side])  # one thread meets nobody
+    with measure.serving(side) as served:
+        read = [served.ask(f"bytes {depth} 3")[0] for depth in plan.depths]
+        assert served.ask("bytes 0 3")[1] > 0
+        with pytest.raises(measure.MeasureError, match="what is this"):
+            served.ask("this")
     # one layer of one KV head of 32 dimensions: 128 bytes of half floats a position
-    steps = [b - a for a, b in zip(turn.bytes_per_token, turn.bytes_per_token[1:], strict=False)]
-    assert steps == [9 * 128, 11 * 128]
+    assert [b - a for a, b in zip(read, read[1:], strict=False)] == [9 * 128, 11 * 128]
 
 
-def test_sides_run_in_turn(driver, tmp_path):
-    sides = []
-    for name in "ab":
-        model = tmp_path / f"{name}.gguf"
-        model.write_text(said(1, 2, 3) + said(4, 5, 6))
-        sides.append(measure.peer_side(name, driver, model, Form("file"), PLAN))
-    heard = []
-    turns = measure.take_rounds(sides, PLAN, 2, heard.append)
-    assert [line.split(": ")[1] for line in heard] == ["a, file", "b, file"] * 2
-    for side in sides:
-        assert [turn.rates for turn in turns[side]] == [(1, 2, 3), (4, 5, 6)]
+def machine_of(*barriers_us):
+    """What nybble answers, with barriers in turn."""
+    barriers = [f"{us}e-6" for us in barriers_us]
+    return {"prompt": [1], "reply": [1], "read": [0.01], "bytes": ["1e8 1e8"], "barrier": barriers}
+
+
+def test_sides_run_in_turn(served, tmp_path):
+    sides = [served("nybble", **machine_of(0.2)), served("a", prompt=[2, 4], reply=[8])]
+    said = []
+    prefill, shallow, deep = measure.take_rounds(sides, PLAN, 2, said.append)
+    # each round begins with another one
+    assert [line.split(": ")[1] for line in said[2:6]] == [
+        *("nybble, file", "a, file"),
+        *("a, file", "nybble, file"),
+    ]
+    assert [turn.rate for turn in prefill[sides[1]]] == [256, 128]
+    assert [turn.rate for turn in deep[sides[1]]] == [8, 8]
+    ours = shallow[sides[0]][0]
+    assert (ours.rate, ours.read_gb_s) == (64, 10)
+    assert ours.barrier_us == pytest.approx(0.2)
+    assert ours.read_share == pytest.approx(0.64)  # 64 tokens/s of 100 MB of 10 GB/s
+    assert heard(tmp_path, "a") == [
+        *("fill 1", "prompt 512", "prompt 512"),
+        *["fill 1", "fill 1", "reply 64"] * 2,
+        *["fill 2048", "fill 2048", "reply 64"] * 2,
+    ]
+
+
+def test_where_the_threads_are_is_told_by_the_barrier():
+    assert measure.placement_of(0.03, 0.05) == measure.ONE_CORE
+    assert measure.placement_of(0.15, 0.3) == measure.TWO_CORES
+    assert measure.placement_of(0.03, 0.3) == measure.placement_of(0.3, 0.03) == measure.MOVED
+
+
+def test_turns_elsewhere_are_taken_again(served, monkeypatch):
+    """On two cores: the first look finds one, then a turn ends on one; the next is right."""
+    monkeypatch.setattr(measure, "LOOK_AGAIN_S", 0)
+    nybble = served("nybble", **machine_of(0.03, 0.2, 0.2, 0.03, 0.2, 0.2, 0.25, 0.2))
+    sides = [nybble, served("a", prompt=[8, 4], reply=[1])]
+    plan = PLAN._replace(depths=())
+    (turns,) = measure.take_rounds(
+        sides[:1], plan, 1, lambda line: None, placement=measure.TWO_CORES
+    )
+    assert turns[nybble] == [Turn(512, barrier_us=0.25, others_cpus=turns[nybble][0].others_cpus)]
+
+
+def test_patience_ends_with_the_rounds_that_are_whole(served, monkeypatch):
+    monkeypatch.setattr(measure, "LOOK_AGAIN_S", 0.01)
+    plan = PLAN._replace(depths=())
+    # each turn looks three times: four turns are right, and then the threads stay on one core
+    sides = [served("nybble", **machine_of(*[0.2] * 9, 0.03)), served("a", prompt=[1])]
+    said = []
+    (turns,) = measure.take_rounds(
+        sides, plan, 5, said.append, placement=measure.TWO_CORES, patience_s=1
+    )
+    assert {name: len(taken) for name, taken in turns.items()} == {sides[0]: 1, sides[1]: 1}
+    assert said[-1] == "prefill 512: 1 rounds on two cores in 1 s"
+    sides = [served("elsewhere", **machine_of(0.2))]
+    with pytest.raises(measure.MeasureError, match="not on one core for one round"):
+        measure.take_rounds(sides, plan, 5, said.append, placement=measure.ONE_CORE, patience_s=0.2)
 
 
 # -- what turns say -------------------------------------------------------------------------------
 
 
+def rates(*figures):
+    """Turns of a side: of each figure its rates."""
+    return [[Turn(rate) for rate in figure] for figure in figures]
+
+
+def by_figure(sides):
+    """What take_rounds gives, of each side's turns by figure."""
+    return [{side: turns[i] for side, turns in sides.items()} for i in range(3)]
+
+
 def test_summary_gives_medians_spread_and_ratios():
-    turns = {
-        side("nybble"): [own((900, 300, 100)), own((1000, 200, 120)), own((1100, 250, 110))],
-        side("a"): [Turn((500, 100, 50)), Turn((400, 110, 60)), Turn((450, 90, 40))],
-    }
-    rows = measure.summary(PLAN, turns)
+    found = by_figure(
+        {
+            side("nybble"): rates((900, 1000, 1100), (300, 200, 250), (100, 120, 110)),
+            side("a"): rates((500, 400, 450), (100, 110, 90), (50, 60, 40)),
+        }
+    )
+    rows = measure.summary(PLAN, found)
     assert [(r["figure"], r["side"]) for r in rows] == [
         (figure, name)
         for figure in ("prefill 512", "decode at 0", "decode at 2,048")
@@ -140,28 +232,29 @@ def test_summary_gives_medians_spread_and_ratios():
     assert "nybble_is" not in rows[0]
 
 
-def test_read_share_is_taken_within_each_round():
-    """The machine gave half as much in the second round, to the decode and to the plain read."""
-    turns = {side("nybble"): [own((1, 200, 150), read=40), own((1, 100, 75), read=20)]}
-    prefill, shallow, deep = measure.summary(PLAN, turns)
+def test_the_read_share_is_the_median_of_the_turns():
+    turns = [[Turn(1)], [own(1, 0.5), own(1, 0.75), own(1, 0.6)], [own(1, 0.5)]]
+    prefill, shallow, deep = measure.summary(PLAN, by_figure({side("nybble"): turns}))
     assert "read_share" not in prefill
-    assert shallow["read_share"] == pytest.approx(0.5)
-    assert deep["read_share"] == pytest.approx(0.75)
+    assert shallow["read_share"] == 0.6
+    assert deep["read_share"] == 0.5
 
 
 def test_the_strongest_is_found_for_each_figure_and_kind_of_file():
-    turns = {
-        side("nybble"): [own((1000, 300, 100))],
-        side("a"): [Turn((500, 100, 50))],
-        side("b"): [Turn((400, 120, 40))],
-        side("b", "Q4_0", is_file=False): [Turn((2000, 150, 60))],
-    }
-    rows = measure.summary(PLAN, turns)
-    found = [
+    found = by_figure(
+        {
+            side("nybble"): rates((1000,), (300,), (100,)),
+            side("a"): rates((500,), (100,), (50,)),
+            side("b"): rates((400,), (120,), (40,)),
+            side("b", "Q4_0", is_file=False): rates((2000,), (150,), (60,)),
+        }
+    )
+    rows = measure.summary(PLAN, found)
+    strongest = [
         (row["figure"], row["same_file"], row["side"], row["form"], row["nybble_is"])
         for row in measure.against_strongest(rows)
     ]
-    assert found == [
+    assert strongest == [
         ("prefill 512", True, "a", "file", 2),
         ("prefill 512", False, "b", "Q4_0", 0.5),
         ("decode at 0", True, "b", "file", 2.5),
@@ -173,28 +266,26 @@ def test_the_strongest_is_found_for_each_figure_and_kind_of_file():
 
 def test_the_fastest_forms_are_those_of_prefill_and_of_decode():
     slow, fast, filler = (side("a", form) for form in ("slow", "fast", "filler"))
-    turns = {
-        slow: [Turn((10, 10))],
-        fast: [Turn((9, 10)), Turn((9, 30))],  # its best turn counts
-        filler: [Turn((99, 5))],
+    trials = {
+        slow: [(10, 10)],
+        fast: [(9, 10), (9, 30)],  # its best turn counts
+        filler: [(99, 5)],
     }
-    assert measure.fastest(turns) == [fast, filler]
-    assert measure.fastest({slow: [Turn((10, 10))]}) == [slow]
+    assert measure.fastest(trials) == [fast, filler]
+    assert measure.fastest({slow: [(10, 10)]}) == [slow]
     assert measure.fastest({}) == []
 
 
-def test_conditions_are_nybbles_and_leave_out_a_barrier_that_was_not_met():
-    turns = {
-        side("nybble"): [own((1, 1, 1), read=30, barrier=0), own((1, 1, 1), read=50, barrier=0)],
-        side("a"): [Turn((1, 1, 1))],
-    }
-    assert measure.conditions(turns) == {"read_gb_s": [30, 40, 50], "others_cpus": [0, 0, 0]}
+def test_conditions_leave_out_what_no_turn_tells():
+    found = [{side("nybble"): [own(1, read=30, barrier=0), own(1, read=50, barrier=0)]}]
+    found.append({side("a"): [Turn(1)]})
+    assert measure.conditions(found) == {"read_gb_s": [30, 40, 50], "others_cpus": [0, 0, 0]}
 
 
 # -- forms ----------------------------------------------------------------------------------------
 
 
-def test_compare_measures_a_peer_in_its_best_forms(driver, tmp_path, monkeypatch):
+def test_compare_measures_a_peer_in_its_best_forms(served, tmp_path, monkeypatch):
     """One form cannot be made, one fails in its trial, one is slow, one is fast and goes on."""
     peer = Peer(
         name="fake",
@@ -210,26 +301,16 @@ def test_compare_measures_a_peer_in_its_best_forms(driver, tmp_path, monkeypatch
             Form("fast", 2, pure=True),
         ),
     )
-    trial = said(10, 10)
-    model = tmp_path / "m.gguf"
-    model.write_text(trial * 3 + said(10, 10, 10) * 3)
-    (tmp_path / "m.2-0").write_text(trial * 3)
-    (tmp_path / "m.2-1").write_text(said(20, 20) * 3 + said(20, 25, 5) * 3)
-    (tmp_path / "m.3-0").write_text(trial + "!crashed\n")
-    own_model = tmp_path / "own.gguf"
-    nybble = {"prefill_tok_s": 30, "decode_tok_s": [40, 50]}
-    own_turn = {
-        "runs": [nybble],
-        "decode": [{"bytes_per_token": 10**9}, {"bytes_per_token": 10**9}],
-        "read_gb_s": 100,
-        "barrier_us": 0.25,
-    }
-    own_model.write_text((json.dumps(own_turn) + "\n") * 3)
-    own_side = Side("nybble", "file", True, (str(driver), "bench", str(own_model)))
+    served("m", prompt=[51.2], reply=[6.4])
+    model = (tmp_path / "m.model").rename(tmp_path / "m.gguf")
+    slow, fast = {"prompt": [51.2], "reply": [6.4]}, {"prompt": [25.6], "reply": [2.56]}
+    (tmp_path / "m.2-0").write_text(json.dumps(slow))
+    (tmp_path / "m.2-1").write_text(json.dumps(fast))
+    (tmp_path / "m.3-0").write_text(json.dumps(slow | {"reply": [6.4, "!crashed"]}))
+    nybble = {"prompt": [17.1], "reply": [1.6], "read": [0.01], "bytes": ["1e9 1e9"]}
+    own_side = served("nybble", **nybble, barrier=["0.25e-6"])
     monkeypatch.setattr(measure, "nybble_side", lambda model, plan: own_side)
-    # The fake takes lines off its file, which in the cache's name is the file as it was.
-    digest = build.digest(model)
-    monkeypatch.setattr(peers, "digest", lambda path: digest)
+    driver = tmp_path / "driver"
 
     heard = []
     got = peers.compare("m", model, {peer: driver}, PLAN, 3, tmp_path / "cache", heard.append)
@@ -238,7 +319,8 @@ def test_compare_measures_a_peer_in_its_best_forms(driver, tmp_path, monkeypatch
     assert "cannot be quantized" in (tmp_path / "cache/models/quantize.log").read_text()
     sides = {(row["side"], row["form"], row["is_file"]) for row in got["rows"]}
     assert sides == {("nybble", "file", True), ("fake", "file", True), ("fake", "fast pure", False)}
-    assert [round(s["nybble_is"], 3) for s in got["strongest"]] == [3, 1.5, 4, 1.6, 5, 10]
+    assert [round(s["nybble_is"], 1) for s in got["strongest"]] == [3, 1.5, 4, 1.6, 4, 1.6]
+    assert got["placement"] == "anywhere"
     assert got["conditions"]["read_gb_s"] == [100] * 3
     assert got["conditions"]["barrier_us"] == [0.25] * 3
     assert set(got["conditions"]) == {"read_gb_s", "barrier_us", "others_cpus"}
@@ -353,7 +435,13 @@ typedef struct { enum llama_ftype ftype; bool pure, allow_requantize; } llama_mo
 struct llama_batch { llama_token *token; int n, position; };
 struct llama_model; struct llama_context; struct llama_vocab;
 typedef void *llama_memory_t;
-static int cells, calls;
+static int cells, calls, rewound;
+/* The fourth time it cannot. */
+static bool rewind_cells(int n) {
+    fprintf(stderr, "back to %d%s\\n", n, ++rewound < 4 ? "" : " fails");
+    cells = rewound < 4 ? n : cells;
+    return rewound < 4;
+}
 static void llama_log_set(void (*f)(enum ggml_log_level, const char *, void *), void *p) {
     (void)f, (void)p;
 }
@@ -405,6 +493,10 @@ static int llama_decode(struct llama_context *c, struct llama_batch b) {
 }
 #ifdef PEER_IK
 static void llama_kv_cache_clear(struct llama_context *c) { (void)c, cells = 0; }
+static bool llama_kv_cache_seq_rm(struct llama_context *c, int s, int from, int to) {
+    (void)c, (void)s, (void)to;
+    return rewind_cells(from);
+}
 static struct llama_batch llama_batch_get_one(llama_token *t, int n, int p, int s) {
     (void)s;
     return (struct llama_batch){t, n, p};
@@ -412,6 +504,10 @@ static struct llama_batch llama_batch_get_one(llama_token *t, int n, int p, int 
 #else
 static llama_memory_t llama_get_memory(struct llama_context *c) { return c; }
 static void llama_memory_clear(llama_memory_t m, bool data) { (void)m, (void)data, cells = 0; }
+static bool llama_memory_seq_rm(llama_memory_t m, int s, int from, int to) {
+    (void)m, (void)s, (void)to;
+    return rewind_cells(from);
+}
 static struct llama_batch llama_batch_get_one(llama_token *t, int n) {
     return (struct llama_batch){t, n, -1};
 }
@@ -436,7 +532,7 @@ ASKED = {
 
 
 @pytest.mark.parametrize("name", ASKED)
-def test_the_driver_feeds_prompts_and_replies_at_their_depths(tmp_path, name):
+def test_the_driver_feeds_what_it_is_asked_for(tmp_path, name):
     define, by_default, with_everything = ASKED[name]
     (tmp_path / "llama.h").write_text(API)
     program = tmp_path / "driver"
@@ -445,30 +541,40 @@ def test_the_driver_feeds_prompts_and_replies_at_their_depths(tmp_path, name):
         ["cc", *flags, *define, f"-I{tmp_path}", str(build.DRIVER), "-o", str(program)], check=True
     )
 
-    def bench(options):
-        arguments = ["bench", "m.gguf", "2", options, "600", "2", "0", "600", "900"]
-        return subprocess.run([program, *arguments], capture_output=True, text=True, check=True)
+    def serve(options, *lines):
+        arguments = ["serve", "m.gguf", "2", options, "902"]
+        asked = "".join(f"{line}\n" for line in lines)
+        return subprocess.run([program, *arguments], input=asked, capture_output=True, text=True)
 
     for options, want in (
         ("defaults", by_default),
         ("repacked,merged,no flash", with_everything),
     ):
-        loading, context = bench(options).stderr.splitlines()[:2]
+        loading, context = serve(options).stderr.splitlines()[:2]
         assert loading == f"m.gguf {want[0]}"
         assert context == f"context 1024 batch 512 threads 2 {want[1]}"
-    done = bench("defaults")
-    got = json.loads(done.stdout)
-    assert got["prefill_tok_s"] > 0
-    assert len(got["decode_tok_s"]) == 3
+    done = serve(
+        "defaults", "fill 1", "reply 2", "prompt 600", "reply 2", "reply 1", "fill 900", "fill 900"
+    )
+    assert done.returncode == 0, done.stderr
+    ok, *times, last, again = done.stdout.splitlines()
+    assert (ok, last, again) == ("ok",) * 3
+    assert len(times) == 4
+    assert all(float(time) > 0 for time in times)
     fed = done.stderr.splitlines()[2:]
-    # token 2 is the first of the largest logits; 512 * 7919 % 5 is 3, 602 * 7919 % 5 is 3
+    # token 2 is the first of the largest logits; 512 * 7919 % 5 is 3
     assert fed == [
-        *("at 0: 1 from 0", "at 1: 1 from 2"),  # warm
-        *("at 0: 1 from 0", "at 1: 1 from 2", "at 2: 1 from 2"),  # depth 0
+        *("at 0: 1 from 0", "at 1: 1 from 2", "back to 1"),  # warm; and it is filled to 1
+        *("at 1: 1 from 2", "at 2: 1 from 2", "back to 1"),
         *("at 0: 512 from 0", "at 512: 88 from 3"),  # the prompt
-        *("at 600: 1 from 2", "at 601: 1 from 2"),
-        *("at 602: 298 from 3", "at 900: 1 from 2", "at 901: 1 from 2"),
+        *("at 600: 1 from 2", "at 601: 1 from 2", "back to 600", "at 600: 1 from 2"),
+        # what was decoded cannot be taken back, and all is filled anew
+        *("back to 600 fails", "at 0: 512 from 0", "at 512: 388 from 3"),
     ]
+    for wrong in ("reply 903", "prompt 903", "fill 0", "prompt x", "stop"):
+        done = serve("defaults", wrong)
+        assert done.returncode == 1
+        assert "none of fill, prompt and reply" in done.stderr
     done = subprocess.run(
         [program, "quantize", "in", "out", "25", "1"], capture_output=True, text=True, check=True
     )
@@ -479,7 +585,7 @@ def test_the_driver_feeds_prompts_and_replies_at_their_depths(tmp_path, name):
     assert done.stdout == "2 2 2\n"
     assert done.stderr.splitlines()[1].startswith("context 256 batch 512 threads 1 ")
     assert done.stderr.splitlines()[2:] == ["at 0: 3 from 0", "at 3: 1 from 2", "at 4: 1 from 1"]
-    assert subprocess.run([program, "bench"], capture_output=True).returncode == 2
+    assert subprocess.run([program, "serve"], capture_output=True).returncode == 2
 
 
 # -- the rest -------------------------------------------------------------------------------------
@@ -508,10 +614,17 @@ def test_the_command_line_teaches_and_refuses(capsys):
         command_line.main(["--help"])
     assert end.value.code == 0
     assert "examples:" in capsys.readouterr().out
-    for wrong in (["--threads", "0"], ["--depth", "-1"], ["--peer", "none"]):
+    wrongs = (["--threads", "0"], ["--depth", "-1"], ["--peer", "none"], ["--placement", "here"])
+    for wrong in wrongs:
         with pytest.raises(SystemExit) as end:
             command_line.main(wrong)
         assert end.value.code == 2
+
+
+def test_a_placement_is_of_two_threads(capsys):
+    assert command_line.main(["--placement", "two cores"]) == 2
+    assert command_line.main(["--placement", "one core", "--threads", "3"]) == 2
+    assert "give --threads 2" in capsys.readouterr().err
 
 
 def test_a_build_that_fails_ends_in_a_sentence(tmp_path, monkeypatch, capsys):

@@ -4,7 +4,8 @@ Both are built from their published sources for this CPU, once, in a cache. Each
 file as nybble, and its best four-bit form of the same model: its own quantizer makes some, and a
 short trial picks those that are fastest here. Then all sides take turns, each a process of its
 own: prefill of a prompt and decode at several depths of context, by the same loop over the same
-numbers of tokens and threads. What is compared is medians of rounds of one run.
+numbers of tokens and threads. What is compared is medians of rounds of one run, on request of
+those in which two threads were on one core, or on two.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from tools.peers import measure
 from tools.peers.build import BuildError, Form, Peer, Say, digest, quantize
-from tools.peers.measure import MeasureError, Plan, Side, Turn
+from tools.peers.measure import MeasureError, Plan, Side
 
 TRIALS = 3  # turns of each form in which those of one peer compete
 
@@ -28,19 +29,22 @@ def compare(
     rounds: int,
     cache: Path,
     say: Say,
+    **placed: Any,
 ) -> dict[str, Any]:
-    """Measures nybble and the peers on one model, as plain data."""
+    """Measures nybble and the peers on one model, as plain data; `placed` says where the threads
+    should be, as measure.take_rounds takes it."""
     failed: list[dict[str, str]] = []
     sides = [measure.nybble_side(str(model), plan)]
     for peer, driver in drivers.items():
         sides += best_sides(peer, driver, model, plan, cache, failed, say)
-    turns = measure.take_rounds(sides, plan, rounds, say)
+    turns = measure.take_rounds(sides, plan, rounds, say, **placed)
     rows = measure.summary(plan, turns)
     return {
         "model": name,
         "threads": plan.threads,
         "prompt": plan.prompt,
         "gen": plan.gen,
+        "placement": placed.get("placement", measure.ANYWHERE),
         "conditions": measure.conditions(turns),
         "failed": failed,
         "rows": rows,
@@ -63,29 +67,26 @@ def best_sides(
     found: list[Side] = []
     for is_file in (True, False):
         forms: dict[Side, tuple[Form, Path]] = {}
-        turns: dict[Side, list[Turn]] = {}
-
-        def leave_out(form: Form, error: Exception) -> None:
-            failed.append({"side": peer.name, "form": form.name, "why": str(error)})
-            say(f"not measured: {error}")
-
+        rates: dict[Side, list[tuple[float, float]]] = {}
         for form in (form for form in peer.forms if (form.ftype is None) == is_file):
             try:
                 file = form_of(model, peer, driver, form, cache, say)
                 side = measure.peer_side(peer.name, driver, file, form, trial)
-                forms[side], turns[side] = (form, file), []
-            except BuildError as error:
-                leave_out(form, error)
-        for side in [*turns] * TRIALS:
-            if side in turns:
-                try:
-                    turns[side].append(measure.take_turn(side, trial))
-                except MeasureError as error:
-                    del turns[side]
-                    leave_out(forms[side][0], error)
-        for side, taken in turns.items():
-            say(f"trial: {side}: {' | '.join(str(turn.rates) for turn in taken)}")
-        for side in measure.fastest(turns):
+                with measure.serving(side) as served:
+                    rates[side] = [
+                        (
+                            measure.take_turn(served, trial, 0).rate,
+                            measure.take_turn(served, trial, 1).rate,
+                        )
+                        for _ in range(TRIALS)
+                    ]
+                forms[side] = (form, file)
+                said = " | ".join(f"{prefill:.1f} {decode:.1f}" for prefill, decode in rates[side])
+                say(f"trial: {side}: {said}")
+            except (BuildError, MeasureError) as error:
+                failed.append({"side": peer.name, "form": form.name, "why": str(error)})
+                say(f"not measured: {error}")
+        for side in measure.fastest(rates):
             form, file = forms[side]
             found.append(measure.peer_side(peer.name, driver, file, form, plan))
     return found

@@ -2,11 +2,17 @@
  * A peer of llama.cpp's kind at work: quantizing a model, or timed at prompt and reply.
  *
  *   driver quantize IN OUT TYPE PURE      TYPE: a number of its enum llama_ftype
- *   driver bench MODEL THREADS OPTIONS PROMPT GEN DEPTH...
+ *   driver serve MODEL THREADS OPTIONS POSITIONS
  *   driver count MODEL OPTIONS PROMPT GEN         for tools/count, with one thread
  *
- * OPTIONS: "defaults", or some of "repacked", "merged", "no flash" with commas between. At most 16
- * depths.
+ * OPTIONS: "defaults", or some of "repacked", "merged", "no flash" with commas between.
+ *
+ * `serve` keeps the model loaded and answers each line of its input with one:
+ *
+ *   fill N     brings the context to N tokens: "ok"
+ *   prompt N   forgets, feeds N tokens up to the choice of the next: the seconds
+ *   reply N    decodes N tokens behind the context as it was filled, and takes them back: the
+ * seconds
  *
  * Built once for each peer against its llama.h; what differs between them is named below and
  * nothing else. What is timed is what `nybble bench` times: a prompt up to its first token, and
@@ -25,6 +31,7 @@
 
 #if defined(PEER_IK)
 static void forget(struct llama_context *c) { llama_kv_cache_clear(c); }
+static bool rewind_to(struct llama_context *c, int n) { return llama_kv_cache_seq_rm(c, 0, n, -1); }
 static struct llama_batch batch_of(llama_token *ids, int n, int position) {
     return llama_batch_get_one(ids, n, position, 0);
 }
@@ -38,6 +45,9 @@ static void choose_context(struct llama_context_params *p, const char *options) 
 }
 #else
 static void forget(struct llama_context *c) { llama_memory_clear(llama_get_memory(c), false); }
+static bool rewind_to(struct llama_context *c, int n) {
+    return llama_memory_seq_rm(llama_get_memory(c), 0, n, -1);
+}
 static struct llama_batch batch_of(llama_token *ids, int n, int position) {
     (void)position; /* it counts by itself */
     return llama_batch_get_one(ids, n);
@@ -52,7 +62,7 @@ static void choose_context(struct llama_context_params *p, const char *options) 
 }
 #endif
 
-enum { BATCH = 512, MAX_DEPTHS = 16 };
+enum { BATCH = 512 };
 
 typedef struct run {
     struct llama_context *context;
@@ -117,19 +127,35 @@ static void fill(run *r, int depth) {
     choose(r);
 }
 
-static double tokens_per_second(run *r, int depth, int gen) {
-    if (r->position > depth) {
-        forget(r->context);
-        r->position = 0;
-    }
-    fill(r, depth > 0 ? depth : 1);
+static void empty(run *r) {
+    forget(r->context);
+    r->position = 0;
+}
+
+static double prompt(run *r, int n) {
+    empty(r);
     const double start = seconds();
-    for (int i = 0; i < gen; i++) {
+    fill(r, n);
+    return seconds() - start;
+}
+
+/* What was decoded is taken back, so that the next reply begins where this one did; where the
+ * memory cannot do that, all is forgotten, and the next `fill` fills anew. */
+static double reply(run *r, int n) {
+    const int filled = r->position;
+    const llama_token next = r->next;
+    const double start = seconds();
+    for (int i = 0; i < n; i++) {
         llama_token id = r->next;
         decode(r, &id, 1);
         choose(r);
     }
-    return gen / (seconds() - start);
+    const double took = seconds() - start;
+    r->position = filled;
+    r->next = next;
+    if (!rewind_to(r->context, filled))
+        empty(r);
+    return took;
 }
 
 static run start(const char *path, int threads, const char *options, int positions) {
@@ -150,33 +176,30 @@ static run start(const char *path, int threads, const char *options, int positio
     return r;
 }
 
-static int bench(int n, char **args) {
-    const int threads = atoi(args[1]), prompt = atoi(args[3]), gen = atoi(args[4]);
-    int depth[MAX_DEPTHS], n_depths = 0, longest = prompt;
-    double rate[MAX_DEPTHS];
-    for (int i = 5; i < n; i++) {
-        depth[n_depths] = atoi(args[i]);
-        longest = depth[n_depths] > longest ? depth[n_depths] : longest;
-        n_depths++;
+static int serve(char **args) {
+    const int positions = atoi(args[3]);
+    run r = start(args[0], atoi(args[1]), args[2], positions);
+    fill(&r, 1);
+    reply(&r, 1); /* brings the weights in */
+    char line[64];
+    while (fgets(line, sizeof line, stdin)) {
+        int n;
+        if (sscanf(line, "prompt %d", &n) == 1 && n > 0 && n <= positions) {
+            printf("%.9f\n", prompt(&r, n));
+        } else if (sscanf(line, "reply %d", &n) == 1 && n > 0 && r.position > 0 &&
+                   r.position + n <= positions) {
+            printf("%.9f\n", reply(&r, n));
+        } else if (sscanf(line, "fill %d", &n) == 1 && n > 0 && n <= positions) {
+            if (r.position != n) {
+                empty(&r);
+                fill(&r, n);
+            }
+            printf("ok\n");
+        } else {
+            fail("a line that is none of fill, prompt and reply within the positions");
+        }
+        fflush(stdout);
     }
-    run r = start(args[0], threads, args[2], longest + gen);
-    tokens_per_second(&r, 0, 1); /* brings the weights in */
-    /* the prompt between the shallower depths and the others, which go on from it */
-    for (int i = 0; i < n_depths; i++)
-        if (depth[i] < prompt)
-            rate[i] = tokens_per_second(&r, depth[i], gen);
-    forget(r.context);
-    r.position = 0;
-    const double start = seconds();
-    fill(&r, prompt);
-    const double took = seconds() - start;
-    for (int i = 0; i < n_depths; i++)
-        if (depth[i] >= prompt)
-            rate[i] = tokens_per_second(&r, depth[i], gen);
-    printf("{\"prefill_tok_s\": %.3f, \"decode_tok_s\": [", prompt / took);
-    for (int i = 0; i < n_depths; i++)
-        printf("%s%.3f", i ? ", " : "", rate[i]);
-    printf("]}\n");
     return 0;
 }
 
@@ -211,12 +234,12 @@ int main(int n, char **args) {
     llama_backend_init();
     if (n == 6 && !strcmp(args[1], "quantize"))
         return quantize(args + 2);
-    if (n > 7 && n <= 7 + MAX_DEPTHS && !strcmp(args[1], "bench"))
-        return bench(n - 2, args + 2);
+    if (n == 6 && !strcmp(args[1], "serve"))
+        return serve(args + 2);
     if (n == 6 && !strcmp(args[1], "count"))
         return count(args + 2);
     fputs("driver quantize IN OUT TYPE PURE\n"
-          "driver bench MODEL THREADS OPTIONS PROMPT GEN DEPTH...\n"
+          "driver serve MODEL THREADS OPTIONS POSITIONS\n"
           "driver count MODEL OPTIONS PROMPT GEN\n",
           stderr);
     return 2;

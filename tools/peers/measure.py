@@ -1,27 +1,38 @@
 """Sides measured in turn, and what the turns say together.
 
-A side is a program that is run once a turn, a process of its own, and prints one JSON object:
-`prefill_tok_s`, `decode_tok_s` (a number for each depth), and, if it is nybble, what the machine
-gave in the same seconds.
+A side is a program that keeps its model loaded and times what it is asked for, one figure a turn:
+prefill of a prompt, or decode at a depth. So a turn is short, and those of a figure follow one
+another within a second or two: what the machine does to one side, it does to all.
+
+Two threads have the units of one core between them or a core each, which is not the same machine;
+a host moves the CPUs of a virtual one from one to the other while it runs. The barrier tells them
+apart (`placement_of`), before and after each turn.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any, NamedTuple
 
 from tools.peers.build import Form
 
 Say = Callable[[str], None]
 NYBBLE = "nybble"
+ANYWHERE = "anywhere"
+ONE_CORE = "one core"
+TWO_CORES = "two cores"
+MOVED = "moved"
+# Between what was seen: at most 0.1 us on one core, and 0.15 and 0.28 us on two.
+ONE_CORE_BARRIER_US = 0.12
+LOOK_AGAIN_S = 0.1  # how long to sleep until the next look at where the CPUs are
 
 
 class MeasureError(Exception):
@@ -29,7 +40,7 @@ class MeasureError(Exception):
 
 
 class Plan(NamedTuple):
-    """What every side does in a turn."""
+    """What every side does."""
 
     threads: int
     prompt: int  # tokens of prefill
@@ -37,8 +48,12 @@ class Plan(NamedTuple):
     depths: tuple[int, ...]  # tokens in the context before a reply
 
     def figures(self) -> list[str]:
-        """Names of what a turn measures, each in tokens a second."""
+        """Names of what is measured, each in tokens a second."""
         return [f"prefill {self.prompt}", *(f"decode at {depth:,}" for depth in self.depths)]
+
+    def positions(self) -> int:
+        """Tokens that a context has to have room for."""
+        return max(self.prompt, *(max(depth, 1) + self.gen for depth in self.depths))
 
 
 class Side(NamedTuple):
@@ -54,109 +69,235 @@ class Side(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """A side's figures of one turn, (1 + depths,) tokens a second; what nybble tells of the
-    machine: bytes that a token reads at each depth, plain read in GB/s, barrier in us (0 if one
-    thread worked); and how many CPUs other programs kept busy meanwhile, on the mean."""
+    """A side's rate of one figure in tokens a second; what nybble tells of the machine in the same
+    second, if it has been asked: the share of a plain read that decode reached, the plain read in
+    GB/s, the barrier in us (the longer one of before and after; 0 if one thread worked); and how
+    many CPUs others than the side kept busy meanwhile."""
 
-    rates: tuple[float, ...]
-    bytes_per_token: tuple[int, ...] = ()
+    rate: float
+    read_share: float = 0.0
     read_gb_s: float = 0.0
     barrier_us: float = 0.0
     others_cpus: float = 0.0
 
 
+# Of each figure, in the order of Plan.figures(): the turns of each side.
+Turns = list[dict[Side, list[Turn]]]
+
+
 def nybble_side(model: str, plan: Plan) -> Side:
     """nybble itself, by the bench that its users have."""
-    command = [sys.executable, "-m", "nybble", "bench", model, "--json", "--runs", "1"]
-    command += ["--threads", str(plan.threads), "--prompt", str(plan.prompt)]
-    command += ["--gen", str(plan.gen)]
-    for depth in plan.depths:
-        command += ["--depth", str(depth)]
-    return Side(NYBBLE, "file", True, tuple(command))
+    command = [sys.executable, "-m", "tools.peers.own", model]
+    return Side(NYBBLE, "file", True, (*command, str(plan.threads), str(plan.positions())))
 
 
 def peer_side(name: str, driver: Path, model: Path, form: Form, plan: Plan) -> Side:
     """A peer's driver on a model that is in this form already."""
-    command = [str(driver), "bench", str(model), str(plan.threads)]
-    command += [",".join(form.options) or "defaults"]
-    command += [str(n) for n in (plan.prompt, plan.gen, *plan.depths)]
+    command = [str(driver), "serve", str(model), str(plan.threads)]
+    command += [",".join(form.options) or "defaults", str(plan.positions())]
     return Side(name, form.name, form.ftype is None, tuple(command))
 
 
-def take_turn(side: Side, plan: Plan) -> Turn:
-    """Runs a side once."""
-    before = _cpu_seconds()
-    start = perf_counter()
-    done = subprocess.run(side.command, capture_output=True, text=True, check=False)
-    others = (_cpu_seconds() - before) / (perf_counter() - start)
-    try:
-        if done.returncode != 0:
-            raise ValueError(f"exit status {done.returncode}")
-        # ticks of 10 ms can make it a little less than nothing
-        return parse(json.loads(done.stdout), plan)._replace(others_cpus=max(others, 0.0))
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        said = (done.stderr or done.stdout).strip()[-2000:]
-        raise MeasureError(f"{side}: {error!r} of: {' '.join(side.command)}\n{said}") from error
+class Served:
+    """A side at work: a process that answers each line with one."""
+
+    def __init__(self, side: Side, process: subprocess.Popen[str], log: Path) -> None:
+        self.side = side
+        self._process = process
+        self._log = log
+
+    def ask(self, line: str) -> list[float]:
+        """The numbers that it answers, none for "ok"."""
+        pipe, out = self._process.stdin, self._process.stdout
+        assert pipe is not None
+        assert out is not None
+        answer = ""
+        try:
+            print(line, file=pipe, flush=True)
+            answer = out.readline()
+            if not answer:
+                raise ValueError(f"it ended with {self._process.wait()}")
+            return [] if answer == "ok\n" else [float(word) for word in answer.split()]
+        except (OSError, ValueError) as error:
+            said = self._log.read_text(errors="replace").strip()[-2000:]
+            command = " ".join(self.side.command)
+            raise MeasureError(f"{self.side}: {error!r} to {line} of: {command}\n{said}") from error
+
+    def seconds(self, line: str) -> float:
+        """How long it says that something took."""
+        answer = self.ask(line)
+        if len(answer) != 1 or not answer[0] > 0:
+            raise MeasureError(f"{self.side}: {answer} to {line}: not a time")
+        return answer[0]
+
+    def cpu_seconds(self) -> float:
+        """CPU seconds that its process has taken."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def serving(side: Side) -> Iterator[Served]:
+    """Starts a side, and ends it."""
+    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w") as log:
+        process = subprocess.Popen(
+            side.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+        try:
+            yield Served(side, process, Path(log.name))
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def take_turn(served: Served, plan: Plan, figure: int) -> Turn:
+    """A figure of a side, once: prefill, or decode at one of the depths."""
+    if figure:
+        served.ask(f"fill {max(plan.depths[figure - 1], 1)}")
+    busy, own, start = _cpu_seconds(), served.cpu_seconds(), perf_counter()
+    if figure:
+        rate = plan.gen / served.seconds(f"reply {plan.gen}")
+    else:
+        rate = plan.prompt / served.seconds(f"prompt {plan.prompt}")
+    took = perf_counter() - start
+    others = ((_cpu_seconds() - busy) - (served.cpu_seconds() - own)) / took
+    # ticks of 10 ms can make it a little less than nothing
+    return Turn(rate, others_cpus=max(others, 0.0))
 
 
 def _cpu_seconds() -> float:
-    """CPU seconds that the machine has spent on what is not a child of this process, as far as
-    /proc/stat tells. Time that a hypervisor took is not in it."""
+    """CPU seconds that the machine has spent, as far as /proc/stat tells. Time that a hypervisor
+    took is not in it."""
     user, nice, system, _, _, irq, softirq = (
         int(ticks) for ticks in Path("/proc/stat").read_text().split(maxsplit=8)[1:8]
     )
-    own = resource.getrusage(resource.RUSAGE_CHILDREN)
-    busy = (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
-    return busy - own.ru_utime - own.ru_stime
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
-def parse(said: dict[str, Any], plan: Plan) -> Turn:
-    """The turn that a side's object tells of."""
-    if "read_gb_s" in said:
-        (run,) = said["runs"]
-        rates = (run["prefill_tok_s"], *run["decode_tok_s"])
-        nbytes = tuple(row["bytes_per_token"] for row in said["decode"])
-        turn = Turn(rates, nbytes, said["read_gb_s"], said["barrier_us"] or 0.0)
-    else:
-        turn = Turn((said["prefill_tok_s"], *said["decode_tok_s"]))
-    if len(turn.rates) != len(plan.figures()) or not all(rate > 0 for rate in turn.rates):
-        raise ValueError(f"{len(plan.figures())} rates wanted, got {turn.rates}")
-    return turn
+def placement_of(before_us: float, after_us: float) -> str:
+    """Where two threads were during a turn, by the barrier before and after it."""
+    together = {barrier_us < ONE_CORE_BARRIER_US for barrier_us in (before_us, after_us)}
+    if len(together) == 2:
+        return MOVED
+    return ONE_CORE if together == {True} else TWO_CORES
 
 
-def take_rounds(sides: Sequence[Side], plan: Plan, rounds: int, say: Say) -> dict[Side, list[Turn]]:
-    """All sides once a round: what the machine does to one it does to all."""
-    turns: dict[Side, list[Turn]] = {side: [] for side in sides}
-    for n in range(rounds):
-        for side in sides:
-            say(f"round {n + 1} of {rounds}: {side}")
-            turns[side].append(take_turn(side, plan))
-    return turns
+class Machine:
+    """What the machine gives, by nybble's own measure of it: a side of its own, so that it can be
+    asked in any turn."""
+
+    def __init__(self, nybble: Served, plan: Plan) -> None:
+        self._nybble = nybble
+        self._plan = plan
+
+    def barrier_us(self) -> float:
+        """The barrier; 0 if one thread works alone."""
+        return self._nybble.ask("barrier")[0] * 1e6 if self._plan.threads > 1 else 0.0
+
+    def turn(self, served: Served, figure: int) -> tuple[Turn, str]:
+        """A turn with what the machine gave, and where the threads were."""
+        own_decode = figure > 0 and served.side.name == NYBBLE
+        reads = [self._nybble.seconds("read")] if own_decode else []
+        if figure:  # so that it is not filled between the looks at the barrier
+            served.ask(f"fill {max(self._plan.depths[figure - 1], 1)}")
+        before = self.barrier_us()
+        turn = take_turn(served, self._plan, figure)
+        after = self.barrier_us()
+        if own_decode:
+            reads.append(self._nybble.seconds("read"))
+            step, weights = self._nybble.ask(
+                f"bytes {self._plan.depths[figure - 1]} {self._plan.gen}"
+            )
+            read_gb_s = weights / 1e9 / (sum(reads) / len(reads))
+            share = turn.rate * step / 1e9 / read_gb_s
+            turn = turn._replace(read_share=share, read_gb_s=read_gb_s)
+        return turn._replace(barrier_us=max(before, after)), placement_of(before, after)
 
 
-def fastest(turns: dict[Side, list[Turn]]) -> list[Side]:
-    """Of the sides of one peer on forms of one kind: the fastest at prefill and the fastest at
-    decode, by their best turns; often they are one, and none of none."""
+def take_rounds(
+    sides: Sequence[Side],
+    plan: Plan,
+    rounds: int,
+    say: Say,
+    *,
+    placement: str = ANYWHERE,
+    patience_s: float = 900.0,
+) -> Turns:
+    """All sides once a round, for one figure after the other; the first of them is nybble, and a
+    round begins with another side each time.
 
-    def best(side: Side, figures: slice) -> float:
-        return max(sum(turn.rates[figures]) for turn in turns[side])
+    With a placement, turns in which the threads were elsewhere are taken again, for at most
+    `patience_s` seconds a figure: then it goes on with the rounds that are whole.
+
+    Raises MeasureError where a side fails, and where not one round was whole.
+    """
+    found: Turns = []
+    with ExitStack() as stack:
+        served = {side: stack.enter_context(serving(side)) for side in sides}
+        for side in sides:  # all are loaded before one is timed
+            say(f"loading: {side}")
+            served[side].ask("fill 1")
+        machine = Machine(served[sides[0]], plan)
+        for i, figure in enumerate(plan.figures()):
+            end = perf_counter() + patience_s if placement != ANYWHERE else float("inf")
+            turns: dict[Side, list[Turn]] = {side: [] for side in sides}
+            for n in range(rounds):
+                start = n % len(sides)
+                for side in [*sides[start:], *sides[:start]]:
+                    say(f"{figure}, round {n + 1} of {rounds}: {side}")
+                    turn = _turn_at(machine, served[side], i, placement, end)
+                    if turn is None:
+                        break
+                    turns[side].append(turn)
+                if turn is None:
+                    say(f"{figure}: {n} rounds on {placement} in {patience_s:.0f} s")
+                    turns = {side: taken[:n] for side, taken in turns.items()}
+                    break
+            if not turns[sides[0]]:
+                raise MeasureError(f"{figure}: the threads were not on {placement} for one round")
+            found.append(turns)
+    return found
+
+
+def _turn_at(
+    machine: Machine, served: Served, figure: int, placement: str, end: float
+) -> Turn | None:
+    """A turn in which the threads were where they should be; None after `end`."""
+    while perf_counter() < end:
+        if placement != ANYWHERE:
+            barrier_us = machine.barrier_us()
+            if placement_of(barrier_us, barrier_us) != placement:
+                sleep(LOOK_AGAIN_S)
+                continue
+        turn, where = machine.turn(served, figure)
+        if placement in (ANYWHERE, where):
+            return turn
+    return None
+
+
+def fastest(turns: Mapping[Side, Sequence[Sequence[float]]]) -> list[Side]:
+    """Of the sides of one peer on forms of one kind, by their trials' (prefill, decode) rates: the
+    fastest at prefill and the fastest at decode, by their best turns; often they are one, and none
+    of none."""
+
+    def best(side: Side, at: int) -> float:
+        return max(rates[at] for rates in turns[side])
 
     if not turns:
         return []
-    kinds = (slice(0, 1), slice(1, None))
-    chosen = {max(turns, key=lambda side, at=at: best(side, at)) for at in kinds}
+    chosen = {max(turns, key=lambda side, at=at: best(side, at)) for at in (0, 1)}  # type: ignore[misc]
     return [side for side in turns if side in chosen]
 
 
-def summary(plan: Plan, turns: dict[Side, list[Turn]]) -> list[dict[str, Any]]:
+def summary(plan: Plan, found: Turns) -> list[dict[str, Any]]:
     """A row for each figure and side: median and spread, and nybble's median as a multiple of it.
-    nybble's own rows say how much of the plain read of their rounds they reach."""
+    nybble's own rows of decode say how much of the plain read of their turns they reach."""
     rows = []
-    for i, figure in enumerate(plan.figures()):
-        middle = {side: median(turn.rates[i] for turn in turns[side]) for side in turns}
+    for figure, turns in zip(plan.figures(), found, strict=True):
+        middle = {side: median(turn.rate for turn in turns[side]) for side in turns}
         ours = next((middle[side] for side in turns if side.name == NYBBLE), None)
         for side in turns:
-            rates = [turn.rates[i] for turn in turns[side]]
+            rates = [turn.rate for turn in turns[side]]
             row: dict[str, Any] = {
                 "threads": plan.threads,
                 "figure": figure,
@@ -171,11 +312,9 @@ def summary(plan: Plan, turns: dict[Side, list[Turn]]) -> list[dict[str, Any]]:
             }
             if side.name != NYBBLE and ours is not None:
                 row["nybble_is"] = ours / middle[side]
-            if side.name == NYBBLE and i:
-                row["read_share"] = median(
-                    turn.rates[i] * turn.bytes_per_token[i - 1] / 1e9 / turn.read_gb_s
-                    for turn in turns[side]
-                )
+            shares = [turn.read_share for turn in turns[side]]
+            if all(shares):
+                row["read_share"] = median(shares)
             rows.append(row)
     return rows
 
@@ -205,14 +344,15 @@ def against_strongest(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def conditions(turns: dict[Side, list[Turn]]) -> dict[str, list[float]]:
-    """What the machine gave in the rounds: plain read in GB/s and barrier in us, by nybble's turns;
-    CPUs that others kept busy, by all; [least, median, most] of each."""
-    every = [turn for side in turns for turn in turns[side]]
-    own = [turn for side in turns if side.name == NYBBLE for turn in turns[side]]
-    found = {}
-    for name, of in (("read_gb_s", own), ("barrier_us", own), ("others_cpus", every)):
-        values = [getattr(turn, name) for turn in of]
-        if any(values) or name == "others_cpus":
-            found[name] = [min(values), median(values), max(values)]
-    return found
+def conditions(found: Turns) -> dict[str, list[float]]:
+    """What the machine gave: plain read in GB/s, barrier in us, CPUs that others kept busy; [least,
+    median, most] of each, over the turns that tell of it."""
+    every = [turn for turns in found for taken in turns.values() for turn in taken]
+    told = {}
+    for name in ("read_gb_s", "barrier_us", "others_cpus"):
+        values = [getattr(turn, name) for turn in every]
+        if name != "others_cpus":
+            values = [value for value in values if value]
+        if values:
+            told[name] = [min(values), median(values), max(values)]
+    return told

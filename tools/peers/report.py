@@ -54,6 +54,8 @@ def cpu_flags(cpuinfo: str) -> list[str]:
 def table(facts: dict[str, Any], result: dict[str, Any]) -> Iterator[str]:
     """The lines of one model's figures at one number of threads."""
     threads = f"{result['threads']} thread{'s' if result['threads'] > 1 else ''}"
+    if result["placement"] != "anywhere":
+        threads += f" on {result['placement']}"
     yield f"{result['model']}, {threads}, {facts['cpu']}"
     yield f"  {' '.join(facts['flags'])}"
     for name, side in facts["sides"].items():

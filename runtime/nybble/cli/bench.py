@@ -81,16 +81,15 @@ def run(args: argparse.Namespace) -> int:
     if min(depths) < 0:
         raise UsageError("--depth must be 0 or more")
     with ended_line():
-        model, runs = _measure(args, depths)
-    program = model.weights.program
+        bench, runs = _measure(args, depths)
+    model = bench.model
     weights_gb = model.weights.nbytes / 1e9
     read_gb_s = weights_gb / median(s for run in runs for s in run["read_s"])
     barriers = [run["barrier_s"] for run in runs if run["barrier_s"]]
     decode = []
     for i, depth in enumerate(depths):
         tok_s = median(run["decode_tok_s"][i] for run in runs)
-        # halfway through the reply
-        nbytes = program.read_bytes + program.kv_read_bytes(depth + args.gen // 2, model.plan.kv)
+        nbytes = bench.bytes_per_token(depth, args.gen)
         share = median(
             run["decode_tok_s"][i] * nbytes / 1e9 * run["read_s"][i] / weights_gb for run in runs
         )
@@ -126,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _measure(args: argparse.Namespace, depths: list[int]) -> tuple[Model, list[dict[str, Any]]]:
+def _measure(args: argparse.Namespace, depths: list[int]) -> tuple[Bench, list[dict[str, Any]]]:
     """The model, loaded, and the figures of each run."""
     longest = max(args.prompt, *depths)
     context = longest + args.gen + 1
@@ -139,15 +138,13 @@ def _measure(args: argparse.Namespace, depths: list[int]) -> tuple[Model, list[d
         model = load(args.model, context=context, **options)
     except BudgetError as error:
         raise BudgetError(as_flags(str(error))) from None
-    ids = model.tokenize(_TEXT)
-    ids = (ids * (longest // len(ids) + 1))[:longest]
+    bench = Bench(model, longest)
     runs = []
-    model.complete("a", max_tokens=2, ignore_eos=True).text  # noqa: B018 - threads and memory come
     for i in range(args.runs):
         if not args.json:
             say(f"run {i + 1} of {args.runs}")
-        runs.append(_once(model, ids, args.prompt, args.gen, depths))
-    return model, runs
+        runs.append(_once(bench, args.prompt, args.gen, depths))
+    return bench, runs
 
 
 def _as_text(result: dict[str, Any]) -> Iterator[str]:
@@ -179,37 +176,70 @@ def _rates(what: str, rates: list[float]) -> str:
     )
 
 
-def _once(model: Any, ids: list[int], prompt: int, gen: int, depths: list[int]) -> dict[str, Any]:
+def _once(bench: Bench, prompt: int, gen: int, depths: list[int]) -> dict[str, Any]:
     """One prompt, replies of `gen` tokens at each depth, and in the same minute plain reads and
     barriers."""
-
-    def reply(n: int, max_tokens: int) -> Any:
-        made = model._reply(ids[:n], Options(max_tokens=max_tokens, ignore_eos=True))
-        made.text  # noqa: B018 - reading it runs it
-        return made.stats
-
-    model.forget()
     start = perf_counter()
-    prefill_tok_s = reply(prompt, 1).prefill_tok_s
-    # The first token of a reply comes from the prompt, so that `gen` steps make one more; at depth
-    # 0 the prompt is one token, for something has to come first.
-    decode_tok_s, reads = [], [_read_seconds(model)]
+    prefill_tok_s = bench.prefill(prompt)
+    decode_tok_s, reads = [], [bench.read_seconds()]
     for depth in depths:
-        decode_tok_s.append(reply(max(depth, 1), gen + 1).decode_tok_s)
-        reads.append(_read_seconds(model))
-    barriers = [model.engine.barrier_seconds() for _ in range(5)]
+        decode_tok_s.append(bench.decode(depth, gen))
+        reads.append(bench.read_seconds())
+    barrier_s = bench.barrier_seconds()
     return {
         "prefill_tok_s": prefill_tok_s,
         "decode_tok_s": decode_tok_s,
         "total_s": perf_counter() - start,
         # of each depth: the mean of before and after
         "read_s": [(a + b) / 2 for a, b in pairwise(reads)],
-        # None: the team was one thread, alone or because the machine was busy
-        "barrier_s": min((s for s in barriers if s), default=None),
+        "barrier_s": barrier_s,
     }
 
 
-def _read_seconds(model: Any) -> float:
-    """How long a plain read of the weights takes, in as many streams as is best."""
-    reads = {n: [model.engine.read_seconds(n) for _ in range(3)] for n in (1, 2, 4)}
-    return float(min(median(times) for times in reads.values()))
+class Bench:
+    """What can be timed of a loaded model, for prompts and depths of up to `longest` tokens."""
+
+    def __init__(self, model: Model, longest: int) -> None:
+        self.model = model
+        ids = model.tokenize(_TEXT)
+        self._ids = (ids * (longest // len(ids) + 1))[:longest]
+        self._stats(1, 2)  # threads and memory come
+
+    def prefill(self, n: int) -> float:
+        """Tokens a second of a prompt of `n` in an empty context, up to its reply's first."""
+        self.model.forget()
+        return float(self._stats(n, 1).prefill_tok_s)
+
+    def fill(self, depth: int) -> None:
+        """Brings the context to `depth` tokens; at depth 0 it is one, for something has to come
+        before a reply."""
+        self._stats(max(depth, 1), 1)
+
+    def decode(self, depth: int, gen: int) -> float:
+        """Tokens a second of `gen` steps of one token behind `depth` tokens of context."""
+        # The first token of a reply comes from the prompt, so that `gen` steps make one more.
+        return float(self._stats(max(depth, 1), gen + 1).decode_tok_s)
+
+    def read_seconds(self) -> float:
+        """How long a plain read of the weights takes, in as many streams as is best."""
+        engine = self.model.engine
+        reads = {n: [engine.read_seconds(n) for _ in range(3)] for n in (1, 2, 4)}
+        return float(min(median(times) for times in reads.values()))
+
+    def barrier_seconds(self) -> float | None:
+        """The barrier's latency; None where the team was one thread, alone or because the machine
+        was busy."""
+        barriers = [self.model.engine.barrier_seconds() for _ in range(5)]
+        return min((s for s in barriers if s), default=None)
+
+    def bytes_per_token(self, depth: int, gen: int) -> int:
+        """What a step of `decode` reads, weights, keys and values: halfway through the reply."""
+        program = self.model.weights.program
+        return int(program.read_bytes) + int(
+            program.kv_read_bytes(depth + gen // 2, self.model.plan.kv)
+        )
+
+    def _stats(self, n: int, max_tokens: int) -> Any:
+        made = self.model._reply(self._ids[:n], Options(max_tokens=max_tokens, ignore_eos=True))
+        made.text  # noqa: B018 - reading it runs it
+        return made.stats
