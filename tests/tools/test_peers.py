@@ -120,7 +120,7 @@ def test_nybble_takes_turns_by_its_own_bench(tmp_path):
     tiny_model(tmp_path / "tiny.gguf", layers=1, dim=64, heads=2, kv_heads=1, vocab=323)
     plan = Plan(threads=1, prompt=9, gen=3, depths=(0, 9, 20))
     side = measure.nybble_side(str(tmp_path / "tiny.gguf"), plan)
-    (prefill, *decode) = measure.take_rounds([side], plan, 2, lambda line: None)
+    (prefill, *decode) = measure.take_rounds([side], plan, 2, lambda line: None)[measure.ANYWHERE]
     assert len(prefill[side]) == 2
     assert all(turn.rate > 0 and not turn.read_share for turn in prefill[side])
     for turns in decode:
@@ -145,7 +145,8 @@ def machine_of(*barriers_us):
 def test_sides_run_in_turn(served, tmp_path):
     sides = [served("nybble", **machine_of(0.2)), served("a", prompt=[2, 4], reply=[8])]
     said = []
-    prefill, shallow, deep = measure.take_rounds(sides, PLAN, 2, said.append)
+    found = measure.take_rounds(sides, PLAN, 2, said.append)
+    prefill, shallow, deep = found[measure.ANYWHERE]
     # each round begins with another one
     assert [line.split(": ")[1] for line in said[2:6]] == [
         *("nybble, file", "a, file"),
@@ -170,32 +171,41 @@ def test_where_the_threads_are_is_told_by_the_barrier():
     assert measure.placement_of(0.03, 0.3) == measure.placement_of(0.3, 0.03) == measure.MOVED
 
 
-def test_turns_elsewhere_are_taken_again(served, monkeypatch):
-    """On two cores: the first look finds one, then a turn ends on one; the next is right."""
-    monkeypatch.setattr(measure, "LOOK_AGAIN_S", 0)
-    nybble = served("nybble", **machine_of(0.03, 0.2, 0.2, 0.03, 0.2, 0.2, 0.25, 0.2))
-    sides = [nybble, served("a", prompt=[8, 4], reply=[1])]
+def test_each_placement_has_rounds_of_its_own(served):
+    """A turn in which the threads moved counts for neither."""
+    looks = [*[0.03] * 3, *[0.2] * 3, *[0.2] * 3, *[0.03] * 3]  # each turn looks three times
+    sides = [served("nybble", **machine_of(*looks)), served("a", prompt=[1, 2])]
     plan = PLAN._replace(depths=())
-    (turns,) = measure.take_rounds(
-        sides[:1], plan, 1, lambda line: None, placement=measure.TWO_CORES
+    found = measure.take_rounds(
+        sides, plan, 1, lambda line: None, (measure.TWO_CORES, measure.ONE_CORE)
     )
-    assert turns[nybble] == [Turn(512, barrier_us=0.25, others_cpus=turns[nybble][0].others_cpus)]
+    rates = {
+        p: [[turn.rate for turn in figure[side]] for side in sides]
+        for p, (figure,) in found.items()
+    }
+    # nybble on one and on two cores; the peer on two (1 s) and on one (2 s)
+    assert rates == {"two cores": [[512], [512]], "one core": [[512], [256]]}
+    # one core; two, from which they move during the turn of 1 s; two during that of 2 s
+    looks = [0.03, *[0.2, 0.2, 0.03], *[0.2, 0.2, 0.25]]
+    nybble = served("nybble", **(machine_of(*looks) | {"prompt": [1, 2]}))
+    found = measure.take_rounds([nybble], plan, 1, lambda line: None, (measure.TWO_CORES,))
+    (turn,) = found["two cores"][0][nybble]
+    assert (turn.rate, turn.barrier_us) == (256, pytest.approx(0.25))
 
 
 def test_patience_ends_with_the_rounds_that_are_whole(served, monkeypatch):
     monkeypatch.setattr(measure, "LOOK_AGAIN_S", 0.01)
     plan = PLAN._replace(depths=())
-    # each turn looks three times: four turns are right, and then the threads stay on one core
+    # each turn looks three times: three turns are right, and then the threads stay on one core
     sides = [served("nybble", **machine_of(*[0.2] * 9, 0.03)), served("a", prompt=[1])]
     said = []
-    (turns,) = measure.take_rounds(
-        sides, plan, 5, said.append, placement=measure.TWO_CORES, patience_s=1
-    )
-    assert {name: len(taken) for name, taken in turns.items()} == {sides[0]: 1, sides[1]: 1}
-    assert said[-1] == "prefill 512: 1 rounds on two cores in 1 s"
+    found = measure.take_rounds(sides, plan, 5, said.append, (measure.TWO_CORES,), 1)
+    assert [len(turns) for turns in found["two cores"][0].values()] == [1, 1]
     sides = [served("elsewhere", **machine_of(0.2))]
-    with pytest.raises(measure.MeasureError, match="not on one core for one round"):
-        measure.take_rounds(sides, plan, 5, said.append, placement=measure.ONE_CORE, patience_s=0.2)
+    assert measure.take_rounds(sides, plan, 1, said.append, (measure.ONE_CORE,), 0.1) == {}
+    assert said[-1] == (
+        "not measured: one core, where the threads were not for one round of each figure"
+    )
 
 
 # -- what turns say -------------------------------------------------------------------------------
@@ -313,7 +323,7 @@ def test_compare_measures_a_peer_in_its_best_forms(served, tmp_path, monkeypatch
     driver = tmp_path / "driver"
 
     heard = []
-    got = peers.compare("m", model, {peer: driver}, PLAN, 3, tmp_path / "cache", heard.append)
+    (got,) = peers.compare("m", model, {peer: driver}, PLAN, 3, tmp_path / "cache", heard.append)
     assert [f["form"] for f in got["failed"]] == ["no", "crashing"]
     assert "crashed" in got["failed"][1]["why"]
     assert "cannot be quantized" in (tmp_path / "cache/models/quantize.log").read_text()

@@ -30,26 +30,30 @@ def compare(
     cache: Path,
     say: Say,
     **placed: Any,
-) -> dict[str, Any]:
-    """Measures nybble and the peers on one model, as plain data; `placed` says where the threads
-    should be, as measure.take_rounds takes it."""
+) -> list[dict[str, Any]]:
+    """Measures nybble and the peers on one model, as plain data: an object for each of the
+    placements in `placed`, which is what measure.take_rounds takes of them."""
     failed: list[dict[str, str]] = []
     sides = [measure.nybble_side(str(model), plan)]
     for peer, driver in drivers.items():
         sides += best_sides(peer, driver, model, plan, cache, failed, say)
-    turns = measure.take_rounds(sides, plan, rounds, say, **placed)
-    rows = measure.summary(plan, turns)
-    return {
-        "model": name,
-        "threads": plan.threads,
-        "prompt": plan.prompt,
-        "gen": plan.gen,
-        "placement": placed.get("placement", measure.ANYWHERE),
-        "conditions": measure.conditions(turns),
-        "failed": failed,
-        "rows": rows,
-        "strongest": measure.against_strongest(rows),
-    }
+    results = []
+    for placement, turns in measure.take_rounds(sides, plan, rounds, say, **placed).items():
+        rows = measure.summary(plan, turns)
+        results.append(
+            {
+                "model": name,
+                "threads": plan.threads,
+                "prompt": plan.prompt,
+                "gen": plan.gen,
+                "placement": placement,
+                "conditions": measure.conditions(turns),
+                "failed": failed,
+                "rows": rows,
+                "strongest": measure.against_strongest(rows),
+            }
+        )
+    return results
 
 
 def best_sides(

@@ -21,7 +21,7 @@ examples:
   python -m tools.peers                                  every known model, 1 and 2 threads
   python -m tools.peers --model smollm2-135m --threads 2 --json > peers.json
   python -m tools.peers --model ./mine.gguf --peer ik_llama.cpp --depth 4096
-  python -m tools.peers --threads 2 --placement "two cores"    turns in which each thread had one
+  python -m tools.peers --threads 2 --placement "one core" --placement "two cores"
   python -m tools.peers --build                          only download and build
 
 The first run downloads about 120 MB from PyPI and compiles for ten to thirty minutes. Needs
@@ -67,17 +67,17 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--placement",
-        choices=(measure.ANYWHERE, measure.ONE_CORE, measure.TWO_CORES),
-        default=measure.ANYWHERE,
+        action="append",
+        choices=(measure.ONE_CORE, measure.TWO_CORES),
         help="where the host has to have put two threads for a turn to count, by the barrier before"
-        " and after it (%(default)s)",
+        " and after it; repeatable (anywhere)",
     )
     p.add_argument(
         "--patience",
         type=positive,
         default=900,
         metavar="SECONDS",
-        help="how long to wait for that placement, a figure (900)",
+        help="how long to wait for the placements, a figure (900)",
     )
     p.add_argument("--json", action="store_true", help="one JSON object; the tables are progress")
     p.add_argument("--build", action="store_true", help="build the peers and stop")
@@ -116,7 +116,7 @@ def say(line: str) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Carry out `python -m tools.peers`."""
     args = parser().parse_args(arguments)
-    if args.placement != measure.ANYWHERE and any(n != 2 for n in args.threads or (1, 2)):
+    if args.placement and args.threads != [2]:
         say("tools.peers: --placement is of two threads: give --threads 2")
         return 2
     chosen = [build.PEERS[name] for name in args.peer or build.PEERS]
@@ -134,13 +134,21 @@ def main(arguments: list[str] | None = None) -> int:
             for threads in args.threads or (1, 2):
                 depths = tuple(args.depth or (0, 512, 2048))
                 plan = measure.Plan(threads, args.prompt, args.gen, depths)
-                placed = {"placement": args.placement, "patience_s": args.patience}
-                results.append(
-                    peers.compare(name, model, drivers, plan, args.runs, args.cache, say, **placed)
-                )
-                lines = "\n".join(report.table(facts, results[-1]))
-                # With --json too, so that a run that is broken off has shown what it had.
-                print(lines, end="\n\n", file=sys.stderr if args.json else None, flush=True)
+                for result in peers.compare(
+                    name,
+                    model,
+                    drivers,
+                    plan,
+                    args.runs,
+                    args.cache,
+                    say,
+                    placements=args.placement or (measure.ANYWHERE,),
+                    patience_s=args.patience,
+                ):
+                    results.append(result)
+                    lines = "\n".join(report.table(facts, result))
+                    # With --json too, so that a run that is broken off has shown what it had.
+                    print(lines, end="\n\n", file=sys.stderr if args.json else None, flush=True)
     except (build.BuildError, measure.MeasureError, NybbleError) as error:
         say(f"tools.peers: {error}")
         return 1

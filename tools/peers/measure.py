@@ -194,6 +194,11 @@ class Machine:
         """The barrier; 0 if one thread works alone."""
         return self._nybble.ask("barrier")[0] * 1e6 if self._plan.threads > 1 else 0.0
 
+    def placement(self) -> str:
+        """Where the threads are now."""
+        barrier_us = self.barrier_us()
+        return placement_of(barrier_us, barrier_us)
+
     def turn(self, served: Served, figure: int) -> tuple[Turn, str]:
         """A turn with what the machine gave, and where the threads were."""
         own_decode = figure > 0 and served.side.name == NYBBLE
@@ -219,19 +224,19 @@ def take_rounds(
     plan: Plan,
     rounds: int,
     say: Say,
-    *,
-    placement: str = ANYWHERE,
+    placements: Sequence[str] = (ANYWHERE,),
     patience_s: float = 900.0,
-) -> Turns:
-    """All sides once a round, for one figure after the other; the first of them is nybble, and a
-    round begins with another side each time.
+) -> dict[str, Turns]:
+    """All sides once a round, for one figure after the other; the first of them is nybble, and each
+    round begins with another one.
 
-    With a placement, turns in which the threads were elsewhere are taken again, for at most
-    `patience_s` seconds a figure: then it goes on with the rounds that are whole.
+    With placements, each of them has rounds of its own, and a turn in which the threads moved
+    counts for none. What is lacking after `patience_s` seconds of a figure goes without: the rounds
+    are then those that are whole. A placement that was not there for one round is left out.
 
-    Raises MeasureError where a side fails, and where not one round was whole.
+    Raises MeasureError where a side fails.
     """
-    found: Turns = []
+    found: dict[str, Turns] = {placement: [] for placement in placements}
     with ExitStack() as stack:
         served = {side: stack.enter_context(serving(side)) for side in sides}
         for side in sides:  # all are loaded before one is timed
@@ -239,40 +244,43 @@ def take_rounds(
             served[side].ask("fill 1")
         machine = Machine(served[sides[0]], plan)
         for i, figure in enumerate(plan.figures()):
-            end = perf_counter() + patience_s if placement != ANYWHERE else float("inf")
-            turns: dict[Side, list[Turn]] = {side: [] for side in sides}
-            for n in range(rounds):
-                start = n % len(sides)
-                for side in [*sides[start:], *sides[:start]]:
-                    say(f"{figure}, round {n + 1} of {rounds}: {side}")
-                    turn = _turn_at(machine, served[side], i, placement, end)
-                    if turn is None:
-                        break
-                    turns[side].append(turn)
-                if turn is None:
-                    say(f"{figure}: {n} rounds on {placement} in {patience_s:.0f} s")
-                    turns = {side: taken[:n] for side, taken in turns.items()}
+            taken = {p: {side: list[Turn]() for side in sides} for p in placements}
+            end = float("inf") if ANYWHERE in placements else perf_counter() + patience_s
+            while perf_counter() < end:
+                lacking = [p for p in placements if _whole(taken[p]) < rounds]
+                if not lacking:
                     break
-            if not turns[sides[0]]:
-                raise MeasureError(f"{figure}: the threads were not on {placement} for one round")
-            found.append(turns)
+                where = machine.placement() if ANYWHERE not in placements else ANYWHERE
+                if where not in lacking:
+                    sleep(LOOK_AGAIN_S)
+                    continue
+                side = _next_side(taken[where])
+                turn, still = machine.turn(served[side], i)
+                if still == where or where == ANYWHERE:
+                    taken[where][side].append(turn)
+                    n = len(taken[where][side])
+                    say(f"{figure}, {where}, {n} of {rounds}: {side}: {turn.rate:.1f}")
+            for p in placements:
+                n = _whole(taken[p])
+                found[p].append({side: turns[:n] for side, turns in taken[p].items()})
+    for p, turns in [*found.items()]:
+        if not all(_whole(figure) for figure in turns):
+            say(f"not measured: {p}, where the threads were not for one round of each figure")
+            del found[p]
     return found
 
 
-def _turn_at(
-    machine: Machine, served: Served, figure: int, placement: str, end: float
-) -> Turn | None:
-    """A turn in which the threads were where they should be; None after `end`."""
-    while perf_counter() < end:
-        if placement != ANYWHERE:
-            barrier_us = machine.barrier_us()
-            if placement_of(barrier_us, barrier_us) != placement:
-                sleep(LOOK_AGAIN_S)
-                continue
-        turn, where = machine.turn(served, figure)
-        if placement in (ANYWHERE, where):
-            return turn
-    return None
+def _whole(taken: Mapping[Side, Sequence[Turn]]) -> int:
+    """How many rounds are whole."""
+    return min(len(turns) for turns in taken.values())
+
+
+def _next_side(taken: Mapping[Side, Sequence[Turn]]) -> Side:
+    """Whose turn it is: in round n it begins with side n."""
+    sides = list(taken)
+    n = _whole(taken)
+    order = [sides[(n + i) % len(sides)] for i in range(len(sides))]
+    return next(side for side in order if len(taken[side]) == n)
 
 
 def fastest(turns: Mapping[Side, Sequence[Sequence[float]]]) -> list[Side]:
