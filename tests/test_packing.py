@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import nybble
-from nybble import disk, hub, packing
+from nybble import disk, hub, packing, planning
 from nybble.errors import FormatError, UsageError
 from nybble.formats.packed import PackedFile
 from tests.model.models import edited
@@ -266,6 +266,21 @@ def test_a_full_disk(path, cache, monkeypatch):
         f"{cache.parent} (the disk is too full)"
     )
     assert copies(cache) == []
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_the_plan_counts_what_is_in_memory_after_all(path, cache, monkeypatch, is_begun):
+    """And what packing leaves, where it was begun."""
+    monkeypatch.setenv("NYBBLE_PACK", "0")
+    lines = nybble.load(path).plan.lines[1:]
+    monkeypatch.delenv("NYBBLE_PACK")
+    monkeypatch.setattr("nybble.disk.free_bytes", lambda folder: packing._SLACK)
+    monkeypatch.setattr(planning, "is_loaded", lambda module: is_begun)
+    model = nybble.load(path)
+    left = planning.Line("what packing the file leaves", planning.PACKING)
+    assert model.plan.lines[1:] == [*lines[:2], *[left] * is_begun, *lines[2:]]
+    assert model.plan.total_bytes == sum(line.nbytes for line in model.plan.lines)
+    assert planning.held_bytes() >= model.plan.total_bytes
 
 
 def test_a_cache_that_cannot_be_written(path, tmp_path, monkeypatch):

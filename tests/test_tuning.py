@@ -266,6 +266,20 @@ def test_doctor_tells(path, tried, capsys, rounds, how):
     assert json.loads(capsys.readouterr().out)["tunes"]["tiny"]["rounds"] == rounds
 
 
+@pytest.mark.parametrize(("name", "wish"), [("NYBBLE_TUNE", "0"), ("NYBBLE_ISA", "ref")])
+def test_doctor_tells_of_what_is_not_used(path, tried, capsys, monkeypatch, name, wish):
+    """Nothing; only why."""
+    nybble.load(path)
+    monkeypatch.setenv(name, wish)
+    assert nybble.load(path).tune is None
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "by trial" not in out
+    assert f"by default, and what is quickest is not tried ({name}={wish})" in out
+    assert main(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tunes"] == {}
+
+
 def test_plan_tells_the_rate_that_was_measured(path, tried, capsys, monkeypatch):
     """And where there is none, how to get one. A trial is of all threads, on this machine."""
 

@@ -170,7 +170,10 @@ class Model:
         # not a method: the template is not to keep the model
         self._before_jinja2 = lambda: planning.add_jinja2(plan, promise)
         self.context = self.plan.context
+        was_to_be_mapped = reading.is_to_be_mapped
         self.weights = reading.weights(on_progress)
+        if was_to_be_mapped and not self.weights.is_mapped:
+            planning.count_in_memory(plan, promise, reading)
         self.notice = " ".join(filter(None, (self.plan.notice, reading.notice)))
         metadata = reading.file.metadata
         self._tokenizer = reading.tokenizer

@@ -47,6 +47,7 @@ class Reading:
         self.notice = ""
         self.file = file
         self._mapped: Weights | None = None
+        self._may_be_copied = True
         tables = file.tables if isinstance(file, PackedFile) else None
         with blaming(file):
             self.tree = archs.describe(file.metadata, file.tensors, file.data)
@@ -60,7 +61,7 @@ class Reading:
     def is_to_be_mapped(self) -> bool:
         """Whether the weights are, or are to be, pages of a packed file."""
         is_worth_it = self.program.weights_bytes >= WORTH_A_COPY
-        return self._mapped is not None or (is_wanted() and is_worth_it)
+        return self._mapped is not None or (self._may_be_copied and is_wanted() and is_worth_it)
 
     @property
     def packed_nbytes(self) -> int:
@@ -95,6 +96,7 @@ class Reading:
         """
         if self._mapped is None and self.is_to_be_mapped:
             self._take_copy(on_progress)
+            self._may_be_copied = False
         return self._mapped or self._in_memory(on_progress)
 
     def _take_copy(self, on_progress: Progress | None) -> None:

@@ -105,7 +105,10 @@ def _use(engine: Engine, tune: Tune) -> None:
 
 
 def all_kept() -> Iterator[tuple[str, Tune]]:
-    """(name, what was found) of every model that was tuned on this machine, as it is now."""
+    """(name, what was found) of every model that was tuned on this machine, as it is now and as
+    `load` would use it."""
+    if not is_wanted():
+        return
     with contextlib.suppress(OSError, UsageError):
         folder = os.path.join(hub.cache_folder(), "packed")
         for entry in sorted(os.listdir(folder)):

@@ -9,6 +9,7 @@ import pytest
 import nybble
 from nybble import hub, packing
 from nybble.cli import main, pack
+from nybble.cli.terminal import megabytes
 from nybble.formats.packed import PackedFile
 from nybble.hub.pulling import Pulled
 from tools.tiny_model import tiny_model
@@ -112,9 +113,20 @@ def test_pack_says_why_it_cannot_write(path, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("nybble.disk.free_bytes", lambda folder: 1_000)
     assert main(["pack", "tiny", "-o", f"{tmp_path}/x.nyb"]) == 1
     (line,) = lines(capsys)
-    assert line.startswith("nybble: packing takes 1")
-    assert "has 1 kB free; free some space, or give -o on a larger disk" in line
+    nbytes = packing.Reading(packing.open_file(str(path))).packed_nbytes
+    assert line == (
+        f"nybble: packing takes {megabytes(nbytes)} and some, and the disk of {tmp_path}/x.nyb has"
+        " 1 kB free; free some space, or pack to a larger disk (nybble pack -o)"
+    )
     assert sorted(os.listdir(tmp_path)) == ["home"]
+
+
+def test_a_pull_that_has_no_room_to_pack_says_what_can_be_done(path, pulls, capsys, monkeypatch):
+    """And the model is there."""
+    monkeypatch.setattr("nybble.disk.free_bytes", lambda folder: 1_000)
+    assert main(["pull", "tiny", "--pack"]) == 1
+    assert "-o on a" not in lines(capsys)[-1]  # a pull has no such option
+    assert hub.resolve("tiny") == str(path)
 
 
 def test_pack_of_what_is_packed(path, tmp_path, capsys):

@@ -100,6 +100,15 @@ def test_the_peak_of_models_packed_in_memory_is_in_the_plan(smollm2_path, models
 
 
 @needs_proc
+def test_the_peak_of_a_model_whose_copy_cannot_be_kept_is_in_the_plan(smollm2_path, tmp_path):
+    (tmp_path / "cache").write_text("no folder")
+    unkept = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "NYBBLE_HOME": ""}
+    found = filled(smollm2_path, context=512, threads=2, env=unkept)
+    assert found["lines"][1][0] == "weights, packed in memory"
+    check_plan(found)
+
+
+@needs_proc
 def test_the_peak_of_templates_of_jinja2_is_in_the_plan(smollm2_path):
     nybble.load(smollm2_path)
     found = filled(smollm2_path, "--jinja2", context=512, threads=2)

@@ -81,9 +81,20 @@ def examine() -> dict[str, Any]:
         ],
         "quota": machine.quota(),
         "threads": machine.default_threads(),
+        "untried": _why_untried(),
         "tunes": {name: tune._asdict() for name, tune in tuning.all_kept()},
         "memory": machine.memory(),
     }
+
+
+def _why_untried() -> str | None:
+    """The setting for which no model is tuned."""
+    from nybble import tuning
+
+    if tuning.is_wanted():
+        return None
+    names = ("NYBBLE_ISA", "NYBBLE_TUNE")
+    return next(f"{name}={os.environ[name]}" for name in names if os.environ.get(name))
 
 
 def _as_text(found: dict[str, Any]) -> list[str]:
@@ -101,7 +112,8 @@ def _as_text(found: dict[str, Any]) -> list[str]:
         lines.append(f"{_INDENT}all alike: no clusters of faster and slower ones")
     quota = "none" if found["quota"] is None else f"{found['quota']:g} CPUs' time"
     lines.append(f"quota     {quota}, by the control group")
-    lines.append(f"threads   {found['threads']} by default")
+    why = f", and what is quickest is not tried ({found['untried']})" if found["untried"] else ""
+    lines.append(f"threads   {found['threads']} by default{why}")
     for name, tune in found["tunes"].items():
         how = {0: "not tried, as a token takes long", 1: "by trial, once each"}
         lines.append(

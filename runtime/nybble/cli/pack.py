@@ -194,13 +194,13 @@ def _packed(path: str, output: str | None) -> str:
             with packing.blaming(file):
                 packed_writer.write(output, file, reading.program, reading.tokenizer, bar)
         except OSError as error:
-            raise _cannot_write(output, reading.program.weights_bytes, error) from None
+            raise _cannot_write(output, reading.packed_nbytes, error) from None
         finally:
             bar.close()
     return output
 
 
-def _cannot_write(output: str | None, weights_bytes: int, error: OSError) -> NybbleError:
+def _cannot_write(output: str | None, nbytes: int, error: OSError) -> NybbleError:
     from nybble.disk import free_bytes
 
     place = output or hub.cache_folder()
@@ -208,8 +208,8 @@ def _cannot_write(output: str | None, weights_bytes: int, error: OSError) -> Nyb
         return NybbleError(f"{place} cannot be written: {error.strerror or error}")
     free = free_bytes(os.path.dirname(os.path.abspath(place)))
     return NybbleError(
-        f"packing takes {megabytes(weights_bytes)} and some, and the disk of {place} has "
-        f"{megabytes(free)} free; free some space, or give -o on a larger disk"
+        f"packing takes {megabytes(nbytes)} and some, and the disk of {place} has "
+        f"{megabytes(free)} free; free some space, or pack to a larger disk (nybble pack -o)"
     )
 
 
