@@ -16,7 +16,7 @@ import pytest
 
 import nybble
 from nybble import disk, hub, packing, planning
-from nybble.errors import FormatError, UsageError
+from nybble.errors import BudgetError, FormatError, UsageError
 from nybble.formats.packed import PackedFile
 from tests.model.models import edited
 from tools.tiny_model import tiny_model
@@ -268,19 +268,30 @@ def test_a_full_disk(path, cache, monkeypatch):
     assert copies(cache) == []
 
 
-@pytest.mark.parametrize("is_begun", [False, True])
-def test_the_plan_counts_what_is_in_memory_after_all(path, cache, monkeypatch, is_begun):
-    """And what packing leaves, where it was begun."""
+def test_what_is_in_memory_after_all_is_planned_as_that(path, cache, monkeypatch):
+    """And is refused where that does not fit, though a copy would have."""
     monkeypatch.setenv("NYBBLE_PACK", "0")
     lines = nybble.load(path).plan.lines[1:]
     monkeypatch.delenv("NYBBLE_PACK")
     monkeypatch.setattr("nybble.disk.free_bytes", lambda folder: packing._SLACK)
-    monkeypatch.setattr(planning, "is_loaded", lambda module: is_begun)
+    before = planning.held_bytes()
     model = nybble.load(path)
-    left = planning.Line("what packing the file leaves", planning.PACKING)
-    assert model.plan.lines[1:] == [*lines[:2], *[left] * is_begun, *lines[2:]]
-    assert model.plan.total_bytes == sum(line.nbytes for line in model.plan.lines)
-    assert planning.held_bytes() >= model.plan.total_bytes
+    assert model.plan.lines[1:] == lines
+    assert planning.held_bytes() == before + model.plan.total_bytes - model.plan.lines[0].nbytes
+
+    whole, plan = [], planning.plan
+
+    def less_for_memory(reading, *, budget, **how):
+        if not reading.is_to_be_mapped:
+            budget = budget._replace(nbytes=1 << 20)
+        whole.append(plan(reading, budget=budget, **how))
+        return whole[-1]
+
+    monkeypatch.setattr(planning, "plan", less_for_memory)
+    with pytest.raises(BudgetError, match="may take 1.0 MiB"):
+        nybble.load(path)
+    (mapped,) = whole
+    assert mapped.lines[1].what == "packed file, mapped"
 
 
 def test_a_cache_that_cannot_be_written(path, tmp_path, monkeypatch):

@@ -151,13 +151,11 @@ class Model:
             raise UsageError(f"on_exceed must be 'refuse' or 'adapt', not {shown(on_exceed)}")
         if on_progress is not None and not callable(on_progress):
             raise UsageError(f"on_progress must be a function, not {shown(on_progress)}")
-        with planning.lock:
-            held = planning.held_bytes()
-            reading = packing.read(path)
-            tree = reading.tree
-            self.plan = plan = planning.plan(
+
+        def planned(reading: packing.Reading, held: int) -> tuple[planning.Plan, planning.Promise]:
+            plan = planning.plan(
                 reading,
-                context=context_of(context, tree.context),
+                context=context_of(context, reading.tree.context),
                 sequences=n_sequences,
                 threads=self.threads,
                 budget=planning.budget_of(memory, held),
@@ -166,14 +164,21 @@ class Model:
                 kv=kv,
                 name=name,
             )
-            promise = planning.Promise(plan, held)
+            return plan, planning.Promise(plan, held)
+
+        with planning.lock:
+            held = planning.held_bytes()
+            reading = packing.read(path)
+            plan, promise = planned(reading, held)
+        if not reading.take_copy(on_progress):  # the weights take memory, where a file was planned
+            with planning.lock:
+                del promise
+                plan, promise = planned(reading, planning.held_bytes())
+        self.plan, tree = plan, reading.tree
         # not a method: the template is not to keep the model
         self._before_jinja2 = lambda: planning.add_jinja2(plan, promise)
         self.context = self.plan.context
-        was_to_be_mapped = reading.is_to_be_mapped
         self.weights = reading.weights(on_progress)
-        if was_to_be_mapped and not self.weights.is_mapped:
-            planning.count_in_memory(plan, promise, reading)
         self.notice = " ".join(filter(None, (self.plan.notice, reading.notice)))
         metadata = reading.file.metadata
         self._tokenizer = reading.tokenizer

@@ -1,7 +1,7 @@
 """From a model's file to what the engine is given, and the packed copies that make it quick.
 
 A GGUF file is packed once: the copy goes into the cache, and later loads map that. `read(path)`
-opens a model's file, or its copy, with its tree, program and tokenizer; `Reading.weights()` makes
+opens a model's file, or its copy, with its tree, program and tokenizer; `Reading.take_copy()` makes
 the copy if there is none.
 
 `$NYBBLE_PACK` says where copies are made: `auto` (the default) for models whose weights take 16 MiB
@@ -87,31 +87,35 @@ class Reading:
         """Bytes of the file before its tensors."""
         return len(self.file.head)
 
-    def weights(self, on_progress: Progress | None = None) -> Weights:
-        """The packed weights: where they lie in a packed file. Those of a GGUF file are packed into
-        the cache and mapped, if they are worth it, and that is the reading's file then; else, and
-        where the disk does not take them, they are packed in memory.
+    def take_copy(self, on_progress: Progress | None = None) -> bool:
+        """Packs a GGUF file that is to be mapped into the cache, and is a reading of the copy then.
+        False if there can be none, and the weights are not to be mapped any more.
 
-        on_progress : called with (bytes of weights packed, bytes in all) if any are
+        on_progress : called with (bytes of weights packed, bytes in all)
         """
-        if self._mapped is None and self.is_to_be_mapped:
-            self._take_copy(on_progress)
-            self._may_be_copied = False
-        return self._mapped or self._in_memory(on_progress)
-
-    def _take_copy(self, on_progress: Progress | None) -> None:
-        """Packs the file into the cache, and is a reading of the copy then."""
+        if self._mapped is not None or not self.is_to_be_mapped:
+            return True
         path = self.file.path
+        copy = None
         try:
             make_copy(self, on_progress)
             copy = copied(path)
         except (OSError, UsageError) as error:
             self.notice = self._why_in_memory(error)
-            return
-        if copy is not None:  # else another file has just taken its name, and the old one is read
-            self.file.close()
-            self.file, self.program, self.tokenizer = copy.file, copy.program, copy.tokenizer
-            self._mapped = copy._mapped
+        if copy is None:  # or another file has just taken its name, and the old one is read
+            self._may_be_copied = False
+            return False
+        self.file.close()
+        self.file, self.program, self.tokenizer = copy.file, copy.program, copy.tokenizer
+        self._mapped = copy._mapped
+        return True
+
+    def weights(self, on_progress: Progress | None = None) -> Weights:
+        """The packed weights: where they lie in a packed file, or packed in memory.
+
+        on_progress : called with (bytes of weights packed, bytes in all) if any are
+        """
+        return self._mapped or self._in_memory(on_progress)
 
     def _in_memory(self, on_progress: Progress | None) -> Weights:
         file = self.file

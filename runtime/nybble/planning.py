@@ -268,19 +268,6 @@ def add_jinja2(plan: Plan, promise: Promise) -> None:
         plan.has_jinja2 = True
 
 
-def count_in_memory(plan: Plan, promise: Promise, reading: Reading) -> None:
-    """Counts the weights of a loaded model as what they are where its copy was to be mapped and
-    could not be kept: memory."""
-    with lock:
-        there = _fixed(reading, plan.lines[0].nbytes, None)
-        if is_loaded("hashlib"):  # then packing had begun, or may have
-            there.append(Line("what packing the file leaves", PACKING))
-        plan.lines[:3] = there  # what _fixed gives of a GGUF file
-        more = sum(line.nbytes for line in plan.lines) - plan.total_bytes
-        plan.total_bytes += more
-        promise.nbytes += more
-
-
 def is_loaded(module: str) -> bool:
     return module in sys.modules
 
