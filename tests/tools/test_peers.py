@@ -13,6 +13,7 @@ import tarfile
 import threading
 from pathlib import Path
 
+import bench_peers
 import pytest
 
 from tools import peers
@@ -521,3 +522,38 @@ def test_a_build_that_fails_ends_in_a_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(build, "build", fail)
     assert command_line.main(["--build", "--cache", str(tmp_path)]) == 1
     assert capsys.readouterr().err == "tools.peers: exit status 1 of: cmake\nsee build.log\n"
+
+
+# -- what the benchmark wants ---------------------------------------------------------------------
+
+
+def beside(ours, theirs, best=None):
+    """A result of three figures: a peer's on the same file and, with `best`, in another form."""
+    figures = ("prefill 512", "decode at 512", "decode at 4,096")
+    sides = [("nybble", "file", ours), ("a", "file", theirs), ("a", "Q4_0", best)]
+    rows = [
+        {"side": side, "form": form, "figure": figure, "tok_s": rate, "is_file": form == "file"}
+        for side, form, rates in sides
+        for figure, rate in zip(figures, rates or (), strict=False)
+    ]
+    own = dict(zip(figures, ours, strict=True))
+    for row in rows[len(figures) :]:
+        row |= {"threads": 2, "nybble_is": own[row["figure"]] / row["tok_s"]}
+    return {"threads": 2, "rows": rows, "strongest": measure.against_strongest(rows)}
+
+
+def test_rates_that_fall_short_are_told():
+    goals = {"prefill 512": (3.0, 1.2), "decode at 512": (1.0, 2.0)}
+    enough = beside((120, 200, 150), (100, 100, 50), (100, 100, 50))
+    assert bench_peers.missed(enough, goals, True) == []
+    slow = beside((110, 200, 150), (100, 100, 50), (100, 120, 50))
+    [prefill] = bench_peers.missed(slow, goals, False)
+    assert prefill == "prefill 512: 1.10 times a, file; wanted 1.2"
+    assert len(bench_peers.missed(slow, goals, True)) == 3  # of both forms, and decode in the best
+
+
+def test_context_that_costs_too_much_is_told():
+    # a token takes 4 ms more at 4,096 than at 512, the peer's 5
+    [cost] = bench_peers.missed(beside((1, 200, 1000 / 9), (1, 200, 100)), {}, False)
+    assert cost == "1,000 tokens of context: 0.80 times the peers' cost; at most 0.6"
+    assert bench_peers.missed(beside((1, 200, 130), (1, 200, 100)), {}, False) == []
