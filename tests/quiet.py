@@ -1,27 +1,20 @@
 """Benchmarks that say nothing on a machine that does something else meanwhile."""
 
-import os
-from pathlib import Path
 from time import monotonic, perf_counter, sleep
 
 import pytest
+
+from tools.peers.measure import others_cpu_seconds
 
 MOST_BUSY = 0.25  # CPUs
 PATIENCE_S = 60
 
 
-def busy_cpus(seconds: float = 1.0) -> float:
-    """How many CPUs work, on the mean over that time."""
-
-    def ticks() -> int:
-        user, nice, system, _, _, irq, softirq = map(
-            int, Path("/proc/stat").read_text().split(maxsplit=8)[1:8]
-        )
-        return user + nice + system + irq + softirq
-
-    before, start = ticks(), perf_counter()
-    sleep(seconds)
-    return (ticks() - before) / os.sysconf("SC_CLK_TCK") / (perf_counter() - start)
+def busy_cpus() -> float:
+    """How many CPUs work, on the mean over a second."""
+    before, start = others_cpu_seconds(), perf_counter()
+    sleep(1)
+    return (others_cpu_seconds() - before) / (perf_counter() - start)
 
 
 def wait_until_quiet() -> None:

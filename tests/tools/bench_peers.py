@@ -31,12 +31,6 @@ MODELS = {
 ATTENTION = 0.6  # most that context costs, as a multiple of the peer to which it costs least
 
 
-def attention_cost(rates, depths=(512, 4096)):
-    """Seconds that 1,000 tokens of context add to a token, by rates of decode at two depths."""
-    near, far = (1 / rates[f"decode at {depth:,}"] for depth in depths)
-    return (far - near) / (depths[1] - depths[0]) * 1000
-
-
 def missed(result, goals, in_best_form):
     """What a result of tools.peers.compare falls short of, as sentences."""
     threads, found = result["threads"], []
@@ -45,13 +39,9 @@ def missed(result, goals, in_best_form):
         if (row["same_file"] or in_best_form) and row["nybble_is"] < least:
             form = f"{row['side']}, {row['form']}"
             found.append(f"{row['figure']}: {row['nybble_is']:.2f} times {form}; wanted {least}")
-    sides = {}
-    for row in result["rows"]:
-        sides.setdefault((row["side"], row["form"]), {})[row["figure"]] = row["tok_s"]
-    cost = {side: attention_cost(rates) for side, rates in sides.items()}
-    ours = cost.pop((measure.NYBBLE, "file"))
-    if cost and ours > ATTENTION * min(cost.values()):
-        times = ours / min(cost.values())
+    cost = {(row["side"], row["form"]): row["ms"] for row in result["context"]}
+    times = cost.pop((measure.NYBBLE, "file")) / min(cost.values())
+    if times > ATTENTION:
         found.append(f"1,000 tokens of context: {times:.2f} times the peers' cost; at most 0.6")
     return found
 

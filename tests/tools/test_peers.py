@@ -10,8 +10,8 @@ import json
 import subprocess
 import sys
 import tarfile
-import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import bench_peers
 import pytest
@@ -64,22 +64,23 @@ def test_a_turn_is_what_the_process_prints(driver, tmp_path):
         measure.take_turn(peer, PLAN)
 
 
-def test_a_turn_tells_what_others_did_meanwhile():
-    """This process is none of the side's, so a thread of it that is busy is another's work; the
-    side's own work is not."""
-    busy = "import time; t = time.process_time()\nwhile time.process_time() - t < 0.6: pass\n"
-    answer = f"{busy}print({said(1, 2, 3)!r})"
-    alone = Side("a", "file", True, (sys.executable, "-c", answer))
-    done = threading.Event()
-    spinning = threading.Thread(target=lambda: [None for _ in iter(done.is_set, True)])
-    quiet = min(measure.take_turn(alone, PLAN).others_cpus for _ in range(3))
-    spinning.start()
-    try:
-        disturbed = measure.take_turn(alone, PLAN).others_cpus
-    finally:
-        done.set()
-        spinning.join()
-    assert disturbed > quiet + 0.3
+def test_a_turn_tells_what_others_did_meanwhile(driver, tmp_path, monkeypatch):
+    """Of 7 s of work in 4 s of time the side's own were 5; idling and waiting are no work."""
+    turn = tmp_path / "m.gguf"
+    turn.write_text(said(1, 2, 3))
+    side = Side("a", "file", True, (str(driver), "bench", str(turn)))
+    stat = iter(["cpu  100 10 20 900 50 3 4 0 0 0\n", "cpu  500 110 170 950 80 28 29 0 0 0\n"])
+    spent = iter([(1, 1), (4, 3)])
+    monkeypatch.setattr(measure, "Path", lambda _: SimpleNamespace(read_text=lambda: next(stat)))
+    monkeypatch.setattr(measure.os, "sysconf", lambda _: 100)
+
+    def usage(_):
+        user, system = next(spent)
+        return SimpleNamespace(ru_utime=user, ru_stime=system)
+
+    monkeypatch.setattr(measure.resource, "getrusage", usage)
+    monkeypatch.setattr(measure, "perf_counter", iter([10.0, 14.0]).__next__)
+    assert measure.take_turn(side, PLAN).others_cpus == pytest.approx(0.5)
 
 
 def test_a_peer_is_given_the_plan(driver):
@@ -524,6 +525,19 @@ def test_a_build_that_fails_ends_in_a_sentence(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == "tools.peers: exit status 1 of: cmake\nsee build.log\n"
 
 
+def test_context_costs_are_per_thousand_tokens_where_windows_are_full():
+    plan = Plan(threads=1, prompt=8, gen=4, depths=(0, 512, 1024, 2512))
+    rates = {"decode at 0": 1e3, "decode at 512": 250, "decode at 1,024": 1, "decode at 2,512": 100}
+    rows = [
+        {"side": "a", "form": "file", "figure": figure, "tok_s": rate}
+        for figure, rate in rates.items()
+    ]
+    [cost] = measure.context_costs(plan, rows)  # 6 ms of 2,000 tokens
+    assert cost.pop("ms") == pytest.approx(3)
+    assert cost == {"side": "a", "form": "file", "from": 512, "to": 2512}
+    assert measure.context_costs(plan._replace(depths=(0, 512)), rows) == []
+
+
 # -- what the benchmark wants ---------------------------------------------------------------------
 
 
@@ -539,7 +553,12 @@ def beside(ours, theirs, best=None):
     own = dict(zip(figures, ours, strict=True))
     for row in rows[len(figures) :]:
         row |= {"threads": 2, "nybble_is": own[row["figure"]] / row["tok_s"]}
-    return {"threads": 2, "rows": rows, "strongest": measure.against_strongest(rows)}
+    plan = Plan(threads=2, prompt=512, gen=64, depths=(512, 4096))
+    return {
+        "threads": 2,
+        "strongest": measure.against_strongest(rows),
+        "context": measure.context_costs(plan, rows),
+    }
 
 
 def test_rates_that_fall_short_are_told():

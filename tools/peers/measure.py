@@ -22,6 +22,7 @@ from tools.peers.build import Form
 
 Say = Callable[[str], None]
 NYBBLE = "nybble"
+NEAR = 512  # tokens of context that fill the windows of layers that have one
 
 
 class MeasureError(Exception):
@@ -85,10 +86,10 @@ def peer_side(name: str, driver: Path, model: Path, form: Form, plan: Plan) -> S
 
 def take_turn(side: Side, plan: Plan) -> Turn:
     """Runs a side once."""
-    before = _cpu_seconds()
+    before = others_cpu_seconds()
     start = perf_counter()
     done = subprocess.run(side.command, capture_output=True, text=True, check=False)
-    others = (_cpu_seconds() - before) / (perf_counter() - start)
+    others = (others_cpu_seconds() - before) / (perf_counter() - start)
     try:
         if done.returncode != 0:
             raise ValueError(f"exit status {done.returncode}")
@@ -99,7 +100,7 @@ def take_turn(side: Side, plan: Plan) -> Turn:
         raise MeasureError(f"{side}: {error!r} of: {' '.join(side.command)}\n{said}") from error
 
 
-def _cpu_seconds() -> float:
+def others_cpu_seconds() -> float:
     """CPU seconds that the machine has spent on what is not a child of this process, as far as
     /proc/stat tells. Time that a hypervisor took is not in it."""
     user, nice, system, _, _, irq, softirq = (
@@ -202,6 +203,24 @@ def against_strongest(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
                         "nybble_is": row["nybble_is"],
                     }
                 )
+    return found
+
+
+def context_costs(plan: Plan, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What 1,000 tokens of context add to a token of each side, in ms: by its median rates at the
+    least and the greatest depth from NEAR on. Empty if there is one such depth or none."""
+    depths = sorted(depth for depth in plan.depths if depth >= NEAR)
+    if len(depths) < 2:
+        return []
+    near, far = depths[0], depths[-1]
+    rates: dict[tuple[str, str], dict[str, float]] = {}
+    for row in rows:
+        rates.setdefault((row["side"], row["form"]), {})[row["figure"]] = row["tok_s"]
+    found = []
+    for (side, form), of in rates.items():
+        seconds = 1 / of[f"decode at {far:,}"] - 1 / of[f"decode at {near:,}"]
+        cost = seconds * 1e6 / (far - near)
+        found.append({"side": side, "form": form, "from": near, "to": far, "ms": cost})
     return found
 
 
