@@ -40,9 +40,10 @@ def missed(result, goals, in_best_form):
             form = f"{row['side']}, {row['form']}"
             found.append(f"{row['figure']}: {row['nybble_is']:.2f} times {form}; wanted {least}")
     cost = {(row["side"], row["form"]): row["ms"] for row in result["context"]}
-    times = cost.pop((measure.NYBBLE, "file")) / min(cost.values())
-    if times > ATTENTION:
-        found.append(f"1,000 tokens of context: {times:.2f} times the peers' cost; at most 0.6")
+    ours, least = cost.pop((measure.NYBBLE, "file")), min(cost.values())
+    if ours > ATTENTION * least:
+        wanted = f"{ATTENTION} times {least:.2f} wanted"
+        found.append(f"1,000 tokens of context: {ours:.2f} ms; {wanted}")
     return found
 
 

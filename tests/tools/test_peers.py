@@ -574,5 +574,5 @@ def test_rates_that_fall_short_are_told():
 def test_context_that_costs_too_much_is_told():
     # a token takes 4 ms more at 4,096 than at 512, the peer's 5
     [cost] = bench_peers.missed(beside((1, 200, 1000 / 9), (1, 200, 100)), {}, False)
-    assert cost == "1,000 tokens of context: 0.80 times the peers' cost; at most 0.6"
+    assert cost == "1,000 tokens of context: 1.12 ms; 0.6 times 1.40 wanted"
     assert bench_peers.missed(beside((1, 200, 130), (1, 200, 100)), {}, False) == []
