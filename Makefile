@@ -88,7 +88,8 @@ $(DEV)/.fuzz: $(DEV)/.built
 	touch $@
 
 bench: $(DEV)/.built
-	$(DEV)/bin/python -m pytest tests -o python_files='bench_*.py' --benchmark-enable --benchmark-only
+	$(DEV)/bin/python -m pytest tests -rs -o python_files='bench_*.py' \
+		--benchmark-enable --benchmark-only
 
 bench-peers: $(DEV)/.built
 	$(DEV)/bin/python -m tools.peers

@@ -66,6 +66,30 @@ def test_an_idle_pool_burns_no_cpu(weights):
     assert spent < 0.05
 
 
+def test_a_team_that_is_late_goes_on_as_one_thread_and_probes_again(tmp_path):
+    """On one CPU a thread waits at a barrier until the other has had its turn there, which is late
+    at once; two such barriers end the team for 75 ms."""
+    tiny_model(tmp_path / "tiny.gguf", layers=3, vocab=323)
+    program = (
+        "import os, sys, time; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
+        "import nybble; from nybble._core import native\n"
+        "ids, logits = list(range(3, 9)), set()\n"
+        "for threads in (1, 2):\n"
+        f"    model = nybble.load({str(tmp_path / 'tiny.gguf')!r}, threads=threads)\n"
+        "    for _ in range(40):\n"
+        "        model.forget(); logits.add(bytes(model.logits(ids)))\n"
+        "    print(native.solo_calls())\n"
+        "time.sleep(0.2); before = native.solo_calls(); model.forget(); model.logits(ids)\n"
+        "print(native.solo_calls() - before, len(logits))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    alone, late, probe = done.stdout.splitlines()
+    assert alone == "0"
+    assert int(late) > 0
+    assert probe == "0 1"  # the team again, and the same bits throughout
+
+
 def test_a_barrier_takes_time_where_somebody_is_met(weights):
     """Between what a few instructions and a time slice of the scheduler take; a busy machine's
     lone thread tells of no barrier, so several calls are looked at."""

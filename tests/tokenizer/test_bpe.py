@@ -99,6 +99,26 @@ def test_bytes_that_the_vocabulary_lacks_are_left_out(smollm2):
     assert smollm2.decode(smollm2.encode(b"a\x04b\xffc")) == b"abc"
 
 
+@pytest.mark.parametrize(
+    ("fixture", "lost"),
+    [
+        ("smollm2_path", "\x04\x06\x13\x14\x16\x1d"),
+        ("gemma3_path", "\u2581"),  # its spelling of a space
+        ("qwen_coder_path", ""),
+    ],
+)
+def test_characters_of_every_script_come_back(request, fixture, lost):
+    """As docs/python.md says: all but those for which the real vocabularies have no token."""
+    loaded = tokenizer.load(GgufFile(request.getfixturevalue(fixture)).metadata)
+    blocks = [(0, 0xD800), (0xE000, 0x20400), (0x2A700, 0x2A740), (0xE0000, 0xE01F0)]
+    chars = [chr(code) for first, end in blocks for code in range(first, end)]
+    # one that is lost takes nothing else with it
+    text = "\n".join(f"a{char}b" for char in chars)
+    back = loaded.decode(loaded.encode(text)).decode()
+    kept = dict.fromkeys(lost, " " if lost == "\u2581" else "")
+    assert back == "\n".join(f"a{kept.get(char, char)}b" for char in chars)
+
+
 def test_surrogates_are_bytes_or_replacement_characters():
     loaded = small()
     assert loaded.decode(loaded.encode("a\udcffb")) == b"a\xffb"

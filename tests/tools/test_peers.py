@@ -14,6 +14,7 @@ import threading
 import time
 from pathlib import Path
 
+import bench_peers
 import pytest
 
 from tools import peers
@@ -91,7 +92,7 @@ while input():
     spinning = threading.Thread(target=lambda: [None for _ in iter(done.is_set, True)])
     with measure.serving(Side("a", "file", True, (sys.executable, "-c", busy))) as alone:
         both = lambda: time.process_time() + alone.cpu_seconds()  # noqa: E731
-        monkeypatch.setattr(measure, "_cpu_seconds", both)
+        monkeypatch.setattr(measure, "busy_cpu_seconds", both)
         quiet = measure.take_turn(alone, PLAN, 0).others_cpus
         spinning.start()
         try:
@@ -290,6 +291,19 @@ def test_conditions_leave_out_what_no_turn_tells():
     found = [{side("nybble"): [own(1, read=30, barrier=0), own(1, read=50, barrier=0)]}]
     found.append({side("a"): [Turn(1)]})
     assert measure.conditions(found) == {"read_gb_s": [30, 40, 50], "others_cpus": [0, 0, 0]}
+
+
+def test_context_costs_are_per_thousand_tokens_where_windows_are_full():
+    plan = Plan(threads=1, prompt=8, gen=4, depths=(0, 512, 1024, 2512))
+    rates = {"decode at 0": 1e3, "decode at 512": 250, "decode at 1,024": 1, "decode at 2,512": 100}
+    rows = [
+        {"side": "a", "form": "file", "figure": figure, "tok_s": rate}
+        for figure, rate in rates.items()
+    ]
+    [cost] = measure.context_costs(plan, rows)  # 6 ms of 2,000 tokens
+    assert cost.pop("ms") == pytest.approx(3)
+    assert cost == {"side": "a", "form": "file", "from": 512, "to": 2512}
+    assert measure.context_costs(plan._replace(depths=(0, 512)), rows) == []
 
 
 # -- forms ----------------------------------------------------------------------------------------
@@ -644,3 +658,43 @@ def test_a_build_that_fails_ends_in_a_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(build, "build", fail)
     assert command_line.main(["--build", "--cache", str(tmp_path)]) == 1
     assert capsys.readouterr().err == "tools.peers: exit status 1 of: cmake\nsee build.log\n"
+
+
+# -- what the benchmark wants ---------------------------------------------------------------------
+
+
+def beside(ours, theirs, best=None):
+    """A result of three figures: a peer's on the same file and, with `best`, in another form."""
+    figures = ("prefill 512", "decode at 512", "decode at 4,096")
+    sides = [("nybble", "file", ours), ("a", "file", theirs), ("a", "Q4_0", best)]
+    rows = [
+        {"side": side, "form": form, "figure": figure, "tok_s": rate, "is_file": form == "file"}
+        for side, form, rates in sides
+        for figure, rate in zip(figures, rates or (), strict=False)
+    ]
+    own = dict(zip(figures, ours, strict=True))
+    for row in rows[len(figures) :]:
+        row |= {"threads": 2, "nybble_is": own[row["figure"]] / row["tok_s"]}
+    plan = Plan(threads=2, prompt=512, gen=64, depths=(512, 4096))
+    return {
+        "threads": 2,
+        "strongest": measure.against_strongest(rows),
+        "context": measure.context_costs(plan, rows),
+    }
+
+
+def test_rates_that_fall_short_are_told():
+    goals = {"prefill 512": (3.0, 1.2), "decode at 512": (1.0, 2.0)}
+    enough = beside((120, 200, 150), (100, 100, 50), (100, 100, 50))
+    assert bench_peers.missed(enough, goals, True) == []
+    slow = beside((110, 200, 150), (100, 100, 50), (100, 120, 50))
+    [prefill] = bench_peers.missed(slow, goals, False)
+    assert prefill == "prefill 512: 1.10 times a, file; wanted 1.2"
+    assert len(bench_peers.missed(slow, goals, True)) == 3  # of both forms, and decode in the best
+
+
+def test_context_that_costs_too_much_is_told():
+    # a token takes 4 ms more at 4,096 than at 512, the peer's 5
+    [cost] = bench_peers.missed(beside((1, 200, 1000 / 9), (1, 200, 100)), {}, False)
+    assert cost == "1,000 tokens of context: 1.12 ms; 0.6 times 1.40 wanted"
+    assert bench_peers.missed(beside((1, 200, 130), (1, 200, 100)), {}, False) == []

@@ -51,6 +51,7 @@ def compare(
                 "failed": failed,
                 "rows": rows,
                 "strongest": measure.against_strongest(rows),
+                "context": measure.context_costs(plan, rows),
             }
         )
     return results

@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         type=natural,
         metavar="N",
-        help="tokens in the context before a reply; repeatable (0, 512 and 2048)",
+        help="tokens in the context before a reply; repeatable (0, 512, 2048 and 4096)",
     )
     p.add_argument("--prompt", type=positive, default=512, metavar="N", help="tokens (512)")
     p.add_argument("--gen", type=positive, default=64, metavar="N", help="tokens a reply (64)")
@@ -132,7 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name in args.model or [name for name, row in KNOWN.items() if row.tested]:
             model = Path(pull(name) if name in KNOWN else hub.resolve(name))
             for threads in args.threads or (1, 2):
-                depths = tuple(args.depth or (0, 512, 2048))
+                depths = tuple(args.depth or (0, 512, 2048, 4096))
                 plan = measure.Plan(threads, args.prompt, args.gen, depths)
                 for result in peers.compare(
                     name,

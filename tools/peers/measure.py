@@ -26,6 +26,7 @@ from tools.peers.build import Form
 
 Say = Callable[[str], None]
 NYBBLE = "nybble"
+NEAR = 512  # tokens of context that fill the windows of layers that have one
 ANYWHERE = "anywhere"
 ONE_CORE = "one core"
 TWO_CORES = "two cores"
@@ -154,18 +155,18 @@ def take_turn(served: Served, plan: Plan, figure: int) -> Turn:
     """A figure of a side, once: prefill, or decode at one of the depths."""
     if figure:
         served.ask(f"fill {max(plan.depths[figure - 1], 1)}")
-    busy, own, start = _cpu_seconds(), served.cpu_seconds(), perf_counter()
+    busy, own, start = busy_cpu_seconds(), served.cpu_seconds(), perf_counter()
     if figure:
         rate = plan.gen / served.seconds(f"reply {plan.gen}")
     else:
         rate = plan.prompt / served.seconds(f"prompt {plan.prompt}")
     took = perf_counter() - start
-    others = ((_cpu_seconds() - busy) - (served.cpu_seconds() - own)) / took
+    others = ((busy_cpu_seconds() - busy) - (served.cpu_seconds() - own)) / took
     # ticks of 10 ms can make it a little less than nothing
     return Turn(rate, others_cpus=max(others, 0.0))
 
 
-def _cpu_seconds() -> float:
+def busy_cpu_seconds() -> float:
     """CPU seconds that the machine has spent, as far as /proc/stat tells. Time that a hypervisor
     took is not in it."""
     user, nice, system, _, _, irq, softirq = (
@@ -349,6 +350,24 @@ def against_strongest(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
                         "nybble_is": row["nybble_is"],
                     }
                 )
+    return found
+
+
+def context_costs(plan: Plan, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What 1,000 tokens of context add to a token of each side, in ms: by its median rates at the
+    least and the greatest depth from NEAR on. Empty if there is one such depth or none."""
+    depths = sorted(depth for depth in plan.depths if depth >= NEAR)
+    if len(depths) < 2:
+        return []
+    near, far = depths[0], depths[-1]
+    rates: dict[tuple[str, str], dict[str, float]] = {}
+    for row in rows:
+        rates.setdefault((row["side"], row["form"]), {})[row["figure"]] = row["tok_s"]
+    found = []
+    for (side, form), of in rates.items():
+        seconds = 1 / of[f"decode at {far:,}"] - 1 / of[f"decode at {near:,}"]
+        cost = seconds * 1e6 / (far - near)
+        found.append({"side": side, "form": form, "from": near, "to": far, "ms": cost})
     return found
 
 

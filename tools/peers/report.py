@@ -92,3 +92,8 @@ def table(facts: dict[str, Any], result: dict[str, Any]) -> Iterator[str]:
             f"  {row['figure']:<16}nybble is {row['nybble_is']:.2f} times the strongest peer {on}:"
             f" {row['side']}, {row['form']}"
         )
+    for row in result["context"]:
+        yield (
+            f"  {row['from']:,} to {row['to']:,}: a token of {row['side']}, {row['form']}"
+            f" takes {row['ms']:.2f} ms more for each 1,000 tokens of context"
+        )
