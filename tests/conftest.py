@@ -36,7 +36,7 @@ def only_real_models_are_in_the_real_cache(tmp_path_factory):
     models of its own packed or tuned sets $NYBBLE_HOME."""
     started = time.time()
     yield
-    base = bytes(tmp_path_factory.getbasetemp())
+    base = bytes(tmp_path_factory.getbasetemp()) + b"/"
     files = Path(hub.cache_folder(), "packed").glob("*")
     leaked = [str(path) for path in files if tells_of(path, base, started)]
     assert not leaked, f"tests left these: {', '.join(leaked)}"
