@@ -2,6 +2,8 @@
 
 import os
 import signal
+import time
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +28,26 @@ def pulled(name):
         if os.environ.get("CI") == "true":
             pytest.fail(f"CI needs the real model: {error}")
         pytest.skip(f"needs the real model; run: nybble pull {name} ({error})")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def only_real_models_are_in_the_real_cache(tmp_path_factory):
+    """What is found out about other models is nobody's, once their tests are over. A test that has
+    models of its own packed or tuned sets $NYBBLE_HOME."""
+    started = time.time()
+    yield
+    base = bytes(tmp_path_factory.getbasetemp()) + b"/"
+    files = Path(hub.cache_folder(), "packed").glob("*")
+    leaked = [str(path) for path in files if tells_of(path, base, started)]
+    assert not leaked, f"tests left these: {', '.join(leaked)}"
+
+
+def tells_of(path, words, since):
+    """Whether a file was written since then and has these words in it."""
+    try:
+        return path.stat().st_mtime >= since and words in path.read_bytes()
+    except FileNotFoundError:  # another process has just removed it
+        return False
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,10 @@ SOURCES: dict[str, tuple[list[str], list[str]]] = {
     "gguf": ([_ENGINE + "nyb_gguf.c"], []),
     "vocab": (_VOCABULARY, _TOOLS),
     "encode": (_VOCABULARY, _TOOLS),
-    "program": (["tools/replay/dump.c", _ENGINE + "bind.c", _ENGINE + "run.c"], []),
+    "program": (
+        ["tools/replay/dump.c", *(_ENGINE + f"{name}.c" for name in ("bind", "run", "attention"))],
+        [],
+    ),
 }
 LEVELS = ("avx2",)  # beside plain C: to compile every level takes minutes
 # Bytes of the largest input that libFuzzer is to make.

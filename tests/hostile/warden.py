@@ -32,7 +32,6 @@ from nybble import cli, packing, tokenizer
 from nybble.tokenizer.template import ChatTemplate
 from tests.tokenizer import vocabulary
 
-packing.WORTH_A_COPY = 0
 # AddressSanitizer's own memory is more than any limit: with it only the outcomes count.
 IS_SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
 LIMIT = 1 << 50 if IS_SANITIZED else 50 << 20  # bytes more than the interpreter with nybble in it

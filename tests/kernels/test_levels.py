@@ -9,6 +9,8 @@ from targets.build import build_program, built_levels, libraries
 from tests import emulated
 from tools.aarch64 import COMPILER
 
+from .test_rows import SOURCES
+
 LEVELS = built_levels(["cc"])
 
 
@@ -36,7 +38,7 @@ def test_a_level_whose_probe_fails_is_left_out(level, tmp_path):
 def test_a_build_without_a_level_runs_the_rows_below_it(tmp_path):
     emulated.need_tools()
     command = [refusing(COMPILER[0], "*i8mm*", tmp_path), "-O1", "-static"]
-    build_program(tmp_path / "check_rows", ["tests/kernels/check_rows.c"], command)
+    build_program(tmp_path / "check_rows", SOURCES, command)
     done = emulated.run("max", tmp_path / "check_rows")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(r"neon: [1-9]\d* rows\ndotprod: [1-9]\d* rows\n", done.stdout)

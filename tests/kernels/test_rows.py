@@ -10,7 +10,7 @@ from tests import emulated
 from tools import replay
 from tools.aarch64 import COMPILER
 
-SOURCES = ["tests/kernels/check_rows.c"]
+SOURCES = ["tests/kernels/check_rows.c", "tests/kernels/operands.c"]
 
 
 def compared(done):

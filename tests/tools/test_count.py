@@ -201,7 +201,8 @@ def test_a_loop_that_the_table_would_not_see_is_refused():
         baseline.check_names("max", Counter(nyb_gemm_q4_0_i8mm=1000, multiply=30))
 
 
-def test_the_next_tokens_of_a_dump_are_those_of_its_logits(tmp_path):
+def test_the_next_tokens_of_a_dump_are_those_of_its_logits(tmp_path, monkeypatch):
+    monkeypatch.setenv("NYBBLE_PACK", "0")
     path = count.random_model(tmp_path)
     count.dump(path, count.Plan(prompt=3, gen=2), tmp_path / "dump")
     got = count.next_tokens(tmp_path / "dump")

@@ -11,7 +11,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from typing import NoReturn
 
 from nybble.__main__ import lacks_memory, out_of_memory
@@ -41,8 +40,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `argv` is the process's own if None."""
     try:
         _open_what_is_closed()
-        if _QuietHashlib not in sys.meta_path:
-            sys.meta_path.insert(0, _QuietHashlib)
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):  # a character the terminal lacks is no error
                 stream.reconfigure(errors="replace")
@@ -152,24 +149,6 @@ def _fail(text: str, code: int) -> int:
     except MemoryError:
         return out_of_memory()
     return code
-
-
-class _QuietHashlib:
-    """Where hashlib has no memory for one of its algorithms, it prints a traceback by way of
-    logging and goes on without; here it is out of memory. (What a system's Python lacks for good it
-    may do without.)"""
-
-    @staticmethod
-    def find_spec(name: str, path: object = None, target: object = None) -> None:
-        spec = getattr(sys.modules.get("hashlib"), "__spec__", None)
-        if name != "logging" or not getattr(spec, "_initializing", False):
-            return
-        for algorithm in ("_md5", "_sha1", "_sha2", "_sha256", "_sha512", "_sha3", "_blake2"):
-            try:
-                import_module(algorithm)
-            except ImportError as error:
-                if lacks_memory(error):
-                    raise MemoryError from None
 
 
 def _abandon_stdout() -> None:

@@ -255,11 +255,11 @@ class PackedFile:
 
     def check_sum(self, on_progress: Callable[[int, int], None] | None = None) -> None:
         """Reads all of the file; FormatError if it is not what was written, by its SHA-256."""
-        import hashlib
+        from nybble.hashing import sha256
 
         expected = self.sum
         _, at, _ = self._file.record("nybble.sha256")
-        digest = hashlib.sha256(self._file.bytes[:at])
+        digest = sha256(self._file.bytes[:at])
         digest.update(NO_SUM.encode())
         done = at + len(NO_SUM)
         while done < self.nbytes:

@@ -231,10 +231,10 @@ class _Summed:
     """A file that is written from its beginning, with the sum of its bytes."""
 
     def __init__(self, file: BinaryIO):
-        import hashlib
+        from nybble.hashing import sha256
 
         self._file = file
-        self._digest = hashlib.sha256()
+        self._digest = sha256()
         self._at = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:

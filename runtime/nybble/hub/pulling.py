@@ -17,17 +17,20 @@ import contextlib
 import errno
 import fcntl
 import functools
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
 from nybble import hub
 from nybble.disk import free_bytes, sync_folder
 from nybble.errors import DownloadError, UsageError
+from nybble.hashing import sha256
 from nybble.hub.known import KNOWN
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 Progress = Callable[[int, int], None]
 _CHUNK = 1 << 20  # bytes of the model held in memory while it is summed
@@ -63,7 +66,7 @@ class Growing:
     ) -> None:
         self._target = target
         self.make_room = make_room
-        self.digest = hashlib.sha256()
+        self.digest = sha256()
         self.size = os.fstat(target.fileno()).st_size
         target.seek(0)
         sum_of(target, self.digest, check)
@@ -76,7 +79,7 @@ class Growing:
     def restart(self) -> None:
         """Throw away what is there."""
         self._target.truncate(0)
-        self.digest = hashlib.sha256()
+        self.digest = sha256()
         self.size = 0
 
     def cut(self, size: int) -> None:
@@ -207,7 +210,7 @@ def discard(path: str) -> None:
             os.unlink(file)
 
 
-def sum_of(file: IO[bytes], digest: hashlib._Hash, progress: Progress) -> None:
+def sum_of(file: IO[bytes], digest: _Hash, progress: Progress) -> None:
     """Bring `digest` up to date with all that is left of `file`."""
     total = os.fstat(file.fileno()).st_size
     while chunk := file.read(_CHUNK):
@@ -239,7 +242,7 @@ def _examine(name: str, check: Progress) -> Pulled | None:
     path = hub.path_of(name)
     if not os.path.isfile(path):
         return None
-    digest = hashlib.sha256()
+    digest = sha256()
     with open(path, "rb") as file:
         sum_of(file, digest, check)
     expected = (row.sha256 if row else None) or _recorded(path)

@@ -49,9 +49,9 @@ def _sha256(data: bytes) -> Any:
     # hashlib's comes with OpenSSL, whose loading costs more than all the rest here; CPython has
     # another one, in a module that was renamed in 3.12.
     for name in ("_sha2", "_sha256"):
-        with suppress(ImportError):
+        with suppress(ModuleNotFoundError):
             return import_module(name).sha256(data)
-    return import_module("hashlib").sha256(data)
+    return import_module("nybble.hashing").sha256(data)
 
 
 def is_known(source: str) -> bool:

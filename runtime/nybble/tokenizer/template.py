@@ -175,6 +175,9 @@ class ChatTemplate:
     def _run_in_sandbox(self, context: dict[str, Any], spoken: int) -> str:
         if self._before_jinja2 is not None:
             self._before_jinja2()
+        import nybble.hashing  # noqa: F401  # before jinja2 imports hashlib
+
+        # isort: split
         import jinja2
 
         from nybble.tokenizer import sandbox
