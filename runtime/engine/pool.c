@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT
  * The pool. See nyb_pool.h for what it promises.
  *
- * A call is announced by a new ticket. Threads wait for it spinning for a while, then asleep on
- * the ticket as a futex. Inside a call they meet at a counter that only grows: the n-th barrier
- * of a team of t is passed when it has reached n * t.
+ * A call is announced by a new ticket, which says how many threads are its team. Threads wait for
+ * it spinning for a while, then asleep on the ticket as a futex. Those that are not of the team are
+ * neither woken nor waited for: they may see this ticket or only a later one. Inside a call the
+ * team meets at a counter that only grows: the n-th barrier of a team of t is passed when it has
+ * reached n * t.
  */
 #include "nyb_pool.h"
 
@@ -26,6 +28,7 @@ enum {
     LATE_WINDOW_NS = 20000000, /* late barriers count together within 20 ms */
     SOLO_NS = 75000000,        /* and then one thread goes on alone for 75 ms */
     MAX_LATE = 2,
+    TEAMS = 128, /* more than NYB_MAX_THREADS */
 };
 
 struct nyb_team {
@@ -34,14 +37,13 @@ struct nyb_team {
 };
 
 static struct {
-    /* written by the caller, read by all after the ticket */
+    /* written by the caller, read by the team after the ticket */
     nyb_work_fn *work;
     void *context;
-    uint32_t threads;
-    int stop;
-    _Alignas(64) atomic_uint ticket; /* number of the call; the futex */
-    atomic_uint asleep;
-    _Alignas(64) atomic_uint done; /* threads that have finished this call */
+    /* the number of the call times TEAMS, and its team, 0 to stop; the futex */
+    _Alignas(64) atomic_uint ticket;
+    atomic_ullong asleep;          /* a bit for each thread */
+    _Alignas(64) atomic_uint done; /* of the team those that have finished this call */
     nyb_team team;
     /* the caller's alone */
     pthread_t thread[NYB_MAX_THREADS];
@@ -94,30 +96,42 @@ void nyb_barrier(nyb_team *team, uint32_t threads) {
         atomic_fetch_add_explicit(&team->late, 1, memory_order_relaxed);
 }
 
-/* Waits for another ticket than `seen`, awake for IDLE_NS. */
-static uint32_t next_ticket(uint32_t seen) {
+/* A thread's bit among a futex's 32; two threads may share one, and wake for each other. */
+static uint32_t bits(uint32_t me) { return UINT32_C(1) << me % 32; }
+
+/* Thread `me` waits for a ticket after `seen` that is for it, awake for IDLE_NS. */
+static uint32_t next_ticket(uint32_t seen, uint32_t me) {
     int64_t since = 0;
     for (uint32_t turn = 0;; turn++) {
         const uint32_t ticket = atomic_load_explicit(&pool.ticket, memory_order_acquire);
-        if (ticket != seen)
-            return ticket;
+        if (ticket != seen) {
+            const uint32_t team = ticket % TEAMS;
+            if (me < team || team == 0)
+                return ticket;
+            seen = ticket;
+        }
         relax();
         if (turn < SPINS || turn % 64)
             continue;
         const int64_t now = now_ns();
         since = since ? since : now;
         if (now - since > IDLE_NS) {
-            atomic_fetch_add(&pool.asleep, 1);
-            syscall(SYS_futex, &pool.ticket, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
-            atomic_fetch_sub(&pool.asleep, 1);
+            atomic_fetch_or(&pool.asleep, UINT64_C(1) << me);
+            syscall(SYS_futex, &pool.ticket, FUTEX_WAIT_BITSET_PRIVATE, seen, NULL, NULL, bits(me));
+            atomic_fetch_and(&pool.asleep, ~(UINT64_C(1) << me));
         }
     }
 }
 
-static void announce(void) {
-    atomic_fetch_add(&pool.ticket, 1);
-    if (atomic_load(&pool.asleep))
-        syscall(SYS_futex, &pool.ticket, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+/* Announces a call to a team of so many, or with 0 the end to all. */
+static void announce(uint32_t team) {
+    const uint64_t members = ~UINT64_C(1) & (team ? UINT64_MAX >> (64 - team) : UINT64_MAX);
+    const uint32_t before = atomic_load_explicit(&pool.ticket, memory_order_relaxed);
+    atomic_store(&pool.ticket, (before / TEAMS + 1) * TEAMS + team);
+    if (atomic_load(&pool.asleep) & members) {
+        const uint32_t who = (uint32_t)members | (uint32_t)(members >> 32);
+        syscall(SYS_futex, &pool.ticket, FUTEX_WAKE_BITSET_PRIVATE, INT_MAX, NULL, NULL, who);
+    }
 }
 
 static void *live(void *argument) {
@@ -127,11 +141,10 @@ static void *live(void *argument) {
     uint32_t seen = atomic_load_explicit(&pool.ticket, memory_order_acquire);
     atomic_fetch_add_explicit(&pool.done, 1, memory_order_release);
     for (;;) {
-        seen = next_ticket(seen);
-        if (pool.stop)
+        seen = next_ticket(seen, me);
+        if (seen % TEAMS == 0)
             return NULL;
-        if (me < pool.threads)
-            pool.work(pool.context, &pool.team, me, pool.threads);
+        pool.work(pool.context, &pool.team, me, seen % TEAMS);
         atomic_fetch_add_explicit(&pool.done, 1, memory_order_release);
     }
 }
@@ -181,17 +194,15 @@ void nyb_pool_run(uint32_t threads, nyb_work_fn *work, void *context) {
     }
     pool.work = work;
     pool.context = context;
-    pool.threads = threads;
     atomic_store_explicit(&pool.team.arrived, 0, memory_order_relaxed);
     atomic_store_explicit(&pool.team.late, 0, memory_order_relaxed);
     if (threads > 1) {
         atomic_store_explicit(&pool.done, 0, memory_order_relaxed);
-        announce();
+        announce(threads);
     }
     work(context, &pool.team, 0, threads);
     if (threads > 1) {
-        /* every started thread counts itself done once for each ticket, at work or not */
-        wait_until(&pool.done, pool.started - 1);
+        wait_until(&pool.done, threads - 1);
         notice_late();
     }
 }
@@ -220,11 +231,9 @@ double nyb_barrier_seconds(uint32_t threads, uint32_t n) {
 }
 
 void nyb_pool_stop(void) {
-    pool.stop = 1;
-    announce();
+    announce(0);
     while (pool.started > 1)
         pthread_join(pool.thread[--pool.started], NULL);
-    pool.stop = 0;
 }
 
 uint32_t nyb_pool_threads(void) { return pool.started; }

@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -64,6 +65,30 @@ def test_an_idle_pool_burns_no_cpu(weights):
     end = resource.getrusage(resource.RUSAGE_SELF)
     spent = end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime
     assert spent < 0.05
+
+
+def test_threads_that_are_not_of_the_team_sleep(weights):
+    """While a smaller team works: a model's prompt may want more of them than its reply."""
+
+    def cpu_seconds():
+        tasks = Path("/proc/self/task").iterdir()
+        fields = {
+            task.name: (task / "stat").read_text().rpartition(") ")[2].split() for task in tasks
+        }
+        ticks = os.sysconf("SC_CLK_TCK")
+        return {name: (int(of[11]) + int(of[12])) / ticks for name, of in fields.items()}
+
+    native.pool_stop()
+    others = set(cpu_seconds())
+    logits(weights, 5)
+    before, start = cpu_seconds(), time.monotonic()
+    while time.monotonic() - start < 0.5:
+        logits(weights, 2)
+    after = cpu_seconds()
+    pool = sorted(after[name] - before[name] for name in set(after) - others)
+    assert len(pool) == 4
+    assert pool[2] <= 0.03  # all but one; a tick is 0.01 s
+    assert logits(weights, 5) == logits(weights, 1)
 
 
 def test_a_team_that_is_late_goes_on_as_one_thread_and_probes_again(tmp_path):
