@@ -14,6 +14,7 @@ CC = os.environ.get("CC", "gcc")
 # three minutes of CPU time to optimise the kernels.
 COMMAND = [CC, "-O0", "-g", "-fno-omit-frame-pointer"]
 COMMAND += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+LEVELS = ("avx2", "neon")  # beside plain C: the wider ones take half of the time, and tell no more
 
 needs_compiler = pytest.mark.skipif(
     shutil.which(CC) is None, reason=f"no C compiler {CC!r}: install gcc, or set CC"
@@ -23,7 +24,7 @@ needs_compiler = pytest.mark.skipif(
 def build(folder, main, objects):
     """Builds tests/engine/<main>.c; returns the program. `objects`: conftest.py's folder."""
     program = folder / main
-    build_program(program, [f"tests/engine/{main}.c"], COMMAND, objects)
+    build_program(program, [f"tests/engine/{main}.c"], COMMAND, objects, only=LEVELS)
     return program
 
 

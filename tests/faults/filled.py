@@ -1,12 +1,13 @@
 """All that a model's memory is planned for: the context full, the whole vocabulary read.
 
     python -m tests.faults.filled MODEL [--kv v8] [--context N] [--sequences N] [--threads N]
-        [--models N] [--tokens N] [--turns N] [--jinja2] [--tools]
+        [--models N] [--tokens N] [--turns N] [--jinja2] [--tools] [--only-load]
 
 Prints the plan, the peak from before the load on and what it consists of as JSON, in bytes, when it
 has also made that many tokens, in as many replies as it takes, and had a chat of that many turns.
 Of several models of the same file, which are used in turn, the plan is the last one's. --jinja2 is
-for as it is without minijinja; --tools, with a tool's call among the messages at last.
+for as it is without minijinja; --tools, with a tool's call among the messages at last. --only-load
+is for the plan alone.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ import nybble
 from nybble import hub, machine
 
 WORDS = "In the evening the geese fly south in a V, each in the wake of the one before it. "
-# Reading a page of a mapping brings in the 64 KiB around it: of the largest rows some 16.
-STRIDE = 16
+# Reading a page of a mapping brings in the 64 KiB around it; a row's numbers are halves at most.
+BROUGHT_IN, MOST_BYTES = 1 << 16, 2
 
 
 def read_whole_vocabulary(model: nybble.Model) -> None:
     """Reads the embedding table, of which a short text reads little, from end to end."""
-    ids = range(0, len(model.logits([0])), STRIDE)
+    program = model.weights.program
+    ids = range(0, program.vocab, BROUGHT_IN // (MOST_BYTES * program.dim))
     for start in range(0, len(ids), model.context - 1):
         model.logits(list(ids[start : start + model.context - 1]))
 
@@ -90,6 +92,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--jinja2", action="store_true")
     parser.add_argument("--tools", action="store_true")
+    parser.add_argument("--only-load", action="store_true")
     args = parser.parse_args()
     if args.jinja2:
         sys.modules["minijinja"] = None  # type: ignore[assignment]
@@ -106,7 +109,7 @@ def main() -> None:
         for _ in range(args.models)
     ]
     loaded = machine.peak_bytes()
-    for model in models:
+    for model in [] if args.only_load else models:
         fill(model, args.sequences)
         read_whole_vocabulary(model)
         generate(model, args.tokens)

@@ -18,7 +18,7 @@ from tests.long import LONG
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
 MODELS = {"smollm2": "smollm2_path", "gemma3": "gemma3_path", "qwen": "qwen_coder_path"}
-PEAKS = [("smollm2", "f16", 512, 1), ("smollm2", "f16", 2048, 2), ("smollm2", "int8", 2048, 1)]
+PEAKS = [("smollm2", "f16", 512, 1), ("smollm2", "f16", 1024, 2), ("smollm2", "int8", 1024, 1)]
 if LONG:
     PEAKS = [
         (model, kv, context, sequences)
@@ -31,7 +31,7 @@ if LONG:
 LIMITED = [
     (model, context)
     for model in (MODELS if LONG else ["smollm2"])
-    for context in ((512, 2048, 4096) if LONG else (512, 2048))
+    for context in ((512, 2048, 4096) if LONG else (512, 1024))
 ]
 TOKENS, TURNS = (2000, 20) if LONG else (500, 3)
 GROUPS = "/sys/fs/cgroup/memory"  # version 1
@@ -165,7 +165,7 @@ def own_copy(model, folder):
 @pytest.mark.parametrize(("name", "context"), LIMITED)
 def test_nobody_is_killed_within_the_plan(model, group, name, context, tmp_path):
     own = own_copy(model, tmp_path)
-    plan = filled(own, context=context, threads=2, turns=0)["plan"]
+    plan = filled(own, "--only-load", context=context, threads=2)["plan"]
     write(group, "memory.limit_in_bytes", str(plan + plan // 50))
     drop_from_the_page_cache(own)
     found = filled(
@@ -193,7 +193,7 @@ def test_the_budget_that_nobody_set_keeps_within_the_group(smollm2_path, group, 
     taken; with a tenth less the model is refused, before anything is read."""
     own = own_copy(smollm2_path, tmp_path)
     unset = {"NYBBLE_MEMORY": ""}
-    plan = filled(own, context=512, threads=2, turns=0, env=unset)["plan"]
+    plan = filled(own, "--only-load", context=512, threads=2, env=unset)["plan"]
 
     def enter():
         write(group, "tasks", str(os.getpid()))

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from targets.build import INCLUDES, ROOT, Library, build_program, libraries
@@ -54,13 +55,16 @@ def clang() -> list[str] | None:
         return command if subprocess.run(link, capture_output=True).returncode == 0 else None
 
 
-def build_standalone(target: str, out: Path, command: list[str], objects: Path) -> None:
+def build_standalone(
+    target: str, out: Path, command: list[str], objects: Path, levels: Sequence[str]
+) -> None:
     """Builds a target that takes files (standalone.c); `build_program` has the arguments."""
     fuzzed, helping = SOURCES[target]
     own = [source for source in fuzzed if not source.startswith(_ENGINE)]
     mains = [f"tests/fuzz/{target}.c", "tests/fuzz/standalone.c"]
     without = [_ENGINE + "pool.c"] if target == "program" else []  # whose threads are played
-    build_program(out, [*mains, *own, *helping], command, objects, without=without)
+    sources = [*mains, *own, *helping]
+    build_program(out, sources, command, objects, only=levels, without=without)
 
 
 def build(target: str, out: Path, cc: list[str]) -> None:

@@ -28,7 +28,8 @@ FLIPS = {"gguf": 2_000, "vocab": 300, "encode": 100, "program": 100}  # of each 
 def target(request, tmp_path_factory, objects):
     """(name, program)"""
     out = tmp_path_factory.mktemp(request.param) / request.param
-    targets.build_standalone(request.param, out, sanitized.COMMAND, objects)
+    levels = sanitized.LEVELS
+    targets.build_standalone(request.param, out, sanitized.COMMAND, objects, levels)
     return request.param, out
 
 

@@ -3,6 +3,8 @@
 What is compared is fixed on both sides, nybble's logits to the last bit, so nothing here is chance.
 """
 
+import functools
+
 import pytest
 
 import nybble
@@ -20,12 +22,19 @@ MODELS = [
 ]
 
 
+@functools.cache  # two tests look at smollm2's
+def compared(name, path, kv):
+    """What nybble makes of the golden's positions, beside float32."""
+    golden = fidelity_golden(name)
+    return fidelity.compare(golden, fidelity.logits_rows(nybble.load(path, kv=kv), golden))
+
+
 @pytest.mark.parametrize(("name", "fixture", "most"), MODELS, ids=[name for name, *_ in MODELS])
 def test_real_text_is_nearer_to_float32_than_llama_cpp_is(name, fixture, most, request):
     golden = fidelity_golden(name)
     path = request.getfixturevalue(fixture)
     fidelity.check_model(golden, path)
-    got = fidelity.compare(golden, fidelity.logits_rows(nybble.load(path), golden))
+    got = compared(name, path, "f16")
     said = fidelity.report(golden, got)
     assert len(got.kl) == 600
     assert got.ratio_interval[1] <= most, said
@@ -36,11 +45,7 @@ def test_real_text_is_nearer_to_float32_than_llama_cpp_is(name, fixture, most, r
 def test_values_in_8_bits_cannot_be_told_from_halves(smollm2_path):
     """They add a hundredth to the divergence (below), and another rounding of activations moves it
     by several."""
-    golden = fidelity_golden("smollm2-135m")
-    halves, v8 = (
-        fidelity.compare(golden, fidelity.logits_rows(nybble.load(smollm2_path, kv=kv), golden)).kl
-        for kv in ("f16", "v8")
-    )
+    halves, v8 = (compared("smollm2-135m", smollm2_path, kv).kl for kv in ("f16", "v8"))
     low, high = fidelity.ratio_interval(v8, halves)
     assert low < 1 < high, (low, high)
     assert (v8 != halves).any()

@@ -434,6 +434,12 @@ def test_a_missing_program_is_told_with_its_package():
         toolbox.program("qemu-vax", "qemu-user")
 
 
+def test_the_first_board_of_each_level_is_tested():
+    chosen = [board.load(id) for id in ("rpi-zero-2w", "rpi4", "rpi5", "android-i8mm")]
+    tested = {level: b.id for level, b in trial.one_of_each_level(chosen).items()}
+    assert tested == {"neon": "rpi-zero-2w", "dotprod": "rpi5", "i8mm": "android-i8mm"}
+
+
 def test_what_came_of_a_board_as_text():
     outcome = trial.Outcome("rpi4", "cortex-a72", "neon", 48, {"m": " Paris"}, "9 passed", 7, [])
     lines = test.as_text(outcome)
