@@ -203,10 +203,12 @@ def test_patience_ends_with_the_rounds_that_are_whole(served, monkeypatch):
     found = measure.take_rounds(sides, plan, 5, said.append, (measure.TWO_CORES,), 1)
     assert [len(turns) for turns in found["two cores"][0].values()] == [1, 1]
     sides = [served("elsewhere", **machine_of(0.2))]
-    assert measure.take_rounds(sides, plan, 1, said.append, (measure.ONE_CORE,), 0.1) == {}
-    assert said[-1] == (
-        "not measured: one core, where the threads were not for one round of each figure"
+    found = measure.take_rounds(sides, plan, 1, said.append, (measure.ONE_CORE,), 0.1)
+    assert found == {measure.ONE_CORE: [{sides[0]: []}]}
+    assert (
+        said[-1] == "not measured: prefill 512 on one core: the threads were not there for a round"
     )
+    assert measure.summary(plan, found[measure.ONE_CORE]) == []
 
 
 # -- what turns say -------------------------------------------------------------------------------
@@ -304,6 +306,8 @@ def test_context_costs_are_per_thousand_tokens_where_windows_are_full():
     assert cost.pop("ms") == pytest.approx(3)
     assert cost == {"side": "a", "form": "file", "from": 512, "to": 2512}
     assert measure.context_costs(plan._replace(depths=(0, 512)), rows) == []
+    [less] = measure.context_costs(plan, rows[:-1])  # as deep as was measured
+    assert less["to"] == 1024
 
 
 # -- forms ----------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ def compare(
     **placed: Any,
 ) -> list[dict[str, Any]]:
     """Measures nybble and the peers on one model, as plain data: an object for each of the
-    placements in `placed`, which is what measure.take_rounds takes of them."""
+    placements in `placed` that there were, which is what measure.take_rounds takes of them."""
     failed: list[dict[str, str]] = []
     sides = [measure.nybble_side(str(model), plan)]
     for peer, driver in drivers.items():
@@ -40,6 +40,8 @@ def compare(
     results = []
     for placement, turns in measure.take_rounds(sides, plan, rounds, say, **placed).items():
         rows = measure.summary(plan, turns)
+        if not rows:
+            continue
         results.append(
             {
                 "model": name,

@@ -233,7 +233,7 @@ def take_rounds(
 
     With placements, each of them has rounds of its own, and a turn in which the threads moved
     counts for none. What is lacking after `patience_s` seconds of a figure goes without: the rounds
-    are then those that are whole. A placement that was not there for one round is left out.
+    are then those that are whole, and there may be none.
 
     Raises MeasureError where a side fails.
     """
@@ -264,10 +264,10 @@ def take_rounds(
             for p in placements:
                 n = _whole(taken[p])
                 found[p].append({side: turns[:n] for side, turns in taken[p].items()})
-    for p, turns in [*found.items()]:
-        if not all(_whole(figure) for figure in turns):
-            say(f"not measured: {p}, where the threads were not for one round of each figure")
-            del found[p]
+    for p, turns in found.items():
+        for figure, taken_there in zip(plan.figures(), turns, strict=True):
+            if not _whole(taken_there):
+                say(f"not measured: {figure} on {p}: the threads were not there for a round")
     return found
 
 
@@ -299,10 +299,12 @@ def fastest(turns: Mapping[Side, Sequence[Sequence[float]]]) -> list[Side]:
 
 
 def summary(plan: Plan, found: Turns) -> list[dict[str, Any]]:
-    """A row for each figure and side: median and spread, and nybble's median as a multiple of it.
-    nybble's own rows of decode say how much of the plain read of their turns they reach."""
+    """A row for each figure that was measured and side: median and spread, and nybble's median as a
+    multiple of it. nybble's own rows of decode say how much of the plain read they reach."""
     rows = []
     for figure, turns in zip(plan.figures(), found, strict=True):
+        if not _whole(turns):
+            continue
         middle = {side: median(turn.rate for turn in turns[side]) for side in turns}
         ours = next((middle[side] for side in turns if side.name == NYBBLE), None)
         for side in turns:
@@ -355,14 +357,15 @@ def against_strongest(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def context_costs(plan: Plan, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """What 1,000 tokens of context add to a token of each side, in ms: by its median rates at the
-    least and the greatest depth from NEAR on. Empty if there is one such depth or none."""
-    depths = sorted(depth for depth in plan.depths if depth >= NEAR)
-    if len(depths) < 2:
-        return []
-    near, far = depths[0], depths[-1]
+    least and the greatest depth from NEAR on that was measured. Empty if there is one or none."""
     rates: dict[tuple[str, str], dict[str, float]] = {}
     for row in rows:
         rates.setdefault((row["side"], row["form"]), {})[row["figure"]] = row["tok_s"]
+    measured = {figure for of in rates.values() for figure in of}
+    depths = sorted(d for d in plan.depths if d >= NEAR and f"decode at {d:,}" in measured)
+    if len(depths) < 2:
+        return []
+    near, far = depths[0], depths[-1]
     found = []
     for (side, form), of in rates.items():
         seconds = 1 / of[f"decode at {far:,}"] - 1 / of[f"decode at {near:,}"]
