@@ -268,15 +268,20 @@ def test_a_full_disk(path, cache, monkeypatch):
     assert copies(cache) == []
 
 
-def test_what_is_in_memory_after_all_is_planned_as_that(path, cache, monkeypatch):
-    """And is refused where that does not fit, though a copy would have."""
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_what_is_in_memory_after_all_is_planned_as_that(path, cache, monkeypatch, is_begun):
+    """With what packing leaves, where it was begun; and it is refused where that does not fit,
+    though a copy would have."""
+    loaded = {"hashlib"} if is_begun else set()
+    monkeypatch.setattr(planning, "is_loaded", loaded.__contains__)
     monkeypatch.setenv("NYBBLE_PACK", "0")
     lines = nybble.load(path).plan.lines[1:]
     monkeypatch.delenv("NYBBLE_PACK")
     monkeypatch.setattr("nybble.disk.free_bytes", lambda folder: packing._SLACK)
     before = planning.held_bytes()
     model = nybble.load(path)
-    assert model.plan.lines[1:] == lines
+    left = planning.Line("what packing the file leaves", planning.PACKING)
+    assert model.plan.lines[1:] == [*lines[:2], *[left] * is_begun, *lines[2:]]
     assert planning.held_bytes() == before + model.plan.total_bytes - model.plan.lines[0].nbytes
 
     whole, plan = [], planning.plan
@@ -288,7 +293,7 @@ def test_what_is_in_memory_after_all_is_planned_as_that(path, cache, monkeypatch
         return whole[-1]
 
     monkeypatch.setattr(planning, "plan", less_for_memory)
-    with pytest.raises(BudgetError, match="may take 1.0 MiB"):
+    with pytest.raises(BudgetError, match=r"may take 1.0 MiB .*; .*the disk is too full"):
         nybble.load(path)
     (mapped,) = whole
     assert mapped.lines[1].what == "packed file, mapped"

@@ -28,8 +28,10 @@ enum {
     LATE_WINDOW_NS = 20000000, /* late barriers count together within 20 ms */
     SOLO_NS = 75000000,        /* and then one thread goes on alone for 75 ms */
     MAX_LATE = 2,
-    TEAMS = 128, /* more than NYB_MAX_THREADS */
+    TEAMS = 128,            /* more than NYB_MAX_THREADS */
+    CALLS_UNSEEN = 1 << 20, /* the most calls that a thread may sleep through */
 };
+_Static_assert(NYB_MAX_THREADS <= 64, "each has a bit, and a team of all is less than TEAMS");
 
 struct nyb_team {
     _Alignas(64) atomic_uint arrived; /* at barriers, since the call began */
@@ -123,13 +125,15 @@ static uint32_t next_ticket(uint32_t seen, uint32_t me) {
     }
 }
 
-/* Announces a call to a team of so many, or with 0 the end to all. */
+/* Announces a call to a team of so many, or with 0 the end to all. Now and then all are woken, so
+ * that none still waits for another ticket than one that has come again: there are 2^25 numbers. */
 static void announce(uint32_t team) {
-    const uint64_t members = ~UINT64_C(1) & (team ? UINT64_MAX >> (64 - team) : UINT64_MAX);
-    const uint32_t before = atomic_load_explicit(&pool.ticket, memory_order_relaxed);
-    atomic_store(&pool.ticket, (before / TEAMS + 1) * TEAMS + team);
-    if (atomic_load(&pool.asleep) & members) {
-        const uint32_t who = (uint32_t)members | (uint32_t)(members >> 32);
+    const uint32_t number = atomic_load_explicit(&pool.ticket, memory_order_relaxed) / TEAMS + 1;
+    const int is_for_all = team == 0 || number % CALLS_UNSEEN == 0;
+    const uint64_t woken = ~UINT64_C(1) & (is_for_all ? UINT64_MAX : UINT64_MAX >> (64 - team));
+    atomic_store(&pool.ticket, number * TEAMS + team);
+    if (atomic_load(&pool.asleep) & woken) {
+        const uint32_t who = (uint32_t)woken | (uint32_t)(woken >> 32);
         syscall(SYS_futex, &pool.ticket, FUTEX_WAKE_BITSET_PRIVATE, INT_MAX, NULL, NULL, who);
     }
 }

@@ -6,12 +6,16 @@ be loaded, and goes on without. So these are loaded before it, and what that rai
 
 from __future__ import annotations
 
-from contextlib import suppress
 from importlib import import_module
 
+from nybble.__main__ import lacks_memory
+
 for _name in ("_md5", "_sha1", "_sha2", "_sha256", "_sha512", "_sha3", "_blake2"):
-    with suppress(ModuleNotFoundError):  # another version's, or what a system's Python lacks
+    try:
         import_module(_name)
+    except ImportError as error:
+        if lacks_memory(error):  # else it is another version's, or what a system's Python lacks
+            raise
 
 from hashlib import sha256  # noqa: E402
 

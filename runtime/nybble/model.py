@@ -10,7 +10,7 @@ from math import sqrt
 from nybble import hub, machine
 from nybble._core.sequence import Engine, Sequence
 from nybble.chat import Chat
-from nybble.errors import ContextError, TemplateError, UsageError
+from nybble.errors import BudgetError, ContextError, TemplateError, UsageError
 from nybble.hub.known import DEFAULT
 from nybble.options import (
     NO_NUMBER,
@@ -173,7 +173,10 @@ class Model:
         if not reading.take_copy(on_progress):  # the weights take memory, where a file was planned
             with planning.lock:
                 del promise
-                plan, promise = planned(reading, planning.held_bytes())
+                try:
+                    plan, promise = planned(reading, max(held, planning.promised_bytes()))
+                except BudgetError as error:
+                    raise BudgetError(f"{error}; {reading.notice}") from None
         self.plan, tree = plan, reading.tree
         # not a method: the template is not to keep the model
         self._before_jinja2 = lambda: planning.add_jinja2(plan, promise)

@@ -47,7 +47,7 @@ class Reading:
         self.notice = ""
         self.file = file
         self._mapped: Weights | None = None
-        self._may_be_copied = True
+        self.has_no_copy = False  # though it was to be one: there can be none
         tables = file.tables if isinstance(file, PackedFile) else None
         with blaming(file):
             self.tree = archs.describe(file.metadata, file.tensors, file.data)
@@ -61,7 +61,7 @@ class Reading:
     def is_to_be_mapped(self) -> bool:
         """Whether the weights are, or are to be, pages of a packed file."""
         is_worth_it = self.program.weights_bytes >= WORTH_A_COPY
-        return self._mapped is not None or (self._may_be_copied and is_wanted() and is_worth_it)
+        return self._mapped is not None or (not self.has_no_copy and is_wanted() and is_worth_it)
 
     @property
     def packed_nbytes(self) -> int:
@@ -96,14 +96,14 @@ class Reading:
         if self._mapped is not None or not self.is_to_be_mapped:
             return True
         path = self.file.path
-        copy = None
         try:
             make_copy(self, on_progress)
             copy = copied(path)
+            if copy is None:
+                raise UsageError("another file has taken its name")
         except (OSError, UsageError) as error:
             self.notice = self._why_in_memory(error)
-        if copy is None:  # or another file has just taken its name, and the old one is read
-            self._may_be_copied = False
+            self.has_no_copy = True
             return False
         self.file.close()
         self.file, self.program, self.tokenizer = copy.file, copy.program, copy.tokenizer

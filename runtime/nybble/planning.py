@@ -282,9 +282,14 @@ def _promises() -> list[Promise]:
 def held_bytes() -> int:
     """What the process holds, its models whole: of one that has just been loaded little has been
     touched yet."""
+    return max(machine.held_bytes(), promised_bytes())
+
+
+def promised_bytes() -> int:
+    """What was held before any model was loaded, and what is promised to those that are; 0 if there
+    is none."""
     promises = _promises()
-    promised = promises[0].held + sum(p.nbytes for p in promises) if promises else 0
-    return max(machine.held_bytes(), promised)
+    return promises[0].held + sum(p.nbytes for p in promises) if promises else 0
 
 
 def budget_of(memory: int | str | None, held: int, name: str = "memory=") -> Budget:
@@ -360,6 +365,8 @@ def _fixed(reading: Reading, held: int, board: Board | None) -> list[Line]:
     elif isinstance(reading.file, GgufFile):
         head = 2 * reading.head_bytes
         lines.append(Line("tokenizer, and the file's head while it is read", head))
+        if reading.has_no_copy and is_loaded("hashlib"):  # then packing had begun, or may have
+            lines.append(Line("what packing the file leaves", PACKING))
     return lines
 
 

@@ -29,11 +29,11 @@ model.complete("a", max_tokens=8, ignore_eos=True).text
 rates = {0: [], 1: [], 2: []}
 for _ in range(int(rounds)):
     for busy in rates:
-        spinning = [
-            subprocess.Popen([sys.executable, "-c", SPIN, str(cpu)]) for cpu in cpus[:busy]
-        ]
-        sleep(0.5)  # until they spin, or the team that was late has grown again
+        spinning = []
         try:
+            for cpu in cpus[:busy]:
+                spinning.append(subprocess.Popen([sys.executable, "-c", SPIN, str(cpu)]))
+            sleep(0.5)  # until they spin, or the team that was late has grown again
             reply = model.complete("The geese", max_tokens=128, ignore_eos=True)
             reply.text
             rates[busy].append(reply.stats.decode_tok_s)
@@ -50,8 +50,8 @@ def measure(path, cpus):
         [sys.executable, "-c", PROGRAM, path, str(ROUNDS), *map(str, cpus)],
         capture_output=True,
         text=True,
-        check=True,
     )
+    assert done.returncode == 0, done.stderr
     return {int(busy): median(rates) for busy, rates in json.loads(done.stdout).items()}
 
 

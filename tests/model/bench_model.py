@@ -18,6 +18,7 @@ from nybble._core.sampler import Sampler
 from nybble._core.sequence import Sequence
 from nybble.formats.gguf import GgufFile
 from tests import quiet
+from tools.peers import measure
 
 from .models import fidelity_golden
 
@@ -81,7 +82,6 @@ def test_decode(benchmark, model, ids):
 
 DEPTHS = (0, 512, 2048, 4096)
 DEEP = 2048  # from here on attention counts
-APART_US = 0.1  # barriers of two threads of one core are quicker
 # Multiply-adds a second of one thread, in twelve sums at once, which no CPU can have in flight.
 PEAK = """
 #include <stdio.h>
@@ -119,28 +119,29 @@ int main(void) {
 
 @pytest.fixture(scope="module")
 def peak(tmp_path_factory):
-    """The multiply-adds that so many threads can do in a second."""
+    """The multiply-adds that so many threads can do in a second: the best of five times."""
     folder = tmp_path_factory.mktemp("peak")
     (folder / "peak.c").write_text(PEAK)
     native_cpu = "-mcpu=native" if os.uname().machine == "aarch64" else "-march=native"
     command = ["cc", "-O3", native_cpu, "-ffp-contract=fast", "-funroll-loops"]
     subprocess.run([*command, str(folder / "peak.c"), "-o", str(folder / "peak")], check=True)
 
-    def measure(threads):
+    def once(threads):
         running = [
             subprocess.Popen([folder / "peak"], stdout=subprocess.PIPE) for _ in range(threads)
         ]
         return sum(float(process.communicate()[0]) for process in running)
 
-    return measure
+    return lambda threads: max(once(threads) for _ in range(5))
 
 
 def bench(path, threads):
     depths = [word for depth in DEPTHS for word in ("--depth", str(depth))]
     command = [sys.executable, "-m", "nybble", "bench", path, "--json", "--runs", "3"]
     done = subprocess.run(
-        [*command, "--threads", str(threads), *depths], capture_output=True, text=True, check=True
+        [*command, "--threads", str(threads), *depths], capture_output=True, text=True
     )
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
@@ -161,7 +162,7 @@ def test_decode_reaches_its_share(benchmark, request, peak, fixture, threads):
         halves = (row["bytes_per_token"] - start["bytes_per_token"]) / 2
         seconds = 1 / row["tok_s"] - 1 / start["tok_s"]
         row["peak_share"] = halves * heads / kv_heads / seconds / most if seconds > 0 else 0
-        apart = got["barrier_us"] is not None and got["barrier_us"] > APART_US
+        apart = got["barrier_us"] is not None and got["barrier_us"] > measure.ONE_CORE_BARRIER_US
         least = 0.8 if row["depth"] >= DEEP else 0.7 if apart else 0.85
         if row["read_share"] < least and (row["depth"] < DEEP or row["peak_share"] < 0.6):
             missed.append(f"at {row['depth']}: {row['read_share']:.0%} of a read, not {least:.0%}")

@@ -28,22 +28,34 @@ MODELS = {
     "gemma3-270m": ("gemma3_path", GEMMA3, False),
     "qwen2.5-coder-0.5b": ("qwen_coder_path", QWEN, False),
 }
-ATTENTION = 0.6  # most that context costs, as a multiple of the peer to which it costs least
+# Most that context costs, as a multiple of the peer to which it costs least. Of the first model
+# alone: of the others it costs less than the memory's drift between two depths.
+ATTENTION = {"smollm2-135m": 0.6}
 
 
-def missed(result, goals, in_best_form):
+def missed(result, goals, in_best_form, most_cost=None):
     """What a result of tools.peers.compare falls short of, as sentences."""
     threads, found = result["threads"], []
-    for row in result["strongest"]:
-        least = goals.get(row["figure"], (0, 0))[threads - 1]
-        if (row["same_file"] or in_best_form) and row["nybble_is"] < least:
-            form = f"{row['side']}, {row['form']}"
-            found.append(f"{row['figure']}: {row['nybble_is']:.2f} times {form}; wanted {least}")
-    cost = {(row["side"], row["form"]): row["ms"] for row in result["context"]}
-    ours, least = cost.pop((measure.NYBBLE, "file")), min(cost.values())
-    if ours > ATTENTION * least:
-        wanted = f"{ATTENTION} times {least:.2f} wanted"
-        found.append(f"1,000 tokens of context: {ours:.2f} ms; {wanted}")
+    found += [
+        f"{row['side']} could not be measured on the file: {row['why']}"
+        for row in result["failed"]
+        if row["form"] == "file"
+    ]
+    rows = {(row["figure"], row["same_file"]): row for row in result["strongest"]}
+    for figure, least in goals.items():
+        for same_file in (True, False) if in_best_form else (True,):
+            row = rows.get((figure, same_file))
+            if row is None:
+                found.append(f"{figure}: no peer was measured{' on the file' * same_file}")
+            elif row["nybble_is"] < least[threads - 1]:
+                form, wanted = f"{row['side']}, {row['form']}", least[threads - 1]
+                found.append(f"{figure}: {row['nybble_is']:.2f} times {form}; wanted {wanted}")
+    if most_cost is not None:
+        cost = {(row["side"], row["form"]): row["ms"] for row in result["context"]}
+        ours, least = cost.pop((measure.NYBBLE, "file")), min(cost.values())
+        if ours > most_cost * least:
+            wanted = f"{most_cost} times {least:.2f} wanted"
+            found.append(f"1,000 tokens of context: {ours:.2f} ms; {wanted}")
     return found
 
 
@@ -67,7 +79,9 @@ def test_rates_beside_the_peers(benchmark, request, drivers, model, threads):
     arguments = (model, path, drivers, plan, ROUNDS, build.default_cache(), print)
     (result,) = benchmark.pedantic(peers.compare, args=arguments, rounds=1)
     benchmark.extra_info.update(strongest=result["strongest"], conditions=result["conditions"])
-    short = missed(result, goals, in_best_form)
+    if result["conditions"]["others_cpus"][1] > quiet.MOST_BUSY:
+        pytest.skip(f"needs a quiet machine: {result['conditions']}")
+    short = missed(result, goals, in_best_form, ATTENTION.get(model))
     assert not short, f"{short}; {result['conditions']}"
 
 

@@ -170,6 +170,8 @@ def test_where_the_threads_are_is_told_by_the_barrier():
     assert measure.placement_of(0.03, 0.05) == measure.ONE_CORE
     assert measure.placement_of(0.15, 0.3) == measure.TWO_CORES
     assert measure.placement_of(0.03, 0.3) == measure.placement_of(0.3, 0.03) == measure.MOVED
+    for alone in ((0, 0), (0, 0.03), (0.3, 0)):
+        assert measure.placement_of(*alone) == measure.UNKNOWN
 
 
 def test_each_placement_has_rounds_of_its_own(served):
@@ -464,11 +466,11 @@ struct llama_batch { llama_token *token; int n, position; };
 struct llama_model; struct llama_context; struct llama_vocab;
 typedef void *llama_memory_t;
 static int cells, calls, rewound;
-/* The fourth time it cannot. */
+/* The eighth time it cannot. */
 static bool rewind_cells(int n) {
-    fprintf(stderr, "back to %d%s\\n", n, ++rewound < 4 ? "" : " fails");
-    cells = rewound < 4 ? n : cells;
-    return rewound < 4;
+    fprintf(stderr, "back to %d%s\\n", n, ++rewound < 8 ? "" : " fails");
+    cells = rewound < 8 ? n : cells;
+    return rewound < 8;
 }
 static void llama_log_set(void (*f)(enum ggml_log_level, const char *, void *), void *p) {
     (void)f, (void)p;
@@ -592,12 +594,14 @@ def test_the_driver_feeds_what_it_is_asked_for(tmp_path, name):
     fed = done.stderr.splitlines()[2:]
     # token 2 is the first of the largest logits; 512 * 7919 % 5 is 3
     assert fed == [
-        *("at 0: 1 from 0", "at 1: 1 from 2", "back to 1"),  # warm; and it is filled to 1
-        *("at 1: 1 from 2", "at 2: 1 from 2", "back to 1"),
+        # what comes before the clock starts: the last token once more; 599 * 7919 % 5 is 1
+        *("at 0: 1 from 0", "back to 0", "at 0: 1 from 0", "at 1: 1 from 2", "back to 1"),
+        *("back to 0", "at 0: 1 from 0", "at 1: 1 from 2", "at 2: 1 from 2", "back to 1"),
         *("at 0: 512 from 0", "at 512: 88 from 3"),  # the prompt
-        *("at 600: 1 from 2", "at 601: 1 from 2", "back to 600", "at 600: 1 from 2"),
+        *("back to 599", "at 599: 1 from 1", "at 600: 1 from 2", "at 601: 1 from 2", "back to 600"),
         # what was decoded cannot be taken back, and all is filled anew
-        *("back to 600 fails", "at 0: 512 from 0", "at 512: 388 from 3"),
+        *("back to 599", "at 599: 1 from 1", "at 600: 1 from 2", "back to 600 fails"),
+        *("at 0: 512 from 0", "at 512: 388 from 3"),
     ]
     for wrong in ("reply 903", "prompt 903", "fill 0", "prompt x", "stop"):
         done = serve("defaults", wrong)
@@ -682,6 +686,7 @@ def beside(ours, theirs, best=None):
     plan = Plan(threads=2, prompt=512, gen=64, depths=(512, 4096))
     return {
         "threads": 2,
+        "failed": [],
         "strongest": measure.against_strongest(rows),
         "context": measure.context_costs(plan, rows),
     }
@@ -697,8 +702,22 @@ def test_rates_that_fall_short_are_told():
     assert len(bench_peers.missed(slow, goals, True)) == 3  # of both forms, and decode in the best
 
 
+def test_peers_that_were_not_measured_are_told():
+    goals = {"prefill 512": (1.0, 1.0)}
+    alone = beside((120, 200, 150), (100, 100, 50))
+    assert bench_peers.missed(alone, goals, False) == []
+    assert bench_peers.missed(alone, goals, True) == ["prefill 512: no peer was measured"]
+    failed = [{"side": "b", "form": form, "why": "it crashed"} for form in ("file", "Q4_0")]
+    told = bench_peers.missed(alone | {"failed": failed}, goals, False)
+    assert told == ["b could not be measured on the file: it crashed"]
+    none = {"threads": 2, "failed": [], "strongest": [], "context": []}
+    assert bench_peers.missed(none, goals, False) == [
+        "prefill 512: no peer was measured on the file"
+    ]
+
+
 def test_context_that_costs_too_much_is_told():
     # a token takes 4 ms more at 4,096 than at 512, the peer's 5
-    [cost] = bench_peers.missed(beside((1, 200, 1000 / 9), (1, 200, 100)), {}, False)
+    [cost] = bench_peers.missed(beside((1, 200, 1000 / 9), (1, 200, 100)), {}, False, 0.6)
     assert cost == "1,000 tokens of context: 1.12 ms; 0.6 times 1.40 wanted"
-    assert bench_peers.missed(beside((1, 200, 130), (1, 200, 100)), {}, False) == []
+    assert bench_peers.missed(beside((1, 200, 130), (1, 200, 100)), {}, False, 0.6) == []

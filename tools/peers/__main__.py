@@ -120,15 +120,14 @@ def main(arguments: list[str] | None = None) -> int:
         say("tools.peers: --placement is of two threads: give --threads 2")
         return 2
     chosen = [build.PEERS[name] for name in args.peer or build.PEERS]
+    facts, results, failed = report.machine_facts(), list[dict[str, Any]](), False
     try:
         drivers = {peer: build.build(peer, args.cache, args.jobs, say) for peer in chosen}
         if args.build:
             return 0
-        facts = report.machine_facts()
         for peer, driver in drivers.items():
             side = {"version": peer.version, "compiler": build.compiler(driver)}
             facts["sides"][peer.name] = side
-        results = []
         for name in args.model or [name for name, row in KNOWN.items() if row.tested]:
             model = Path(pull(name) if name in KNOWN else hub.resolve(name))
             for threads in args.threads or (1, 2):
@@ -151,11 +150,11 @@ def main(arguments: list[str] | None = None) -> int:
                     print(lines, end="\n\n", file=sys.stderr if args.json else None, flush=True)
     except (build.BuildError, measure.MeasureError, NybbleError) as error:
         say(f"tools.peers: {error}")
-        return 1
-    if args.json:
+        failed = True
+    if args.json and results:  # what there is, if not all
         whole: dict[str, Any] = {"machine": facts, "results": results}
         print(json.dumps(whole))
-    return 0
+    return 1 if failed or not results else 0
 
 
 if __name__ == "__main__":

@@ -31,8 +31,10 @@ ANYWHERE = "anywhere"
 ONE_CORE = "one core"
 TWO_CORES = "two cores"
 MOVED = "moved"
+UNKNOWN = "not known"
 # Between what was seen: at most 0.1 us on one core, and 0.15 and 0.28 us on two.
 ONE_CORE_BARRIER_US = 0.12
+SETTLE_S = 0.02  # until a peer's threads, which wait for more work awake, have gone to sleep
 LOOK_AGAIN_S = 0.1  # how long to sleep until the next look at where the CPUs are
 
 
@@ -176,7 +178,10 @@ def busy_cpu_seconds() -> float:
 
 
 def placement_of(before_us: float, after_us: float) -> str:
-    """Where two threads were during a turn, by the barrier before and after it."""
+    """Where two threads were during a turn, by the barrier before and after it: 0 where the machine
+    was busy and one worked alone."""
+    if not before_us or not after_us:
+        return UNKNOWN
     together = {barrier_us < ONE_CORE_BARRIER_US for barrier_us in (before_us, after_us)}
     if len(together) == 2:
         return MOVED
@@ -208,6 +213,7 @@ class Machine:
             served.ask(f"fill {max(self._plan.depths[figure - 1], 1)}")
         before = self.barrier_us()
         turn = take_turn(served, self._plan, figure)
+        sleep(SETTLE_S)
         after = self.barrier_us()
         if own_decode:
             reads.append(self._nybble.seconds("read"))

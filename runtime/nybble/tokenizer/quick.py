@@ -20,7 +20,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib import import_module
 
 from nybble.tokenizer.same_templates import SAME
@@ -49,8 +48,13 @@ def _sha256(data: bytes) -> Any:
     # hashlib's comes with OpenSSL, whose loading costs more than all the rest here; CPython has
     # another one, in a module that was renamed in 3.12.
     for name in ("_sha2", "_sha256"):
-        with suppress(ModuleNotFoundError):
+        try:
             return import_module(name).sha256(data)
+        except ImportError as error:
+            from nybble.__main__ import lacks_memory
+
+            if lacks_memory(error):
+                raise
     return import_module("nybble.hashing").sha256(data)
 
 
