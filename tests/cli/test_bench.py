@@ -76,6 +76,7 @@ def test_bench_takes_a_context_and_a_budget(tiny, capsys):
         (("--context", "10"), 2, "--context must be 11 or more"),
         (("--context", "0"), 2, "--context must be 11 or more"),
         (("--memory", "3MiB"), 3, "allow more (--memory)"),
+        (("--memory", "3MiB"), 3, "for a smaller context lower --prompt, --depth and --gen too"),
         (("--memory", "lots"), 2, "memory must be an amount"),
     ):
         assert main(["bench", tiny, *options, *flags]) == code

@@ -19,6 +19,7 @@ import sys
 
 import nybble
 from nybble import hub, machine
+from nybble.errors import ContextError
 
 WORDS = "In the evening the geese fly south in a V, each in the wake of the one before it. "
 # Reading a page of a mapping brings in the 64 KiB around it; a row's numbers are halves at most.
@@ -62,7 +63,7 @@ def talk(model: nybble.Model, turns: int) -> None:
     for turn in range(turns):
         try:
             chat.ask(f"What is {turn} plus one?", max_tokens=24).text  # noqa: B018
-        except nybble.ContextError:
+        except ContextError:
             chat = model.chat()
 
 

@@ -656,7 +656,7 @@ def test_the_command_line_teaches_and_refuses(capsys):
 def test_a_placement_is_of_two_threads(capsys):
     assert command_line.main(["--placement", "two cores"]) == 2
     assert command_line.main(["--placement", "one core", "--threads", "3"]) == 2
-    assert "give --threads 2" in capsys.readouterr().err
+    assert "give --threads 2 alone" in capsys.readouterr().err
 
 
 def test_a_build_that_fails_ends_in_a_sentence(tmp_path, monkeypatch, capsys):

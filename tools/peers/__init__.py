@@ -35,6 +35,8 @@ def compare(
     placements in `placed` that there were, which is what measure.take_rounds takes of them."""
     failed: list[dict[str, str]] = []
     sides = [measure.nybble_side(str(model), plan)]
+    with measure.serving(sides[0]) as served:  # what it cannot do is known before the trials
+        served.ask("fill 1")
     for peer, driver in drivers.items():
         sides += best_sides(peer, driver, model, plan, cache, failed, say)
     results = []

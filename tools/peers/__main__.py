@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from tools.peers import build, measure, report
 
 EXAMPLES = """\
 examples:
-  python -m tools.peers                                  every known model, 1 and 2 threads
+  python -m tools.peers                                  the tests' three models, 1 and 2 threads
   python -m tools.peers --model smollm2-135m --threads 2 --json > peers.json
   python -m tools.peers --model ./mine.gguf --peer ik_llama.cpp --depth 4096
   python -m tools.peers --threads 2 --placement "one core" --placement "two cores"
@@ -42,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         "--model",
         action="append",
         metavar="NAME|PATH",
-        help="a known name, pulled if need be, or a .gguf file; repeatable (every known name)",
+        help="a known name, pulled if need be, or a .gguf file; repeatable (those of the tests)",
     )
     p.add_argument(
         "--peer",
@@ -117,19 +118,23 @@ def main(arguments: list[str] | None = None) -> int:
     """Carry out `python -m tools.peers`."""
     args = parser().parse_args(arguments)
     if args.placement and args.threads != [2]:
-        say("tools.peers: --placement is of two threads: give --threads 2")
+        say("tools.peers: --placement is of two threads: give --threads 2 alone")
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the sides too
     chosen = [build.PEERS[name] for name in args.peer or build.PEERS]
+    names = [] if args.build else args.model or [name for name in KNOWN if KNOWN[name].tested]
     facts, results, failed = report.machine_facts(), list[dict[str, Any]](), False
     try:
+        models = [
+            (name, Path(pull(name) if name in KNOWN else hub.resolve(name))) for name in names
+        ]
         drivers = {peer: build.build(peer, args.cache, args.jobs, say) for peer in chosen}
         if args.build:
             return 0
         for peer, driver in drivers.items():
             side = {"version": peer.version, "compiler": build.compiler(driver)}
             facts["sides"][peer.name] = side
-        for name in args.model or [name for name, row in KNOWN.items() if row.tested]:
-            model = Path(pull(name) if name in KNOWN else hub.resolve(name))
+        for name, model in models:
             for threads in args.threads or (1, 2):
                 depths = tuple(args.depth or (0, 512, 2048, 4096))
                 plan = measure.Plan(threads, args.prompt, args.gen, depths)
@@ -148,8 +153,11 @@ def main(arguments: list[str] | None = None) -> int:
                     lines = "\n".join(report.table(facts, result))
                     # With --json too, so that a run that is broken off has shown what it had.
                     print(lines, end="\n\n", file=sys.stderr if args.json else None, flush=True)
-    except (build.BuildError, measure.MeasureError, NybbleError) as error:
+    except (build.BuildError, measure.MeasureError, NybbleError, OSError) as error:
         say(f"tools.peers: {error}")
+        failed = True
+    except KeyboardInterrupt:
+        say("tools.peers: broken off")
         failed = True
     if args.json and results:  # what there is, if not all
         whole: dict[str, Any] = {"machine": facts, "results": results}

@@ -250,11 +250,15 @@ def run(command: list[str], log: Path, say: Say | None = None) -> None:
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
         ) as process:
             assert process.stdout is not None
-            for line in process.stdout:
-                file.write(line)
-                last.append(line)
-                if say and line.startswith("["):
-                    say(line.strip())
+            try:
+                for line in process.stdout:
+                    file.write(line)
+                    last.append(line)
+                    if say and line.startswith("["):
+                        say(line.strip())
+            except BaseException:
+                process.terminate()  # a signal to this process alone
+                raise
     if process.returncode != 0:
         raise BuildError(
             f"exit status {process.returncode} of: {' '.join(command)}\n{''.join(last)}see {log}"

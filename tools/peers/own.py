@@ -15,11 +15,15 @@ import sys
 
 import nybble
 from nybble.cli.bench import Bench
+from nybble.errors import NybbleError
 
 
 def main(model: str, threads: str, positions: str) -> None:
     """Serves until the input ends."""
-    loaded = nybble.load(model, threads=int(threads), context=int(positions) + 1)
+    try:
+        loaded = nybble.load(model, threads=int(threads), context=int(positions) + 1)
+    except NybbleError as error:
+        sys.exit(str(error))
     bench = Bench(loaded, int(positions))
     depth = 0
     for line in sys.stdin:

@@ -94,7 +94,13 @@ def run(args: argparse.Namespace) -> int:
             run["decode_tok_s"][i] * nbytes / 1e9 * run["read_s"][i] / weights_gb for run in runs
         )
         decode.append(
-            {"depth": depth, "tok_s": tok_s, "bytes_per_token": nbytes, "read_share": share}
+            {
+                "depth": depth,
+                "tok_s": tok_s,
+                "bytes_per_token": nbytes,
+                "read_share": share,
+                "read_gb_s": weights_gb / median(run["read_s"][i] for run in runs),
+            }
         )
     result = {
         "model": args.model,
@@ -131,13 +137,17 @@ def _measure(args: argparse.Namespace, depths: list[int]) -> tuple[Bench, list[d
     context = longest + args.gen + 1
     if args.context is not None:
         if args.context < context:
-            raise UsageError(f"--context must be {context:,} or more for this prompt and --gen")
+            raise UsageError(
+                f"--context must be {context:,} or more for these --prompt, --depth and --gen"
+            )
         context = args.context
     options = {"threads": args.threads, "kv": args.kv, "memory": args.memory}
     try:
         model = load(args.model, context=context, **options)
     except BudgetError as error:
-        raise BudgetError(as_flags(str(error))) from None
+        raise BudgetError(
+            f"{as_flags(str(error))}; for a smaller context lower --prompt, --depth and --gen too"
+        ) from None
     bench = Bench(model, longest)
     runs = []
     for i in range(args.runs):
@@ -159,7 +169,7 @@ def _as_text(result: dict[str, Any]) -> Iterator[str]:
         yield (
             f"  reads  {megabytes(row['bytes_per_token'])} a token at"
             f" {row['tok_s'] * row['bytes_per_token'] / 1e9:.1f} GB/s:"
-            f" {row['read_share']:.0%} of a plain read"
+            f" {row['read_share']:.0%} of a plain read ({row['read_gb_s']:.1f})"
         )
     yield f"read     {result['read_gb_s']:8.1f} GB/s"
     if result["barrier_us"]:
