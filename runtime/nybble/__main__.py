@@ -9,6 +9,10 @@ import errno
 import os
 import sys
 
+TYPE_CHECKING = False  # typing's own costs its import
+if TYPE_CHECKING:
+    import types
+
 _DOES_NOT_FIT, _CANNOT_RUN = 3, 5  # exit codes: those of BudgetError and CpuError
 _OUT_OF_MEMORY = b"nybble: there is not enough memory\n"
 # What the loader of libraries, Python's threads and its imports say where there is no memory.
@@ -34,17 +38,47 @@ def main() -> int:
         return _cannot_begin(error)
     try:
         if hears:
-            _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+            sys.unraisablehook = _end_if_interrupted
+            _signal.signal(_signal.SIGINT, _interrupt)
         return run()
     except MemoryError:  # to tell of the first one takes memory, too
         return out_of_memory()
     except KeyboardInterrupt:  # between this line and those of `run` that catch it
-        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
-        _signal.raise_signal(_signal.SIGINT)
+        die_of_interrupt()
         raise
     finally:
         if hears:  # the interpreter's end is as quiet
             _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+
+
+def die_of_interrupt() -> None:
+    """End as a process that Ctrl-C ends: a shell goes on with the next round of its loop after one
+    that exits, be it with 130, and stops after one that the signal ended."""
+    try:
+        sys.stdout.flush()
+    except (AttributeError, OSError, ValueError):  # nobody reads it any more
+        pass
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    _signal.raise_signal(_signal.SIGINT)
+
+
+def _interrupt(_: int, frame: "types.FrameType | None") -> None:
+    """The command's handler of SIGINT: KeyboardInterrupt, for what has something to undo or to say,
+    but the end within an import, which may drop an exception or make an ImportError of it."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            die_of_interrupt()
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def _end_if_interrupted(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Python's hook for what is raised where nothing can catch it, as while it frees an object:
+    there it would drop an interrupt, and the command go on."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        die_of_interrupt()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def lacks_memory(error: Exception) -> bool:

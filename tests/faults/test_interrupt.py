@@ -69,6 +69,47 @@ def test_an_interrupt_is_silent_at_any_moment(endless):
     assert silent > MOMENTS / 4, "most moments are in what comes before the reply"
 
 
+# A command that interrupts itself where an exception would be lost: Python drops what is raised
+# while it frees an object, and an import may make another exception of it.
+LOSING = """
+import os, signal, sys, time
+from nybble import cli
+from nybble.__main__ import main
+
+def pause():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(1)
+
+class Freed:
+    def __del__(self):
+        pause()
+
+def interrupted():
+    print("a word")
+    {where}
+    time.sleep(20)
+
+cli.main = interrupted
+sys.exit(main())
+"""
+IMPORTED = """
+import __main__
+try:
+    __main__.pause()
+except KeyboardInterrupt:
+    raise ImportError("an interface") from None
+"""
+
+
+@pytest.mark.parametrize("where", ["Freed()", "import imported"])
+def test_an_interrupt_that_python_would_lose_ends_it_too(where, tmp_path):
+    (tmp_path / "imported.py").write_text(IMPORTED)
+    command = [sys.executable, "-c", LOSING.format(where=where)]
+    ended = subprocess.run(command, capture_output=True, timeout=15, cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, b"")
+    assert ended.stdout == b"a word\n", "what was printed is written"
+
+
 def test_what_ignores_interrupts_goes_on_doing_so(endless):
     """As a job in the background of a shell's script does."""
 

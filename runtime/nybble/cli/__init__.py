@@ -7,13 +7,12 @@ returns the exit code. stdout carries results only; questions, progress and erro
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from nybble.__main__ import lacks_memory, out_of_memory
+from nybble.__main__ import die_of_interrupt, lacks_memory, out_of_memory
 from nybble.cli import bench, completion, doctor, ls, pack, plan, pull, rm, run, show
 from nybble.cli.parser import Parser, unknown_verb
 from nybble.cli.terminal import printable
@@ -46,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(sys.argv[1:] if argv is None else argv)
     except KeyboardInterrupt:
         if argv is None:
-            _die_of_interrupt()
+            die_of_interrupt()
         return INTERRUPTED
     except BrokenPipeError:
         _abandon_stdout()
@@ -130,17 +129,6 @@ def _open_what_is_closed() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))
-
-
-def _die_of_interrupt() -> None:
-    """End as a process that Ctrl-C ends: a shell goes on with the next round of its loop after one
-    that exits, be it with 130, and stops after one that the signal ended."""
-    import signal
-
-    with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
-        sys.stdout.flush()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGINT)
 
 
 def _fail(text: str, code: int) -> int:
