@@ -8,17 +8,15 @@
  */
 #include "tiles.h"
 
-enum { PAGE_BYTES = 4096, LINE_BYTES = 64, LINES_AHEAD = 8, STREAMS = 2 };
+enum { LINE_BYTES = 64, LINES_AHEAD = 8, STREAMS = 2 };
 enum { REGISTERS = STREAMS / TILES }; /* that a group of 4 columns of both takes */
 
-/* Called for each step of a stream. Hardware follows a stream to the end of its 4 KB page and
- * begins anew in the next, so once in a page the first lines of the page to come are prefetched.
- * Prefetching more is slower; beyond the weights it does no harm. */
+/* Called for each step of a stream: fetches the lines of a step that is not far ahead. Two streams
+ * of eight lines are what L1 can wait for; more stand in the way of the reads at hand, and hardware
+ * alone sees too late where a 4 KB page begins. Beyond the weights it does no harm. */
 ALWAYS_INLINE void follow(const uint8_t *p, size_t step_bytes) {
-    const size_t in_page = (uintptr_t)p % PAGE_BYTES;
-    if (in_page < step_bytes)
-        for (int i = 0; i < LINES_AHEAD; i++)
-            _mm_prefetch((const char *)p - in_page + PAGE_BYTES + i * LINE_BYTES, _MM_HINT_T1);
+    for (size_t i = 0; i < step_bytes; i += LINE_BYTES)
+        _mm_prefetch((const char *)p + LINES_AHEAD * LINE_BYTES + i, _MM_HINT_T0);
 }
 
 ALWAYS_INLINE floats isum8(format f, const ints w[8], const nyb_q8 *x, ints pairs) {

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import struct
 import time
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -142,6 +144,59 @@ def test_other_programs_read_it_as_gguf_of_another_architecture(whole):
 
 def test_packing_twice_gives_the_same_bytes(model, whole, tmp_path):
     assert pack(model, tmp_path / "again.nyb").read_bytes() == whole.read_bytes()
+
+
+def test_it_is_written_by_two_mib(tmp_path, monkeypatch):
+    """As is mapped in one page, where a file's pages are as large as what was written at once."""
+    path = tmp_path / "tiny.gguf"
+    tiny_model(path, layers=1, hidden=16_384, formats={"mlp": "F32"})
+    written = []
+
+    class Recorded(packed_writer._Summed):
+        def flush(self):
+            written.append((self._file.tell(), len(self._waiting)))
+            super().flush()
+
+    monkeypatch.setattr(packed_writer, "_Summed", Recorded)
+    whole = pack(path)
+    assert len(written) > 2
+    assert [at for at, _ in written] == [i * 2**21 for i in range(len(written))]
+    assert {nbytes for _, nbytes in written[:-1]} == {2**21}
+    assert sum(nbytes for _, nbytes in written) == whole.stat().st_size
+    assert differences(whole, path) == []
+
+
+def advised(path):
+    """Bytes of the file that are mapped with a wish for huge pages: (begin, end)."""
+    blocks = re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text())
+    spans = []
+    for block in blocks:
+        if os.fspath(path) in block.split("\n")[0] and " hg" in block:
+            place, _, offset = block.split()[:3]
+            begin, end = (int(word, 16) for word in place.split("-"))
+            spans.append((int(offset, 16), int(offset, 16) + end - begin))
+    return spans
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="the kernel has no huge pages"
+)
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_large_pages_are_wished_for_what_every_token_reads(tmp_path, is_tied):
+    """Not for an embedding that is no head: of that a token reads a row."""
+    path = tmp_path / "tiny.gguf"
+    tiny_model(path, tied=is_tied, formats={"head": "F16"})
+    with PackedFile(pack(path)) as file, GgufFile(path) as source:
+        program = packing.Reading(source).program
+        weights = file.weights(program)
+        first, *others = program.placements
+        begin = 0 if is_tied else first.nbytes
+        assert (first.name == "token_embd.weight") == (not is_tied)
+        assert program.read_from == begin
+        read = program.placements if is_tied else others
+        assert program.read_bytes == sum(placed.nbytes for placed in read)
+        at = file.nbytes - len(weights.view()) + begin
+        assert advised(file.path) == [(-(-at // 4096) * 4096, -(-file.nbytes // 4096) * 4096)]
 
 
 def test_a_source_with_keys_of_nybbles_own(tmp_path):

@@ -27,6 +27,7 @@ class Program:
     vocab: int
     dim: int
     weights_bytes: int
+    read_from: int
     read_bytes: int
     logits_buffer: int
     def __init__(self, lowered: Any) -> None: ...

@@ -236,12 +236,18 @@ cdef class Program:
         return self.c.weights_bytes
 
     @property
+    def read_from(self):
+        """Byte of the weights from which on a token of decode reads them all. Before it is an
+        embedding that is not the head too, of which it reads a row."""
+        first = self.placements[0]
+        is_seldom_read = first.name == "token_embd.weight" and any(
+            p.name == "output.weight" for p in self.placements)
+        return first.offset + first.nbytes if is_seldom_read else 0
+
+    @property
     def read_bytes(self):
-        """Bytes of weights that one token of decode reads: all but an embedding that is not the
-        head too, of which it reads a row."""
-        is_tied = not any(p.name == "output.weight" for p in self.placements)
-        return sum(p.nbytes for p in self.placements
-                   if is_tied or p.name != "token_embd.weight")
+        """Bytes of weights that one token of decode reads."""
+        return sum(p.nbytes for p in self.placements if p.offset >= self.read_from)
 
     def kv_read_bytes(self, positions, kv="f16"):
         """Bytes of keys and values, of the type `kv`, that one token of decode reads where

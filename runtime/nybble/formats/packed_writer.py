@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from nybble.tokenizer import Tokenizer
 
 _PAGE = 4096  # where weights begin
+_HUGE_PAGE = 2 * 2**20
 _U32, _U64, _I64, _STRING, _ARRAY = 4, 10, 11, 8, 9  # GGUF's value types
 _I8, _F32 = 24, 0  # and formats
 
@@ -87,6 +88,7 @@ def write(
             if on_progress is not None:
                 on_progress(placement.offset + placement.nbytes, program.weights_bytes)
         out.pad_to(header.nbytes)
+        out.flush()
         file.check_unchanged()
         part.seek(header.sum_at)
         part.write(out.hexdigest().encode())
@@ -228,7 +230,8 @@ class _Header:
 
 
 class _Summed:
-    """A file that is written from its beginning, with the sum of its bytes."""
+    """A file that is written from its beginning, with the sum of its bytes. It is written by 2 MiB:
+    a system that keeps what was written at once in one page will map it as one."""
 
     def __init__(self, file: BinaryIO):
         from nybble.hashing import sha256
@@ -236,11 +239,22 @@ class _Summed:
         self._file = file
         self._digest = sha256()
         self._at = 0
+        self._waiting = bytearray()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        self._file.write(data)
-        self._digest.update(data)
-        self._at += len(data)
+        rest = memoryview(data)
+        self._digest.update(rest)
+        self._at += len(rest)
+        while len(rest):
+            room = _HUGE_PAGE - len(self._waiting)
+            self._waiting += rest[:room]
+            rest = rest[room:]
+            if len(self._waiting) == _HUGE_PAGE:
+                self.flush()
+
+    def flush(self) -> None:
+        self._file.write(self._waiting)
+        self._waiting.clear()
 
     def pad_to(self, at: int) -> None:
         """Writes zeros up to there."""
