@@ -12,7 +12,9 @@ import sys
 TYPE_CHECKING = False  # typing's own costs its import
 if TYPE_CHECKING:
     import types
+    from typing import NoReturn
 
+INTERRUPTED = 130
 _DOES_NOT_FIT, _CANNOT_RUN = 3, 5  # exit codes: those of BudgetError and CpuError
 _OUT_OF_MEMORY = b"nybble: there is not enough memory\n"
 # What the loader of libraries, Python's threads and its imports say where there is no memory.
@@ -28,7 +30,7 @@ _NO_MEMORY = (
 def main() -> int:
     """Run the command line; returns its exit code."""
     # Python's own handler would raise KeyboardInterrupt inside of an import. Without it the signal
-    # ends the process at once, as it does later on (nybble.cli).
+    # ends the process at once, as `die_of_interrupt` does later on.
     hears = _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
     if hears:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
@@ -45,27 +47,27 @@ def main() -> int:
         return out_of_memory()
     except KeyboardInterrupt:  # between this line and those of `run` that catch it
         die_of_interrupt()
-        raise
     finally:
         if hears:  # the interpreter's end is as quiet
             _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 
-def die_of_interrupt() -> None:
+def die_of_interrupt() -> "NoReturn":
     """End as a process that Ctrl-C ends: a shell goes on with the next round of its loop after one
     that exits, be it with 130, and stops after one that the signal ended."""
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # a second one need not wait for the flush
     try:
         sys.stdout.flush()
-    except (AttributeError, OSError, ValueError):  # nobody reads it any more
+    except (AttributeError, OSError, RuntimeError, ValueError):  # closed, or being flushed already
         pass
-    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     _signal.raise_signal(_signal.SIGINT)
+    os._exit(INTERRUPTED)  # the first process of a container does not die of signals
 
 
 def _interrupt(_: int, frame: "types.FrameType | None") -> None:
-    """The command's handler of SIGINT: KeyboardInterrupt, for what has something to undo or to say,
-    but the end within an import, which may drop an exception or make an ImportError of it."""
-    while frame is not None:
+    """The command's handler of SIGINT. It raises KeyboardInterrupt, so that what has something to
+    undo or to say can do so; within an import, which may swallow that, it ends the process."""
+    while frame is not None and frame.f_code is not main.__code__:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             die_of_interrupt()
         frame = frame.f_back

@@ -6,8 +6,8 @@ second, up to three where a token takes long, and keeps what it found beside the
 copy. Whatever is chosen, the tokens are the same.
 
 Only what a machine can be asked in that time is tried: the threads of both phases, and the level of
-decode's rows. How far ahead a row prefetches is not: on x86 4 and 8 lines of the page to come are
-alike (docs/experiments.md), and NEON's `gemv` prefetches nothing, as no board has been timed yet.
+decode's rows. How far ahead a row prefetches is not: on x86 384 and 512 bytes are alike in huge
+pages (docs/experiments.md), and NEON's `gemv` prefetches nothing, as no board has been timed yet.
 
 `$NYBBLE_TUNE` is `auto` (the default) or `0`: then every thread works. A model that was loaded with
 a number of threads has just that number.

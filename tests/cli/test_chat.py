@@ -3,10 +3,12 @@
 import json
 import os
 import stat
+import sys
 
 import pytest
 
 from nybble.cli import chat
+from tests.model.models import speaking
 
 HOME = "chat_history"
 # readline as people have it: it edits lines, and draws them itself
@@ -59,13 +61,30 @@ def test_chat_goes_on_after_an_interrupt_and_an_error(calls, open_terminal):
     setup = (
         "from nybble.errors import ContextError\n"
         "errors = [KeyboardInterrupt(), ContextError('too long')]\n"
-        "fake_model.speak = lambda text: ['word', errors.pop(0)] if errors else ['fine']"
+        "fake_model.speak = lambda text: ['word', errors.pop(0)] if errors and text == 'hello' else ['fine']"
     )
     terminal = open_terminal("run", setup=f"fake_model.install()\n{setup}")
     for answer in ("(stopped)", "nybble: too long", "fine"):
         terminal.say("hello", answer)
     terminal.until_prompt()
     terminal.interrupt_until("/exit or Ctrl-D leaves")
+    assert terminal.leave() == 0
+
+
+def test_an_interrupt_stops_a_reply_of_a_real_model(open_terminal, tmp_path):
+    """The first one too: whatever it imports, an interrupt within which would end the command."""
+    path = speaking(tmp_path, "abc", loops=True, context=60_000)
+    script = (
+        "import fcntl, sys, termios\n"
+        "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+        "from nybble.__main__ import main\n"
+        f"sys.argv = ['nybble', 'run', {os.fspath(path)!r}, '--context', '60000']\n"
+        "sys.exit(main())\n"
+    )
+    terminal = open_terminal(command=[sys.executable, "-c", script])
+    for _ in range(3):
+        terminal.say("hello", "abcabc")
+        terminal.interrupt_until("(stopped)")
     assert terminal.leave() == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 import re
@@ -147,14 +148,14 @@ def test_packing_twice_gives_the_same_bytes(model, whole, tmp_path):
 
 
 def test_it_is_written_by_two_mib(tmp_path, monkeypatch):
-    """As is mapped in one page, where a file's pages are as large as what was written at once."""
+    """What is written at once can be mapped as one huge page."""
     path = tmp_path / "tiny.gguf"
     tiny_model(path, layers=1, hidden=16_384, formats={"mlp": "F32"})
     written = []
 
     class Recorded(packed_writer._Summed):
         def flush(self):
-            written.append((self._file.tell(), len(self._waiting)))
+            written.append((self._file.tell(), self._n_waiting))
             super().flush()
 
     monkeypatch.setattr(packed_writer, "_Summed", Recorded)
@@ -167,7 +168,7 @@ def test_it_is_written_by_two_mib(tmp_path, monkeypatch):
 
 
 def advised(path):
-    """Bytes of the file that are mapped with a wish for huge pages: (begin, end)."""
+    """What of the file is mapped, and huge pages were asked for: (begin, end) in bytes."""
     blocks = re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text())
     spans = []
     for block in blocks:
@@ -182,7 +183,7 @@ def advised(path):
     not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="the kernel has no huge pages"
 )
 @pytest.mark.parametrize("is_tied", [True, False])
-def test_large_pages_are_wished_for_what_every_token_reads(tmp_path, is_tied):
+def test_huge_pages_are_asked_for_what_every_token_reads(tmp_path, is_tied):
     """Not for an embedding that is no head: of that a token reads a row."""
     path = tmp_path / "tiny.gguf"
     tiny_model(path, tied=is_tied, formats={"head": "F16"})
@@ -196,7 +197,8 @@ def test_large_pages_are_wished_for_what_every_token_reads(tmp_path, is_tied):
         read = program.placements if is_tied else others
         assert program.read_bytes == sum(placed.nbytes for placed in read)
         at = file.nbytes - len(weights.view()) + begin
-        assert advised(file.path) == [(-(-at // 4096) * 4096, -(-file.nbytes // 4096) * 4096)]
+        page = mmap.PAGESIZE
+        assert advised(file.path) == [(-(-at // page) * page, -(-file.nbytes // page) * page)]
 
 
 def test_a_source_with_keys_of_nybbles_own(tmp_path):

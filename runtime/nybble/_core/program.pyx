@@ -237,12 +237,13 @@ cdef class Program:
 
     @property
     def read_from(self):
-        """Byte of the weights from which on a token of decode reads them all. Before it is an
-        embedding that is not the head too, of which it reads a row."""
-        first = self.placements[0]
-        is_seldom_read = first.name == "token_embd.weight" and any(
-            p.name == "output.weight" for p in self.placements)
-        return first.offset + first.nbytes if is_seldom_read else 0
+        """Byte of the weights from which on a token of decode reads them all. Only an embedding
+        that is not the head too comes before: a program's first step looks up a row of it, and
+        weights lie in the order of the steps."""
+        names = [p.name for p in self.placements]
+        if "output.weight" not in names or names[0] != "token_embd.weight":
+            return 0
+        return self.placements[0].offset + self.placements[0].nbytes
 
     @property
     def read_bytes(self):

@@ -12,13 +12,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from nybble.__main__ import die_of_interrupt, lacks_memory, out_of_memory
+from nybble.__main__ import INTERRUPTED, die_of_interrupt, lacks_memory, out_of_memory
 from nybble.cli import bench, completion, doctor, ls, pack, plan, pull, rm, run, show
 from nybble.cli.parser import Parser, unknown_verb
 from nybble.cli.terminal import printable
 from nybble.errors import BudgetError, NybbleError, UsageError
-
-INTERRUPTED = 130
 
 _DESCRIPTION = "Run small language models, quantized to about four bits, on small computers."
 _EXAMPLES = """\

@@ -48,8 +48,9 @@ def chat(model: Model, system: str | None, ask_options: dict[str, Any], verbose:
             "this model has no chat template: it continues text and does not chat; give it a"
             f" prompt, or chat with another: nybble run {DEFAULT}"
         )
-    if ask_options:  # whether they make sense is told now, not after the first message
-        model.ask("Hello", **ask_options).close()
+    # Whether the options make sense is told now, and not after the first message; and that need not
+    # wait for the template engine.
+    model.ask("Hello", **ask_options).close()
     history = _History()
     session = _Session(model, system, ask_options, verbose)
     say("Type /help for help, /exit to leave.")

@@ -160,9 +160,10 @@ class _Mapped(Gguf):
         tensor = self.tensors[name]
         return self.bytes[tensor.offset : tensor.offset + tensor.nbytes]
 
-    def will_be_read(self, start: int) -> None:
-        """Asks for pages of 2 MiB from byte `start` to the end: of a file that came into memory so,
-        looking up addresses costs less. Where the system does not grant it, nothing changes."""
+    def ask_for_huge_pages(self, start: int) -> None:
+        """From byte `start` to the end, for what is read from there is read often: with huge pages
+        looking up addresses costs less. The system reads ahead by as much then, and maps what it
+        keeps in large folios in huge pages; where it has none of that, nothing changes."""
         first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
         if self._map is not None and first < self.nbytes and hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):
@@ -255,7 +256,7 @@ class PackedFile:
             raise self._damaged(f"it has {self.nbytes:,} of {end:,} bytes")
         if base % ALIGNMENT:
             raise self._damaged(f"its weights begin at {base}, which is not a multiple of 64")
-        self._file.will_be_read(base + program.read_from)
+        self._file.ask_for_huge_pages(base + program.read_from)
         return Weights(program, self._file.bytes[base:end])
 
     @property

@@ -230,8 +230,8 @@ class _Header:
 
 
 class _Summed:
-    """A file that is written from its beginning, with the sum of its bytes. It is written by 2 MiB:
-    a system that keeps what was written at once in one page will map it as one."""
+    """A file that is written from its beginning, with the sum of its bytes. It is written by 2 MiB,
+    for what is written at once can lie in one huge page, and be mapped as one."""
 
     def __init__(self, file: BinaryIO):
         from nybble.hashing import sha256
@@ -239,22 +239,24 @@ class _Summed:
         self._file = file
         self._digest = sha256()
         self._at = 0
-        self._waiting = bytearray()
+        self._waiting = memoryview(bytearray(_HUGE_PAGE))
+        self._n_waiting = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         rest = memoryview(data)
         self._digest.update(rest)
         self._at += len(rest)
         while len(rest):
-            room = _HUGE_PAGE - len(self._waiting)
-            self._waiting += rest[:room]
-            rest = rest[room:]
-            if len(self._waiting) == _HUGE_PAGE:
+            n = min(len(rest), _HUGE_PAGE - self._n_waiting)
+            self._waiting[self._n_waiting : self._n_waiting + n] = rest[:n]
+            self._n_waiting += n
+            rest = rest[n:]
+            if self._n_waiting == _HUGE_PAGE:
                 self.flush()
 
     def flush(self) -> None:
-        self._file.write(self._waiting)
-        self._waiting.clear()
+        self._file.write(self._waiting[: self._n_waiting])
+        self._n_waiting = 0
 
     def pad_to(self, at: int) -> None:
         """Writes zeros up to there."""
