@@ -208,26 +208,37 @@ void NYB_KERNEL(hadamard)(const nyb_hadamard_args *a) {
         v8_store(a->out + i, v8_flush(v8_mul(v8_load(a->out + i), scale)));
 }
 
-/* Keys go into a lane of their tile, values into a row. */
-NYB_INLINE size_t key_at(const nyb_append_args *a) {
-    const size_t tile = a->position_in_page / NYB_LANES, lane = a->position_in_page % NYB_LANES;
-    return tile * a->head_dim * NYB_LANES + lane;
+NYB_INLINE size_t columns_from(size_t d, size_t head_dim) {
+    return head_dim - d < NYB_BLOCK ? head_dim - d : NYB_BLOCK;
+}
+
+/* Where in a page a number lies (nyb_attend_args). */
+NYB_INLINE size_t nyb_key_at(size_t head_dim, size_t position, size_t d) {
+    const size_t row = (position / NYB_GROUP * 4 + d % 4) * (head_dim / 4) + d / 4;
+    return row * NYB_GROUP + position % NYB_GROUP;
+}
+
+NYB_INLINE size_t nyb_value_at(size_t head_dim, size_t position, size_t d) {
+    const size_t block = d / NYB_BLOCK * NYB_BLOCK;
+    return (position / NYB_GROUP * head_dim + block) * NYB_GROUP +
+           position % NYB_GROUP * columns_from(block, head_dim) + d % NYB_BLOCK;
 }
 
 NYB_INLINE void append_key_halves(const nyb_append_args *a) {
-    uint16_t *k = (uint16_t *)a->k + key_at(a);
-    for (size_t i = 0; i < a->head_dim; i += NYB_LANES) {
+    const size_t quarter = nyb_key_at(a->head_dim, 0, 1); /* of a group */
+    uint16_t *k = (uint16_t *)a->k + nyb_key_at(a->head_dim, a->position_in_page, 0);
+    for (size_t i = 0; i < a->head_dim; i += NYB_LANES, k += NYB_LANES / 4 * NYB_GROUP) {
         uint16_t halves[NYB_LANES];
         v8_store_half(halves, v8_load(a->key + i));
         for (size_t j = 0; j < NYB_LANES; j++)
-            k[(i + j) * NYB_LANES] = halves[j];
+            k[j % 4 * quarter + j / 4 * NYB_GROUP] = halves[j];
     }
 }
 
 NYB_INLINE void append_value_halves(const nyb_append_args *a) {
-    uint16_t *v = (uint16_t *)a->v + a->position_in_page * a->head_dim;
+    uint16_t *v = a->v;
     for (size_t i = 0; i < a->head_dim; i += NYB_LANES)
-        v8_store_half(v + i, v8_load(a->value + i));
+        v8_store_half(v + nyb_value_at(a->head_dim, a->position_in_page, i), v8_load(a->value + i));
 }
 
 /* n columns, 32 or what is left of a head, as int8; returns their scale, a half. It is rounded
@@ -250,19 +261,16 @@ NYB_INLINE uint16_t stored_bytes(const float *x, size_t n, int8_t q[NYB_BLOCK]) 
     return d[0] == d[0] ? halves[0] : 0x7e00; /* which NaN it is would depend on the CPU */
 }
 
-NYB_INLINE size_t columns_from(size_t d, size_t head_dim) {
-    return head_dim - d < NYB_BLOCK ? head_dim - d : NYB_BLOCK;
-}
-
 NYB_INLINE void append_key_bytes(const nyb_append_args *a) {
-    int8_t *k = (int8_t *)a->k + key_at(a);
-    for (size_t d = 0; d < a->head_dim; d += NYB_BLOCK) {
+    const size_t quarter = nyb_key_at(a->head_dim, 0, 1);
+    int8_t *k = (int8_t *)a->k + nyb_key_at(a->head_dim, a->position_in_page, 0);
+    for (size_t d = 0; d < a->head_dim; d += NYB_BLOCK, k += NYB_BLOCK / 4 * NYB_GROUP) {
         int8_t q[NYB_BLOCK];
         const size_t n = columns_from(d, a->head_dim);
         a->k_scales[d / NYB_BLOCK * NYB_PAGE + a->position_in_page] =
             stored_bytes(a->key + d, n, q);
         for (size_t j = 0; j < n; j++)
-            k[(d + j) * NYB_LANES] = q[j];
+            k[j % 4 * quarter + j / 4 * NYB_GROUP] = q[j];
     }
 }
 
@@ -272,7 +280,7 @@ NYB_INLINE void append_value_bytes(const nyb_append_args *a) {
         const size_t n = columns_from(d, a->head_dim);
         a->v_scales[d / NYB_BLOCK * NYB_PAGE + a->position_in_page] =
             stored_bytes(a->value + d, n, q);
-        memcpy((int8_t *)a->v + a->position_in_page * a->head_dim + d, q, n);
+        memcpy((int8_t *)a->v + nyb_value_at(a->head_dim, a->position_in_page, d), q, n);
     }
 }
 
@@ -305,24 +313,19 @@ void NYB_KERNEL(softmax)(const nyb_softmax_args *a) {
 /* The attention of up to four query heads at once, so that a key or value is read and converted
  * once for all of them. `n` is a constant wherever this is inlined: the loops over it unroll. */
 #define NYB_QUERIES 4
-#define NYB_TILES   4
+#define NYB_TILES   (NYB_GROUP / NYB_LANES) /* of a group */
 
 /* Sums that stay in registers beside what they add up; a level with more registers says so. */
 #ifndef NYB_SUMS
 #define NYB_SUMS 8
 #endif
 
-/* While one group of 4 tiles, that is 32 positions, is worked on, a later one is fetched, a cache
- * line in each of D turns, or of int8 in each second: either is 64 * D bytes of halves. All at once
- * would stand in the way of the reads at hand; and into L2, because it has more room for reads
- * under way than L1. */
-#define NYB_GROUP      (NYB_TILES * NYB_LANES)
-#define NYB_AHEAD      (2 * NYB_GROUP)
-#define NYB_CACHE_LINE 64
+/* While one group of positions is worked on, a later one is fetched: of halves a cache line in each
+ * turn, in the order of reading. All at once would stand in the way of the reads at hand; and into
+ * L2, because it has more room for reads under way than L1. */
+#define NYB_AHEAD 2 /* groups */
 
-NYB_INLINE void nyb_fetch_line(const char *group, size_t i) {
-    __builtin_prefetch(group + i * NYB_CACHE_LINE, 0, 2);
-}
+NYB_INLINE void nyb_fetch_line(const char *line) { __builtin_prefetch(line, 0, 2); }
 
 /* Bytes of a number in the cache. */
 NYB_INLINE size_t nyb_key_bytes(nyb_kv kv) { return kv == NYB_KV_INT8 ? 1 : 2; }
@@ -334,42 +337,43 @@ NYB_INLINE nyb_v8 v8_load_stored(const void *p, size_t i, size_t bytes) {
                       : v8_load_bytes((const int8_t *)p + i);
 }
 
-/* Positions whose keys are read: whole tiles. */
-static inline size_t nyb_keys_read(const nyb_attend_args *a) {
-    return ((a->end + NYB_LANES - 1) / NYB_LANES - a->first / NYB_LANES) * NYB_LANES;
+/* Groups of positions that are read. */
+NYB_INLINE size_t nyb_groups_read(const nyb_attend_args *a) {
+    return (a->end + NYB_GROUP - 1) / NYB_GROUP - a->first / NYB_GROUP;
 }
 
-/* Where the position lies that is read `n` after the first: keys, then values, then those keys
- * that will be read next. */
+/* Where the group lies that is read `n` after the first: keys, then values, then those keys that
+ * will be read next. */
 NYB_INLINE const char *nyb_read_after(const nyb_attend_args *a, nyb_kv kv, size_t n) {
-    const size_t keys = nyb_keys_read(a), values = a->end - a->first;
-    const size_t key = nyb_key_bytes(kv) * a->head_dim, value = nyb_value_bytes(kv) * a->head_dim;
-    if (n < keys)
-        return (const char *)a->k + (a->first / NYB_LANES * NYB_LANES + n) * key;
-    if (n < keys + values)
-        return (const char *)a->v + (a->first + n - keys) * value;
-    return (const char *)a->next + (n - keys - values) * key;
+    const size_t groups = nyb_groups_read(a), numbers = NYB_GROUP * a->head_dim;
+    const size_t first = a->first / NYB_GROUP;
+    if (n < groups)
+        return (const char *)a->k + (first + n) * numbers * nyb_key_bytes(kv);
+    if (n < 2 * groups)
+        return (const char *)a->v + (first + n - groups) * numbers * nyb_value_bytes(kv);
+    return (const char *)a->next + (n - 2 * groups) * numbers * nyb_key_bytes(kv);
 }
 
 /* The dimensions begin + m, begin + m + 4, ... before `end` of the scores of `n` queries with
- * `tiles` tiles of 8 keys, whose numbers have `bytes`, while as many tiles at `ahead` are fetched,
- * in as many of the four m. */
+ * `tiles` tiles of 8 keys from tile `t` on, all in one group, whose numbers have `bytes`; with the
+ * group's first tile goes the fetching of the group at `ahead`. */
 NYB_INLINE void attend_partial(int n, int tiles, size_t bytes, size_t m, size_t begin, size_t end,
-                               const nyb_attend_args *a, const float *q, size_t k,
+                               const nyb_attend_args *a, const float *q, size_t t,
                                const char *ahead, nyb_v8 sum[NYB_QUERIES][NYB_TILES]) {
     for (int j = 0; j < n; j++)
-        for (int t = 0; t < tiles; t++)
-            sum[j][t] = v8_set(0);
-    const size_t head_dim = a->head_dim;
-    const char *keys = (const char *)a->k + k * bytes;
-    for (size_t d = begin + m; d < end; d += 4) {
-        if (m < (size_t)tiles)
-            nyb_fetch_line(ahead, (m * head_dim + d) / 4);
-        for (int t = 0; t < tiles; t++) {
-            const size_t at = ((size_t)t * head_dim + d) * NYB_LANES;
-            const nyb_v8 key = v8_load_stored(keys, at, bytes);
+        for (int i = 0; i < tiles; i++)
+            sum[j][i] = v8_set(0);
+    const size_t position = t * NYB_LANES, step = NYB_GROUP * bytes;
+    const char *keys = (const char *)a->k + nyb_key_at(a->head_dim, position, begin + m) * bytes;
+    const char *line = ahead + nyb_key_at(a->head_dim, 0, begin + m) * bytes;
+    const int fetches = t % NYB_TILES == 0;
+    for (size_t d = begin + m; d < end; d += 4, keys += step, line += step) {
+        if (fetches)
+            nyb_fetch_line(line);
+        for (int i = 0; i < tiles; i++) {
+            const nyb_v8 key = v8_load_stored(keys, (size_t)i * NYB_LANES, bytes);
             for (int j = 0; j < n; j++)
-                sum[j][t] = v8_fma(v8_set(q[(size_t)j * head_dim + d]), key, sum[j][t]);
+                sum[j][i] = v8_fma(v8_set(q[(size_t)j * a->head_dim + d]), key, sum[j][i]);
         }
     }
 }
@@ -378,19 +382,19 @@ NYB_INLINE void attend_partial(int n, int tiles, size_t bytes, size_t m, size_t 
  * multiply-adds is longer than D / 4; and one m after another leaves room for the sums of several
  * tiles in registers, enough of them to hide each other's latency. */
 NYB_INLINE void attend_sums(int n, int tiles, size_t bytes, size_t begin, size_t end,
-                            const nyb_attend_args *a, const float *q, size_t k, const char *ahead,
+                            const nyb_attend_args *a, const float *q, size_t t, const char *ahead,
                             nyb_v8 sums[NYB_QUERIES][NYB_TILES]) {
     nyb_v8 s0[NYB_QUERIES][NYB_TILES], s1[NYB_QUERIES][NYB_TILES];
-    attend_partial(n, tiles, bytes, 0, begin, end, a, q, k, ahead, s0);
-    attend_partial(n, tiles, bytes, 1, begin, end, a, q, k, ahead, s1);
+    attend_partial(n, tiles, bytes, 0, begin, end, a, q, t, ahead, s0);
+    attend_partial(n, tiles, bytes, 1, begin, end, a, q, t, ahead, s1);
     for (int j = 0; j < n; j++)
-        for (int t = 0; t < tiles; t++)
-            sums[j][t] = v8_add(s0[j][t], s1[j][t]);
-    attend_partial(n, tiles, bytes, 2, begin, end, a, q, k, ahead, s0);
-    attend_partial(n, tiles, bytes, 3, begin, end, a, q, k, ahead, s1);
+        for (int i = 0; i < tiles; i++)
+            sums[j][i] = v8_add(s0[j][i], s1[j][i]);
+    attend_partial(n, tiles, bytes, 2, begin, end, a, q, t, ahead, s0);
+    attend_partial(n, tiles, bytes, 3, begin, end, a, q, t, ahead, s1);
     for (int j = 0; j < n; j++)
-        for (int t = 0; t < tiles; t++)
-            sums[j][t] = v8_add(sums[j][t], v8_add(s0[j][t], s1[j][t]));
+        for (int i = 0; i < tiles; i++)
+            sums[j][i] = v8_add(sums[j][i], v8_add(s0[j][i], s1[j][i]));
 }
 
 /* The scores of `n` queries with `tiles` tiles from tile `t` on. Int8 keys are summed up by blocks
@@ -398,9 +402,8 @@ NYB_INLINE void attend_sums(int n, int tiles, size_t bytes, size_t begin, size_t
 NYB_INLINE void attend_scores(int n, int tiles, size_t bytes, const nyb_attend_args *a,
                               const float *q, size_t t, const char *ahead,
                               nyb_v8 scores[NYB_QUERIES][NYB_TILES]) {
-    const size_t k = t * NYB_LANES * a->head_dim;
     if (bytes == 2) {
-        attend_sums(n, tiles, bytes, 0, a->head_dim, a, q, k, ahead, scores);
+        attend_sums(n, tiles, bytes, 0, a->head_dim, a, q, t, ahead, scores);
         return;
     }
     for (int j = 0; j < n; j++)
@@ -410,7 +413,7 @@ NYB_INLINE void attend_scores(int n, int tiles, size_t bytes, const nyb_attend_a
         const uint16_t *scales = a->k_scales + d / NYB_BLOCK * NYB_PAGE + t * NYB_LANES;
         const size_t end = d + columns_from(d, a->head_dim);
         nyb_v8 sums[NYB_QUERIES][NYB_TILES];
-        attend_sums(n, tiles, bytes, d, end, a, q, k, ahead, sums);
+        attend_sums(n, tiles, bytes, d, end, a, q, t, ahead, sums);
         for (int i = 0; i < tiles; i++) {
             const nyb_v8 scale = v8_load_half(scales + NYB_LANES * i);
             for (int j = 0; j < n; j++)
@@ -453,8 +456,8 @@ NYB_INLINE const float *attend_weights(int n, size_t bytes, const nyb_attend_arg
     return room;
 }
 
-/* 8 * `width` dimensions, from d on, of what `n` queries sum of the values begin..end, whose
- * numbers have `bytes`, times w: one chain of multiply-adds for each query and 8 dimensions,
+/* 8 * `width` dimensions, from d on, of what `n` queries sum of the values begin..end of one group,
+ * whose numbers have `bytes`, times w: one chain of multiply-adds for each query and 8 dimensions,
  * several of which hide each other's latency. The chains go on where the values before `begin` left
  * them in `out`. */
 NYB_INLINE void attend_values(int n, int width, size_t bytes, const nyb_attend_args *a,
@@ -464,12 +467,14 @@ NYB_INLINE void attend_values(int n, int width, size_t bytes, const nyb_attend_a
     for (int j = 0; j < n; j++)
         for (int b = 0; b < width; b++)
             sum[j][b] = v8_load(out + (size_t)j * a->out_stride + d + (size_t)(NYB_LANES * b));
-    for (size_t i = begin; i < end; i++) {
+    const size_t dim = a->head_dim, step = columns_from(d / NYB_BLOCK * NYB_BLOCK, dim) * bytes;
+    const char *values = (const char *)a->v + nyb_value_at(dim, begin, d) * bytes;
+    const char *line = ahead + nyb_value_at(dim, begin % NYB_GROUP, d) * bytes;
+    for (size_t i = begin; i < end; i++, values += step, line += step) {
         if (width == 4)
-            nyb_fetch_line(ahead, d + i - begin);
+            nyb_fetch_line(line);
         for (int b = 0; b < width; b++) {
-            const size_t at = i * a->head_dim + d + (size_t)(NYB_LANES * b);
-            const nyb_v8 value = v8_load_stored(a->v, at, bytes);
+            const nyb_v8 value = v8_load_stored(values, (size_t)(NYB_LANES * b), bytes);
             for (int j = 0; j < n; j++)
                 sum[j][b] = v8_fma(v8_set(w[(size_t)j * NYB_PAGE + i]), value, sum[j][b]);
         }
@@ -495,7 +500,7 @@ NYB_INLINE void attend_rows(int n, size_t bytes, const nyb_attend_args *a, size_
         attend_values(n, 1, bytes, a, begin, end, d, ahead, w, out);
 }
 
-/* Fetches what lies `lead` positions ahead. */
+/* Fetches what is read `lead` groups later. */
 NYB_INLINE void attend_group(int n, nyb_kv kv, const nyb_attend_args *a, size_t query,
                              size_t lead) {
     const float *q = a->q + query * a->head_dim;
@@ -509,10 +514,17 @@ NYB_INLINE void attend_group(int n, nyb_kv kv, const nyb_attend_args *a, size_t 
     size_t t = first_tile;
     const int tiles = NYB_SUMS / n < NYB_TILES ? 2 : NYB_TILES;
     const size_t bytes = nyb_key_bytes(kv);
-    for (; t + (size_t)tiles <= end_tile; t += (size_t)tiles, lead += (size_t)tiles * NYB_LANES)
-        attend_tiles(n, tiles, bytes, a, q, t, nyb_read_after(a, kv, lead), scores, max);
-    for (; t < end_tile; t++, lead += NYB_LANES)
-        attend_tiles(n, 1, bytes, a, q, t, nyb_read_after(a, kv, lead), scores, max);
+    while (t < end_tile) {
+        const char *ahead = nyb_read_after(a, kv, lead + t / NYB_TILES - first_tile / NYB_TILES);
+        if (t % (size_t)tiles == 0 && t + (size_t)tiles <= end_tile) {
+            attend_tiles(n, tiles, bytes, a, q, t, ahead, scores, max);
+            t += (size_t)tiles;
+        } else {
+            attend_tiles(n, 1, bytes, a, q, t, ahead, scores, max);
+            t++;
+        }
+    }
+    lead += nyb_groups_read(a);
     for (int j = 0; j < n; j++) {
         float *mine = scores + (size_t)j * NYB_PAGE + first_tile * NYB_LANES;
         float *stats = out + (size_t)j * a->out_stride + a->head_dim;
@@ -524,10 +536,10 @@ NYB_INLINE void attend_group(int n, nyb_kv kv, const nyb_attend_args *a, size_t 
     for (int j = 0; j < n; j++)
         for (size_t d = 0; d < a->head_dim; d += NYB_LANES)
             v8_store(out + (size_t)j * a->out_stride + d, v8_set(0));
-    for (size_t i = a->first; i < a->end; i += NYB_GROUP, lead += NYB_GROUP) {
-        const size_t end = i + NYB_GROUP < a->end ? i + NYB_GROUP : a->end;
-        const char *ahead = nyb_read_after(a, kv, lead);
-        attend_rows(n, nyb_value_bytes(kv), a, i, end, ahead, scores, out);
+    for (size_t i = a->first, end; i < a->end; i = end, lead++) {
+        end = (i / NYB_GROUP + 1) * NYB_GROUP;
+        end = end < a->end ? end : a->end;
+        attend_rows(n, nyb_value_bytes(kv), a, i, end, nyb_read_after(a, kv, lead), scores, out);
     }
     for (int j = 0; j < n; j++)
         for (size_t d = 0; d < a->head_dim; d += NYB_LANES) {
@@ -543,7 +555,7 @@ NYB_INLINE void attend(nyb_kv kv, const nyb_attend_args *a) {
     size_t query = 0, lead = NYB_AHEAD;
     for (; query < n; query += NYB_QUERIES) {
         if (query && query + NYB_QUERIES >= n)
-            lead = nyb_keys_read(a) + a->end - a->first;
+            lead = 2 * nyb_groups_read(a);
         switch (n - query) {
         case 1:
             attend_group(1, kv, a, query, lead);

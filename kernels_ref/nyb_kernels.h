@@ -21,7 +21,7 @@ enum {
     NYB_TILE_ROWS = 8, /* rows of a matrix that are packed together, one to a lane */
     NYB_LANES = 8,     /* floats in a nyb_v8 */
     NYB_PAGE = 128,    /* positions in a page of the KV cache, and in a chunk of attention */
-    NYB_KV_TILES = NYB_PAGE / NYB_LANES, /* tiles of 8 positions in a page of keys */
+    NYB_GROUP = 32,    /* positions of a page whose keys, or values, lie together */
 };
 
 /* Whatever enters a product is 0 or at least this in magnitude (docs/arithmetic.md, "Flush"). */
@@ -342,12 +342,12 @@ typedef struct nyb_append_args {
  * Each query's partial result is D floats of out (flushed), then max, then the sum of the
  * exponentials: `combine` joins those of several pages. */
 typedef struct nyb_attend_args {
-    size_t head_dim;          /* D, a multiple of 8 */
-    size_t n_queries;         /* heads that share this KV head */
-    size_t first, end;        /* positions attended to, 0 <= first < end <= 128 */
-    const float *q;           /* (n_queries, D), rotated and scaled */
-    const void *k;            /* halves or int8, (16 tiles, D, 8 positions) */
-    const void *v;            /* halves or int8, (128 positions, D) */
+    size_t head_dim;   /* D, a multiple of 8 */
+    size_t n_queries;  /* heads that share this KV head */
+    size_t first, end; /* positions attended to, 0 <= first < end <= 128 */
+    const float *q;    /* (n_queries, D), rotated and scaled */
+    const void *k;     /* halves or int8, (4 groups, 4, D / 4, 32 positions): [d % 4][d / 4] */
+    const void *v;     /* the same, (4 groups, D / 32 rounded up, 32 positions, 32 or fewer) */
     const uint16_t *k_scales; /* of int8: halves, (D / 32 rounded up, 128 positions) */
     const uint16_t *v_scales; /* the same */
     const void *next; /* keys that the thread will read afterwards: a kernel may fetch them */

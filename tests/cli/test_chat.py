@@ -61,7 +61,9 @@ def test_chat_goes_on_after_an_interrupt_and_an_error(calls, open_terminal):
     setup = (
         "from nybble.errors import ContextError\n"
         "errors = [KeyboardInterrupt(), ContextError('too long')]\n"
-        "fake_model.speak = lambda text: ['word', errors.pop(0)] if errors and text == 'hello' else ['fine']"
+        "def speak(text):\n"
+        "    return ['word', errors.pop(0)] if errors and text == 'hello' else ['fine']\n"
+        "fake_model.speak = speak"
     )
     terminal = open_terminal("run", setup=f"fake_model.install()\n{setup}")
     for answer in ("(stopped)", "nybble: too long", "fine"):

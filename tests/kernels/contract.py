@@ -24,7 +24,7 @@ Q16 = np.dtype(
         *[("half_sum", "i2", (2, 2)), ("unused", "i4", 3)],
     ]
 )
-BLOCK, ROWS, PAGE = 32, 8, 128
+BLOCK, ROWS, PAGE, GROUP = 32, 8, 128, 32
 TINY = np.float32(2.0**-40)
 
 SIZE, POINTER, FLOAT, U64 = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_float, ctypes.c_uint64
@@ -101,15 +101,34 @@ def kv_of(name: str) -> str | None:
 
 
 def empty_page(kv: str, head_dim: int) -> dict[str, np.ndarray]:
-    """A page of one KV head, zeroed, as arguments of append and attend."""
+    """A page of one KV head, zeroed, as arguments of append and attend: `as_keys`, `as_values`."""
     scales = -(-head_dim // BLOCK), PAGE
     of_k, of_v = (np.int8 if kv in types else np.uint16 for types in (("int8",), ("v8", "int8")))
     return {
-        "k": guarded((PAGE // ROWS, head_dim, ROWS), of_k),
-        "v": guarded((PAGE, head_dim), of_v),
+        "k": guarded(PAGE * head_dim, of_k),
+        "v": guarded(PAGE * head_dim, of_v),
         "k_scales": guarded(scales if of_k is np.int8 else 0, np.uint16),
         "v_scales": guarded(scales if of_v is np.int8 else 0, np.uint16),
     }
+
+
+def as_keys(x: np.ndarray) -> np.ndarray:
+    """(PAGE, D) numbers in the order in which a page has keys."""
+    groups = x.reshape(PAGE // GROUP, GROUP, -1, 4)  # of positions; d / 4, d % 4
+    return groups.transpose(0, 3, 2, 1).ravel()
+
+
+def as_values(x: np.ndarray) -> np.ndarray:
+    """(PAGE, D) numbers in the order in which a page has values."""
+    blocks = [x[:, d : d + BLOCK] for d in range(0, x.shape[1], BLOCK)]
+    groups = range(0, PAGE, GROUP)
+    return np.concatenate([block[at : at + GROUP].ravel() for at in groups for block in blocks])
+
+
+def places(order: Callable[[np.ndarray], np.ndarray], head_dim: int) -> np.ndarray:
+    """Where in a page a position has its dimensions, (PAGE, D); `order`: as_keys or as_values."""
+    numbers = np.arange(PAGE * head_dim).reshape(PAGE, head_dim)
+    return np.argsort(order(numbers)).reshape(PAGE, head_dim)
 
 
 def format_of(name: str) -> str:

@@ -8,17 +8,21 @@ from .contract import (
     BLOCK,
     PAGE,
     TINY,
+    as_keys,
+    as_values,
     call,
     empty_page,
     guarded,
     guarded_copy,
     kv_of,
+    places,
     ref_of,
     rows_of,
 )
 
 U = 2.0**-24  # half a unit in the last place of 1
 KVS = ("f16", "v8", "int8")
+ORDERS = {"k": as_keys, "v": as_values}
 
 
 def is_flushed(x):
@@ -50,11 +54,6 @@ def as_bytes(x):
     return q, np.stack(scales), meaning
 
 
-def tiled(k):
-    """(PAGE, D) in tiles of 8 positions, a position in a lane."""
-    return k.reshape(PAGE // 8, 8, -1).transpose(0, 2, 1)
-
-
 def filled(kv, k, v):
     """A page with these keys and values, (PAGE, D) floats; and what is stored of each, exactly."""
     page = empty_page(kv, k.shape[1])
@@ -62,11 +61,12 @@ def filled(kv, k, v):
         stored, page["k_scales"][...], k = as_bytes(k)
     else:
         stored, k = halves(k)
-    page["k"][...] = tiled(stored)
+    page["k"][...] = as_keys(stored)
     if kv == "f16":
-        page["v"][...], v = halves(v)
+        stored, v = halves(v)
     else:
-        page["v"][...], page["v_scales"][...], v = as_bytes(v)
+        stored, page["v_scales"][...], v = as_bytes(v)
+    page["v"][...] = as_values(stored)
     return page, k, v
 
 
@@ -135,7 +135,7 @@ def test_append_of_int8_is_off_by_half_a_step(name):
     for part, bytes_of in (("k", kv_of(name) == "int8"), ("v", kv_of(name) != "f16")):
         if not bytes_of:
             continue
-        row = page["k"][0, :, 3] if part == "k" else page["v"][3]
+        row = page[part][places(ORDERS[part], 320)[3]]
         scale = page[part + "_scales"][:, 3].copy().view(np.float16).astype(np.float64)
         error = np.abs(row * np.repeat(scale, BLOCK) - x)
         assert (error <= (0.5 + 127 * 2.0**-11) * step).all()  # the scale's own rounding: 2^-11
@@ -153,9 +153,9 @@ def test_append_rounds_to_the_nearest_half_and_saturates(name):
     x = np.resize(x, -(-len(x) // 8) * 8).astype(np.float32)
     page = empty_page(kv_of(name), len(x))
     call(name, head_dim=len(x), position_in_page=77, key=x, value=-x, **page)
-    assert (page["k"][77 // 8, :, 77 % 8] == halves(x)[0]).all()
+    assert (page["k"][places(as_keys, len(x))[77]] == halves(x)[0]).all()
     if kv_of(name) == "f16":
-        assert (page["v"][77] == halves(-x)[0]).all()
+        assert (page["v"][places(as_values, len(x))[77]] == halves(-x)[0]).all()
 
 
 @pytest.mark.parametrize("name", rows_of("append"))
@@ -172,7 +172,7 @@ def test_append_hides_nothing_that_is_not_finite(name, bad):
             assert np.isnan(scales[0])
             assert scales[1] == np.float16(1 / 127)
         else:
-            stored = (page["k"][0, :, 0] if part == "k" else page["v"][0]).copy().view(np.float16)
+            stored = page[part][places(ORDERS[part], 64)[0]].view(np.float16)
             expected = x if np.isnan(bad) else np.clip(x, -65504, 65504)
             assert np.array_equal(stored, expected.astype(np.float16), equal_nan=True)
 
@@ -230,15 +230,15 @@ def test_every_value_is_read_exactly(name):
     numbers = np.arange(0x7C00, dtype=np.uint16)
     scales = np.concatenate([numbers[:300], numbers[300::64]])
     head_dim = len(numbers) if kv_of(name) == "f16" else BLOCK * len(scales)
-    page = empty_page(kv_of(name), head_dim)
+    page, at = empty_page(kv_of(name), head_dim), places(as_values, head_dim)[0]
     if kv_of(name) == "f16":
-        page["v"][0] = numbers
+        page["v"][at] = numbers
         expected = numbers.view(np.float16).astype(np.float32)
     else:
-        page["v"][0] = np.resize(np.arange(-127, 128), head_dim)
+        page["v"][at] = np.resize(np.arange(-127, 128), head_dim)
         page["v_scales"][:, 0] = scales
         wide = np.repeat(scales.view(np.float16).astype(np.float32), BLOCK)
-        expected = page["v"][0] * wide
+        expected = page["v"][at] * wide
     out = attend(name, np.zeros((1, head_dim), np.float32), page, 0, 1)
     assert (out[0, :head_dim] == expected).all()
 

@@ -240,8 +240,8 @@ cdef class Program:
         """Byte of the weights from which on a token of decode reads them all. Only an embedding
         that is not the head too comes before: a program's first step looks up a row of it, and
         weights lie in the order of the steps."""
-        names = [p.name for p in self.placements]
-        if "output.weight" not in names or names[0] != "token_embd.weight":
+        has_head = any(p.name == "output.weight" for p in self.placements)
+        if not has_head or self.placements[0].name != "token_embd.weight":
             return 0
         return self.placements[0].offset + self.placements[0].nbytes
 
