@@ -11,10 +11,10 @@
 enum { LINE_BYTES = 64, LINES_AHEAD = 8, STREAMS = 2 };
 enum { REGISTERS = STREAMS / TILES }; /* that a group of 4 columns of both takes */
 
-/* Called for each step of a stream: prefetches the lines of one a little ahead. Two streams of eight
- * lines are what a Zen 4's L1 can wait for, the only one that was timed; more stand in the way of the
- * reads at hand, and hardware alone sees too late where a 4 KB page begins. Beyond the weights it
- * does no harm. */
+/* Called for each step of a stream: prefetches the lines of one a little ahead. Two streams of
+ * eight lines are what a Zen 4's L1 can wait for, the only one that was timed; more stand in the
+ * way of the reads at hand, and hardware alone sees too late where a 4 KB page begins. Beyond the
+ * weights it does no harm. */
 ALWAYS_INLINE void follow(const uint8_t *p, size_t step_bytes) {
     for (size_t i = 0; i < step_bytes; i += LINE_BYTES)
         _mm_prefetch((const char *)p + LINES_AHEAD * LINE_BYTES + i, _MM_HINT_T0);
