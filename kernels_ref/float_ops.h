@@ -212,9 +212,13 @@ NYB_INLINE size_t columns_from(size_t d, size_t head_dim) {
     return head_dim - d < NYB_BLOCK ? head_dim - d : NYB_BLOCK;
 }
 
+/* Chains of multiply-adds that a score is summed by: dimension d is in chain d modulo 4. */
+#define NYB_CHAINS 4
+
 /* Where in a page a number lies (nyb_attend_args). */
 NYB_INLINE size_t nyb_key_at(size_t head_dim, size_t position, size_t d) {
-    const size_t row = (position / NYB_GROUP * 4 + d % 4) * (head_dim / 4) + d / 4;
+    const size_t chain = position / NYB_GROUP * NYB_CHAINS + d % NYB_CHAINS;
+    const size_t row = chain * (head_dim / NYB_CHAINS) + d / NYB_CHAINS;
     return row * NYB_GROUP + position % NYB_GROUP;
 }
 
@@ -225,13 +229,13 @@ NYB_INLINE size_t nyb_value_at(size_t head_dim, size_t position, size_t d) {
 }
 
 NYB_INLINE void append_key_halves(const nyb_append_args *a) {
-    const size_t quarter = nyb_key_at(a->head_dim, 0, 1); /* of a group */
+    const size_t chain = nyb_key_at(a->head_dim, 0, 1); /* the length of one */
     uint16_t *k = (uint16_t *)a->k + nyb_key_at(a->head_dim, a->position_in_page, 0);
-    for (size_t i = 0; i < a->head_dim; i += NYB_LANES, k += NYB_LANES / 4 * NYB_GROUP) {
+    for (size_t i = 0; i < a->head_dim; i += NYB_LANES, k += NYB_LANES / NYB_CHAINS * NYB_GROUP) {
         uint16_t halves[NYB_LANES];
         v8_store_half(halves, v8_load(a->key + i));
         for (size_t j = 0; j < NYB_LANES; j++)
-            k[j % 4 * quarter + j / 4 * NYB_GROUP] = halves[j];
+            k[j % NYB_CHAINS * chain + j / NYB_CHAINS * NYB_GROUP] = halves[j];
     }
 }
 
@@ -262,15 +266,15 @@ NYB_INLINE uint16_t stored_bytes(const float *x, size_t n, int8_t q[NYB_BLOCK]) 
 }
 
 NYB_INLINE void append_key_bytes(const nyb_append_args *a) {
-    const size_t quarter = nyb_key_at(a->head_dim, 0, 1);
+    const size_t chain = nyb_key_at(a->head_dim, 0, 1); /* the length of one */
     int8_t *k = (int8_t *)a->k + nyb_key_at(a->head_dim, a->position_in_page, 0);
-    for (size_t d = 0; d < a->head_dim; d += NYB_BLOCK, k += NYB_BLOCK / 4 * NYB_GROUP) {
+    for (size_t d = 0; d < a->head_dim; d += NYB_BLOCK, k += NYB_BLOCK / NYB_CHAINS * NYB_GROUP) {
         int8_t q[NYB_BLOCK];
         const size_t n = columns_from(d, a->head_dim);
         a->k_scales[d / NYB_BLOCK * NYB_PAGE + a->position_in_page] =
             stored_bytes(a->key + d, n, q);
         for (size_t j = 0; j < n; j++)
-            k[j % 4 * quarter + j / 4 * NYB_GROUP] = q[j];
+            k[j % NYB_CHAINS * chain + j / NYB_CHAINS * NYB_GROUP] = q[j];
     }
 }
 
@@ -320,12 +324,16 @@ void NYB_KERNEL(softmax)(const nyb_softmax_args *a) {
 #define NYB_SUMS 8
 #endif
 
-/* While one group of positions is worked on, a later one is fetched: of halves a cache line in each
- * turn, in the order of reading. All at once would stand in the way of the reads at hand; and into
- * L2, because it has more room for reads under way than L1. */
-#define NYB_AHEAD 2 /* groups */
+/* While one group of positions is worked on, a later one is fetched: the loops over a group's keys,
+ * or values, take D turns, and each fetches a cache line, which is all of D lines of halves, and D
+ * / 2 of int8 twice. All at once would stand in the way of the reads at hand; and into L2, because
+ * it has more room for reads under way than L1. */
+#define NYB_AHEAD      2 /* groups */
+#define NYB_CACHE_LINE 64
 
-NYB_INLINE void nyb_fetch_line(const char *line) { __builtin_prefetch(line, 0, 2); }
+NYB_INLINE void nyb_fetch_line(const char *group, size_t turn) {
+    __builtin_prefetch(group + turn * NYB_CACHE_LINE, 0, 2);
+}
 
 /* Bytes of a number in the cache. */
 NYB_INLINE size_t nyb_key_bytes(nyb_kv kv) { return kv == NYB_KV_INT8 ? 1 : 2; }
@@ -355,21 +363,22 @@ NYB_INLINE const char *nyb_read_after(const nyb_attend_args *a, nyb_kv kv, size_
 }
 
 /* The dimensions begin + m, begin + m + 4, ... before `end` of the scores of `n` queries with
- * `tiles` tiles of 8 keys from tile `t` on, all in one group, whose numbers have `bytes`; with the
- * group's first tile goes the fetching of the group at `ahead`. */
+ * `tiles` tiles of 8 keys from tile `t` on, all in one group, whose numbers have `bytes`; while the
+ * group at `ahead` is fetched, a share of it by each of the calls that this group takes. */
 NYB_INLINE void attend_partial(int n, int tiles, size_t bytes, size_t m, size_t begin, size_t end,
                                const nyb_attend_args *a, const float *q, size_t t,
                                const char *ahead, nyb_v8 sum[NYB_QUERIES][NYB_TILES]) {
     for (int j = 0; j < n; j++)
         for (int i = 0; i < tiles; i++)
             sum[j][i] = v8_set(0);
-    const size_t position = t * NYB_LANES, step = NYB_GROUP * bytes;
-    const char *keys = (const char *)a->k + nyb_key_at(a->head_dim, position, begin + m) * bytes;
-    const char *line = ahead + nyb_key_at(a->head_dim, 0, begin + m) * bytes;
-    const int fetches = t % NYB_TILES == 0;
-    for (size_t d = begin + m; d < end; d += 4, keys += step, line += step) {
+    const size_t calls = NYB_TILES / (size_t)tiles, step = NYB_GROUP * bytes;
+    const int fetches = m * calls / NYB_CHAINS == t % NYB_TILES / (size_t)tiles;
+    const char *keys =
+        (const char *)a->k + nyb_key_at(a->head_dim, t * NYB_LANES, begin + m) * bytes;
+    size_t turn = (m * a->head_dim + begin) / NYB_CHAINS;
+    for (size_t d = begin + m; d < end; d += NYB_CHAINS, keys += step, turn++) {
         if (fetches)
-            nyb_fetch_line(line);
+            nyb_fetch_line(ahead, turn);
         for (int i = 0; i < tiles; i++) {
             const nyb_v8 key = v8_load_stored(keys, (size_t)i * NYB_LANES, bytes);
             for (int j = 0; j < n; j++)
@@ -469,10 +478,9 @@ NYB_INLINE void attend_values(int n, int width, size_t bytes, const nyb_attend_a
             sum[j][b] = v8_load(out + (size_t)j * a->out_stride + d + (size_t)(NYB_LANES * b));
     const size_t dim = a->head_dim, step = columns_from(d / NYB_BLOCK * NYB_BLOCK, dim) * bytes;
     const char *values = (const char *)a->v + nyb_value_at(dim, begin, d) * bytes;
-    const char *line = ahead + nyb_value_at(dim, begin % NYB_GROUP, d) * bytes;
-    for (size_t i = begin; i < end; i++, values += step, line += step) {
-        if (width == 4)
-            nyb_fetch_line(line);
+    for (size_t i = begin; i < end; i++, values += step) {
+        if (width == 4 || d % NYB_BLOCK == 0)
+            nyb_fetch_line(ahead, d + i % NYB_GROUP);
         for (int b = 0; b < width; b++) {
             const nyb_v8 value = v8_load_stored(values, (size_t)(NYB_LANES * b), bytes);
             for (int j = 0; j < n; j++)
@@ -501,8 +509,8 @@ NYB_INLINE void attend_rows(int n, size_t bytes, const nyb_attend_args *a, size_
 }
 
 /* Fetches what is read `lead` groups later. */
-NYB_INLINE void attend_group(int n, nyb_kv kv, const nyb_attend_args *a, size_t query,
-                             size_t lead) {
+NYB_INLINE void attend_queries(int n, nyb_kv kv, const nyb_attend_args *a, size_t query,
+                               size_t lead) {
     const float *q = a->q + query * a->head_dim;
     float *scores = a->scores + query * NYB_PAGE;
     float *out = a->out + query * a->out_stride;
@@ -558,16 +566,16 @@ NYB_INLINE void attend(nyb_kv kv, const nyb_attend_args *a) {
             lead = 2 * nyb_groups_read(a);
         switch (n - query) {
         case 1:
-            attend_group(1, kv, a, query, lead);
+            attend_queries(1, kv, a, query, lead);
             break;
         case 2:
-            attend_group(2, kv, a, query, lead);
+            attend_queries(2, kv, a, query, lead);
             break;
         case 3:
-            attend_group(3, kv, a, query, lead);
+            attend_queries(3, kv, a, query, lead);
             break;
         default:
-            attend_group(4, kv, a, query, lead);
+            attend_queries(4, kv, a, query, lead);
         }
     }
 }

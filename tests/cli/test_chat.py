@@ -74,7 +74,7 @@ def test_chat_goes_on_after_an_interrupt_and_an_error(calls, open_terminal):
 
 
 def test_an_interrupt_stops_a_reply_of_a_real_model(open_terminal, tmp_path):
-    """The first one too: whatever it imports, an interrupt within which would end the command."""
+    """As Ctrl-C comes from a terminal, through the handler of the command."""
     path = speaking(tmp_path, "abc", loops=True, context=60_000)
     script = (
         "import fcntl, sys, termios\n"

@@ -101,7 +101,8 @@ def kv_of(name: str) -> str | None:
 
 
 def empty_page(kv: str, head_dim: int) -> dict[str, np.ndarray]:
-    """A page of one KV head, zeroed, as arguments of append and attend: `as_keys`, `as_values`."""
+    """A page of one KV head, zeroed, as arguments of append and attend: k in the order of
+    `as_keys`, v of `as_values`."""
     scales = -(-head_dim // BLOCK), PAGE
     of_k, of_v = (np.int8 if kv in types else np.uint16 for types in (("int8",), ("v8", "int8")))
     return {
@@ -127,8 +128,10 @@ def as_values(x: np.ndarray) -> np.ndarray:
 
 def places(order: Callable[[np.ndarray], np.ndarray], head_dim: int) -> np.ndarray:
     """Where in a page a position has its dimensions, (PAGE, D); `order`: as_keys or as_values."""
-    numbers = np.arange(PAGE * head_dim).reshape(PAGE, head_dim)
-    return np.argsort(order(numbers)).reshape(PAGE, head_dim)
+    numbers = np.arange(PAGE * head_dim)
+    found = np.empty_like(numbers)
+    found[order(numbers.reshape(PAGE, head_dim))] = numbers
+    return found.reshape(PAGE, head_dim)
 
 
 def format_of(name: str) -> str:

@@ -116,9 +116,10 @@ def test_append_stores_what_the_rules_say(name, head_dim):
         x[0, : min(head_dim, BLOCK)] *= rng.integers(0, 2)
         page = empty_page(kv_of(name), head_dim)
         key, value = (guarded_copy(row) for row in x)
-        call(name, head_dim=head_dim, position_in_page=77, key=key, value=value, **page)
+        position = (0, 31, 32, 77, 127)[seed % 5]
+        call(name, head_dim=head_dim, position_in_page=position, key=key, value=value, **page)
         at = np.zeros((2, PAGE, head_dim), np.float32)
-        at[:, 77] = x
+        at[:, position] = x
         expected, _, _ = filled(kv_of(name), *at)
         for part, array in page.items():
             assert array.tobytes() == expected[part].tobytes(), f"{part}, 2^{size}"
@@ -203,14 +204,15 @@ def test_attend_is_within_rounding_of_exact(name, queries, head_dim):
 
 
 @pytest.mark.parametrize("name", rows_of("attend"))
-def test_attend_does_not_see_what_is_masked(name):
+@pytest.mark.parametrize(("first", "end"), [(10, 21), (42, 75)])
+def test_attend_does_not_see_what_is_masked(name, first, end):
     rng = np.random.default_rng(2)
     k, v = rng.standard_normal((2, PAGE, 48)).astype(np.float32)
     q = rng.standard_normal((3, 48)).astype(np.float32)
-    before = attend(name, q, filled(kv_of(name), k, v)[0], 10, 21)
-    k[:10], k[21:] = 60000, -60000
-    v[:10], v[21:] = 1000, -1000
-    assert attend(name, q, filled(kv_of(name), k, v)[0], 10, 21).tobytes() == before.tobytes()
+    before = attend(name, q, filled(kv_of(name), k, v)[0], first, end)
+    k[:first], k[end:] = 60000, -60000
+    v[:first], v[end:] = 1000, -1000
+    assert attend(name, q, filled(kv_of(name), k, v)[0], first, end).tobytes() == before.tobytes()
 
 
 @pytest.mark.parametrize("name", rows_of("attend"))

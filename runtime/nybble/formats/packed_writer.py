@@ -8,6 +8,7 @@ docs/formats.md, "Packed files", says what is where.
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
 from binascii import crc32
@@ -239,7 +240,8 @@ class _Summed:
         self._file = file
         self._digest = sha256()
         self._at = 0
-        self._waiting = memoryview(bytearray(_HUGE_PAGE))
+        # Mapped, because malloc would keep it afterwards.
+        self._waiting = memoryview(mmap.mmap(-1, _HUGE_PAGE))
         self._n_waiting = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
