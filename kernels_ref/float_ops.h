@@ -325,9 +325,9 @@ void NYB_KERNEL(softmax)(const nyb_softmax_args *a) {
 #endif
 
 /* While one group of positions is worked on, a later one is fetched: the loops over a group's keys,
- * or values, take D turns, and each fetches a cache line, which is all of D lines of halves, and D
- * / 2 of int8 twice. All at once would stand in the way of the reads at hand; and into L2, because
- * it has more room for reads under way than L1. */
+ * or values, take D turns, and each fetches a cache line. Halves have as many lines, int8 half of
+ * them, which are fetched twice. All at once would stand in the way of the reads at hand; and into
+ * L2, because it has more room for reads under way than L1. */
 #define NYB_AHEAD      2 /* groups */
 #define NYB_CACHE_LINE 64
 
