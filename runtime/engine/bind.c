@@ -56,9 +56,9 @@ static void lay_out(const nyb_program *program, nyb_bound *bound, allocator *wor
         uint64_t rows = b->on_logits ? limits->max_logits : limits->max_tokens;
         if (b->replicated)
             rows = max64(rows, limits->threads);
-        uint8_t *p = take(work, rows * b->row_bytes);
-        if (p)
-            bound->buffers[i] = p;
+        uint8_t *p = b->part_of ? NULL : take(work, rows * b->row_bytes);
+        if (work->base)
+            bound->buffers[i] = b->part_of ? bound->buffers[b->part_of - 1] + b->offset : p;
     }
     bound->layers = take(work, program->n_attentions * sizeof *bound->layers);
     bound->tokens = take(work, limits->max_tokens * sizeof *bound->tokens);
@@ -98,6 +98,25 @@ static uint64_t held_bytes(nyb_buffer_holds holds, uint64_t n) {
     }
 }
 
+static int check_row(const nyb_program *program, uint64_t at, nyb_error *error) {
+    const nyb_buffer *b = &program->buffers[at];
+    CHECK(b->row_bytes % 64 == 0 && b->row_bytes <= 16 * MAX_SHAPE,
+          "a buffer's row is not a multiple of 64 bytes", b->row_bytes);
+    CHECK(b->part_of <= at, "a buffer is part of none before it", b->part_of);
+    CHECK(b->offset % 64 == 0 && b->offset <= (b->part_of ? b->row_bytes : 0),
+          "a buffer begins outside its row", b->offset);
+    if (b->part_of == 0)
+        return 0;
+    const nyb_buffer *whole = &program->buffers[b->part_of - 1];
+    CHECK(whole->part_of == 0, "a buffer is part of a part", b->part_of);
+    CHECK(whole->row_bytes == b->row_bytes && !whole->on_logits == !b->on_logits &&
+              !whole->replicated == !b->replicated,
+          "a buffer has other rows than the whole", b->part_of);
+    CHECK(whole->holds == NYB_HOLDS_FLOATS && b->holds == NYB_HOLDS_FLOATS,
+          "a buffer of blocks has parts", b->part_of);
+    return 0;
+}
+
 /* A buffer in which a step has a vector of n numbers: known, for what it `holds`, wide enough, and
  * with the rows that the step has. */
 static int check_held(const nyb_program *program, uint32_t number, nyb_buffer_holds holds,
@@ -105,7 +124,8 @@ static int check_held(const nyb_program *program, uint32_t number, nyb_buffer_ho
     CHECK(number < program->n_buffers, "a step names an unknown buffer", number);
     const nyb_buffer *b = &program->buffers[number];
     CHECK(b->holds == (uint32_t)holds, "a step's buffer is for numbers of another kind", number);
-    CHECK(held_bytes(holds, n) <= b->row_bytes, "a step's vector is longer than its buffer", n);
+    CHECK(held_bytes(holds, n) <= b->row_bytes - b->offset,
+          "a step's vector is longer than its buffer", n);
     CHECK(!b->on_logits == !(flags & NYB_ON_LOGITS), "a step's rows are not its buffer's", number);
     return 0;
 }
@@ -353,9 +373,8 @@ static int check(const nyb_program *program, const nyb_limits *limits, const nyb
         CHECK(has_row(rows, op, on_kv ? limits->kv : NYB_F32), "no kernel for an operation", op);
     }
     for (at = 0; at < program->n_buffers; at++)
-        CHECK(program->buffers[at].row_bytes % 64 == 0 &&
-                  program->buffers[at].row_bytes <= 16 * MAX_SHAPE,
-              "a buffer's row is not a multiple of 64 bytes", program->buffers[at].row_bytes);
+        if (check_row(program, at, error))
+            return -1;
     for (at = 0; at < program->n_attentions; at++)
         if (check_attention(program, at, error))
             return -1;

@@ -64,12 +64,16 @@ typedef struct nyb_step {
 
 /* A buffer has a row for each token, or for each token whose logits are wanted. `replicated`
  * buffers are written by row steps only (and KEEP): when those are repeated by every thread, each
- * has a row of its own. */
+ * has a row of its own. Parts of a buffer are buffers too, so that what several matrices give lies
+ * side by side. */
 typedef struct nyb_buffer {
-    uint32_t row_bytes; /* a multiple of 64 */
+    uint32_t row_bytes; /* a multiple of 64; of a part: those of the whole */
     uint32_t on_logits; /* rows are those of NYB_ON_LOGITS */
     uint32_t replicated;
     uint32_t holds; /* nyb_buffer_holds: blocks are only read where blocks were written */
+    /* of a part: 1 + the number of the whole, which comes before it, and the byte of the whole's
+     * rows where its own begin, a multiple of 64 */
+    uint32_t part_of, offset;
 } nyb_buffer;
 
 typedef enum nyb_buffer_holds {

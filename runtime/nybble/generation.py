@@ -155,10 +155,7 @@ class _Writer:
         self._stream = stream
         self._splitter = splitter
         self._stops = StopSearch(stop) if stop else None
-
-    @property
-    def stopped(self) -> bool:
-        return self._stops is not None and self._stops.found
+        self.stopped = False
 
     def push(self, token: int) -> list[Part]:
         return self._write(self._stream.push([token]))
@@ -187,6 +184,7 @@ class _Writer:
         for kind, characters in parts:
             if kind == "text":
                 characters = self._stops.push(characters)
+                self.stopped = self._stops.found
             if characters:
                 found.append((kind, characters))
         return found

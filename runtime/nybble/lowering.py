@@ -75,12 +75,21 @@ class Placement(NamedTuple):
     scale: float
 
 
+class Buffer(NamedTuple):
+    """The fields of nyb_buffer."""
+
+    row_bytes: int
+    on_logits: bool = False
+    replicated: bool = False
+    holds: int = HOLDS_FLOATS
+    part_of: int = 0
+    offset: int = 0
+
+
 class Lowered:
     """What a program is made of, while it is being made.
 
     steps, attentions : fields of nyb_step and nyb_attention
-    buffers           : (bytes of a row, whether rows are those of logits, whether replicated,
-                        what they hold)
     ropes             : (number of pairs, index of the first in turns)
     placements        : by name, in the order of reading
     """
@@ -89,7 +98,7 @@ class Lowered:
         self.formats = formats
         self.vocab = vocab
         self.steps: list[Fields] = []
-        self.buffers: list[tuple[int, bool, bool, int]] = []
+        self.buffers: list[Buffer] = []
         self.attentions: list[Fields] = []
         self.ropes: list[tuple[int, int]] = []
         self.turns: list[int] = []
@@ -109,11 +118,21 @@ class Lowered:
         on_logits: bool = False,
         holds: int = HOLDS_FLOATS,
     ) -> int:
-        self.buffers.append((_aligned(row_bytes), on_logits, replicated, holds))
+        self.buffers.append(Buffer(_aligned(row_bytes), on_logits, replicated, holds))
         return len(self.buffers) - 1
 
     def floats(self, n: int, replicated: bool = False, on_logits: bool = False) -> int:
         return self.buffer(4 * _tiles(n) * TILE_ROWS, replicated, on_logits)
+
+    def side_by_side(self, *lengths: int) -> list[int]:
+        """Buffers of so many floats whose rows lie beside each other: what matrices that lie so
+        write there is made by one call."""
+        sizes = [_aligned(4 * n) for n in lengths]
+        whole = self.buffer(sum(sizes))
+        for i in range(len(sizes)):
+            part = self.buffers[whole]._replace(part_of=whole + 1, offset=sum(sizes[:i]))
+            self.buffers.append(part)
+        return list(range(whole + 1, len(self.buffers)))
 
     def blocks(self, n: int) -> int:
         """A buffer of nyb_q8: rows of whole blocks, so that a stride can be told in blocks."""
@@ -275,9 +294,10 @@ class _Lowering:
         self.y = low.floats(tree.dim)
         self.normed = low.floats(tree.dim, replicated=True)
         self.blocks = low.blocks(max(tree.dim, widest, hidden))
-        self.q, self.k, self.v = low.floats(widest), low.floats(narrow), low.floats(narrow)
+        self.q, self.k, self.v = low.side_by_side(widest, narrow, narrow)
         self.attended = low.floats(widest, replicated=True)
-        self.gate, self.up, self.active = (low.floats(hidden) for _ in range(3))
+        self.gate, self.up = low.side_by_side(hidden, hidden)
+        self.active = low.floats(hidden)
         self.pending: str | None = None
         self.flags = 0
 
@@ -342,12 +362,13 @@ class _Lowering:
             bias = low.vector(f"{at}{part}.bias", rows, heads) if a.qkv_bias else None
             parts.append((matrix, bias, out))
         low.quantize(activations, dim, *(matrix for matrix, _, _ in parts))
-        unit, n_units = 0, _tiles(q_rows) + 2 * _tiles(kv_rows)
-        for matrix, bias, out in parts:
+        units = (0, _tiles(q_rows), _tiles(q_rows) + _tiles(kv_rows))
+        n_units = _tiles(q_rows) + 2 * _tiles(kv_rows)
+        for unit, (matrix, _, out) in zip(units, parts, strict=True):
             low.matmul(matrix, activations, out, unit, n_units)
+        for unit, (_, bias, out) in zip(units, parts, strict=True):
             if bias is not None:
                 low.step("bias", out=out, unit=unit, n_units=n_units, **bias)
-            unit += _tiles(matrix["rows"])
         low.end_phase()
 
         norms: Fields = {}

@@ -232,7 +232,7 @@ class Reply:
     def _read(self) -> bool:
         """Goes on by a step, as soon as there is a sequence; False when the reply has ended."""
         try:
-            owner = Owner()
+            owner = Owner() if self._steps is None else None
             while (went := self._step(owner, blocks=True)) is None:
                 sleep(POLL_S)
             return went
@@ -247,7 +247,7 @@ class Reply:
         waiting is not, for those who wait could have all the threads there are."""
         from asyncio import get_running_loop, sleep
 
-        owner, pause = Owner(), POLL_S
+        owner, pause = Owner() if self._steps is None else None, POLL_S
         try:
             while self._waits(owner):
                 await sleep(pause)
@@ -267,39 +267,43 @@ class Reply:
             self.close()
             raise
 
-    def _waits(self, owner: Owner) -> bool:
-        """Whether there is no sequence for a reply that needs one."""
+    def _waits(self, owner: Owner | None) -> bool:
+        """Whether there is no sequence for a reply that needs one. owner: None, if it has begun."""
         if self._is_closed:
             self.close()
-        if self._steps is None and self.stats.stop_reason is None and self._lock.acquire(False):
+        if owner is None or self._steps is not None or self.stats.stop_reason is not None:
+            return False
+        if self._lock.acquire(False):
             try:
                 return self._error is None and not self._begin(owner, False)
             finally:
                 self._lock.release()
         return False
 
-    def _step(self, owner: Owner, *, blocks: bool) -> bool | None:
+    def _step(self, owner: Owner | None, *, blocks: bool) -> bool | None:
         """Goes on by a chunk of the prompt or a token of the reply. False when it has ended, None
-        when there is no sequence yet. blocks: the owner's thread waits here."""
+        when there is no sequence yet. owner: who wants it, if the reply has not begun. blocks: the
+        owner's thread waits here."""
         with self._lock:
-            if self._error is not None:
-                raise self._error
-            if self.stats.stop_reason is None and not self._begin(owner, blocks):
-                went = None
-            elif self._steps is None:
-                return False
-            else:
-                went = True
+            went: bool | None = True
+            if self._steps is None:
+                if self._error is not None:
+                    raise self._error
+                if self.stats.stop_reason is not None:
+                    return False
+                if not self._begin(owner or Owner(), blocks):
+                    went = None
+            if self._steps is not None:
                 self._go_on(self._steps)
+            elif went:
+                return False
         if self._is_closed:
             self.close()
         return went
 
     def _begin(self, owner: Owner, blocks: bool) -> bool:
-        """Borrows a sequence, unless that is done or the reply has ended; False if there is none
-        yet. BusyError leaves the reply as it was. The caller holds the lock."""
-        if self._steps is not None:
-            return True
+        """Borrows a sequence, unless time is up, which ends the reply; False if there is none yet.
+        BusyError leaves the reply as it was. The caller holds the lock."""
         clock = self._clock or Clock(self._options.timeout_s)
         loan = None
         try:
@@ -371,7 +375,7 @@ def _wake(done: Future[None], step: Future[bool | None]) -> None:
         pass
 
 
-def _step_of(reply: ref[Reply], owner: Owner) -> bool | None:
+def _step_of(reply: ref[Reply], owner: Owner | None) -> bool | None:
     """A step in a thread of the executor, which keeps what it was handed for longer than the step:
     a reply that is dropped then must end at once."""
     there = reply()

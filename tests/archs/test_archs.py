@@ -227,6 +227,20 @@ def test_behind_the_last_keys_and_values_goes_on_what_is_wanted():
     assert [kind for kind, _ in groupby(kinds[behind:])] == [ON_WANTED, ON_LOGITS, ON_HIDDEN]
 
 
+def test_matrices_with_one_input_are_one_in_memory():
+    """Their weights and what they give, so that a token reads them in one call."""
+    block = archs.Block(archs.Attention(2, 1, 32, Rope(1e4, 32, "pairs")), archs.Mlp(64))
+    tree = archs.Decoder(64, 300, 512, 1e-5, (block,) * 2, tied=True)
+    low = lower(tree, {n: "F32" if "norm" in n else "Q4_1" for n, _ in tree.tensors()})
+    outs = {step["weights"]: step["out"] for step in low.steps if step["op"] == "matmul"}
+    for first, second in (("attn_q", "attn_k"), ("attn_k", "attn_v"), ("ffn_gate", "ffn_up")):
+        a, b = (low.placements[f"blk.1.{part}.weight"] for part in (first, second))
+        assert a.offset + a.nbytes == b.offset
+        a_out, b_out = (low.buffers[outs[matrix.offset]] for matrix in (a, b))
+        assert a_out.part_of == b_out.part_of > 0
+        assert a_out.offset + 4 * a.rows == b_out.offset
+
+
 def test_factors_of_another_type_are_refused():
     data = struct.pack("<16i", *[1] * 16)
     with pytest.raises(FormatError, match="is I32; it should be F32"):

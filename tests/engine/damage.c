@@ -37,8 +37,8 @@ static int try_one(char *path, int file, uint64_t at, uint32_t value) {
 
 int main(int argc, char **argv) {
     /* Of the steps, the buffers, the attentions and the ropes. 44 bytes take the 14 words of a step
-     * in turn. */
-    static const uint64_t strides[] = {44, 12, 4, 4};
+     * in turn, 20 the 6 of a buffer. */
+    static const uint64_t strides[] = {44, 20, 4, 4};
     static const uint32_t values[] = {0xFFFFFFFF, 0x7FFFFFF0, 0};
     uint64_t length, begin = sizeof(dump_header);
     unsigned refused = 0, tried = 0;

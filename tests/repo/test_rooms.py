@@ -25,6 +25,13 @@ MACHINES = {
 # Headers that are source for others to compile, and what these say before they include one.
 PRELUDES = {
     FLOAT_OPERATIONS: '#include "lanes.h"\n#define NYB_LEVEL ref\n',
+    "kernels_ref/float_attention.h": (
+        '#include <math.h>\n#include <string.h>\n#include "lanes.h"\n'
+        "#define NYB_KERNEL(name) name##_ref\n#define NYB_INLINE static inline\n"
+        "static void softmax_ref(const nyb_softmax_args *a) { *a->sum = 0; }\n"
+        "static nyb_v8 v8_exp(nyb_v8 x) { return x; }\n"
+        "static float block_amax(const float *x) { return *x; }\n"
+    ),
     "kernels_ref/float_matrices.h": (
         '#include "lanes.h"\n#define NYB_KERNEL(name) name##_ref\n'
         "#define NYB_INLINE static inline\n"

@@ -57,6 +57,8 @@ cdef extern from "nyb_program.h" nogil:
         uint32_t on_logits
         uint32_t replicated
         uint32_t holds
+        uint32_t part_of
+        uint32_t offset
     ctypedef struct nyb_rope:
         uint32_t n
         uint32_t first

@@ -166,8 +166,9 @@ cdef class Program:
             s.unit, s.n_units = fields.get("unit", 0), fields.get("n_units", 0)
             s.index = fields.get("index", 0)
             s.value, s.weights = fields.get("value", 0.0), fields.get("weights", 0)
-        for i, (row_bytes, on_logits, replicated, holds) in enumerate(lowered.buffers):
-            self.buffers[i] = nyb_buffer(row_bytes, on_logits, replicated, holds)
+        for i, b in enumerate(lowered.buffers):
+            self.buffers[i] = nyb_buffer(b.row_bytes, b.on_logits, b.replicated, b.holds,
+                                         b.part_of, b.offset)
         cdef nyb_attention *a
         for i, fields in enumerate(lowered.attentions):
             a = &self.attentions[i]

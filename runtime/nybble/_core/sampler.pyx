@@ -62,13 +62,14 @@ cdef class Sampler:
                         uint64_t n_tokens, void *scratch) except? -1:
         """The token, or -1 - the id of one whose logit is NaN."""
         cdef int32_t recent[NYB_PENALTY_WINDOW]
-        cdef list last = ids[-NYB_PENALTY_WINDOW:]
-        cdef uint32_t n = len(last), i
+        cdef uint32_t n = 0, i
         cdef int32_t token = 0
         cdef int failed
         cdef nyb_error error
-        for i in range(n):
-            recent[i] = last[i]
+        if self.c.repeat_penalty != 1:
+            n = min(<size_t>len(ids), <size_t>NYB_PENALTY_WINDOW)
+            for i in range(n):
+                recent[i] = ids[<size_t>len(ids) - n + i]
         with nogil:
             failed = sample(rows, logits, vocab, &self.c, recent, n, n_tokens, scratch, &token,
                             &error)

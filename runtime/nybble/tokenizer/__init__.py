@@ -6,7 +6,7 @@ the names of pre-tokenizers are known. Chat templates are in `nybble.tokenizer.t
 
 from __future__ import annotations
 
-import codecs
+from codecs import utf_8_decode
 from collections.abc import Container, Iterable, Iterator, Mapping
 
 from nybble._core import tokenizer as core
@@ -15,6 +15,10 @@ from nybble.errors import FormatError, UsageError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+
+_CONTROLS = (core.CONTROL, core.UNKNOWN)
+_SPECIALS = (*_CONTROLS, core.USER_DEFINED)
 
 
 class PreTokenizer:
@@ -169,11 +173,11 @@ class Tokenizer:
 
     def is_control(self, id: int) -> bool:
         """Whether a token is no text: a control token, or the unknown token."""
-        return self.vocabulary.type(id) in (core.CONTROL, core.UNKNOWN)
+        return self.vocabulary.type(id) in _CONTROLS
 
     def is_special(self, id: int) -> bool:
         """Whether a token is looked for before words are: text starts anew behind it."""
-        return self.is_control(id) or self.vocabulary.type(id) == core.USER_DEFINED
+        return self.vocabulary.type(id) in _SPECIALS
 
 
 class TextStream:
@@ -195,30 +199,37 @@ class TextStream:
         self._special = special
         self._shown = shown
         self._is_start = behind is None or tokenizer.is_special(behind)
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._begun = b""  # a character of which more is to come
 
     def push(self, ids: Iterable[int]) -> str:
         """The characters that these ids complete; for one id often a word, sometimes nothing."""
-        return self._decoder.decode(b"".join(self.bytes_of(ids)))
+        return self._decode(b"".join(self.bytes_of(ids)), False)
 
     def flush(self) -> str:
         """What is left when no more ids come: U+FFFD for a character that was cut off, or none."""
-        return self._decoder.decode(b"", final=True)
+        return self._decode(b"", True)
 
     def bytes_of(self, ids: Iterable[int]) -> Iterator[bytes]:
         """The bytes of each of the next ids."""
-        tokenizer = self._tokenizer
+        vocabulary = self._tokenizer.vocabulary
         for id in ids:
-            if tokenizer.is_special(id):
+            type = vocabulary.type(id)
+            if type in _SPECIALS:
                 self._is_start = True
-                if self._special or id in self._shown or not tokenizer.is_control(id):
-                    yield tokenizer.token_bytes(id)
+                if self._special or id in self._shown or type not in _CONTROLS:
+                    yield vocabulary.token_bytes(id)
                 continue
-            text = tokenizer.token_bytes(id)
-            if self._is_start and tokenizer.space_prefix:
+            text = vocabulary.token_bytes(id)
+            if self._is_start and self._tokenizer.space_prefix:
                 text = text.removeprefix(b" ")
             self._is_start = False
             yield text
+
+    def _decode(self, data: bytes, is_all: bool) -> str:
+        data = self._begun + data
+        text, used = utf_8_decode(data, "replace", is_all)
+        self._begun = data[used:]
+        return text
 
 
 def to_bytes(text: str | bytes) -> bytes:
