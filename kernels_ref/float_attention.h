@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
- * Attention and its cache, written once on eight lanes (included by float_ops.h): a token's key and
- * value are appended to a page, queries attend to one, and what they got of several is combined.
+ * Attention and its cache, written once on eight lanes (included by float_ops.h, behind exp,
+ * softmax and block_amax): a token's key and value are appended to a page, queries attend to one,
+ * and what they got of several is combined.
  *
  * Pages hold their numbers in the order in which attention reads them (nyb_attend_args;
  * docs/formats.md). The order of sums: docs/arithmetic.md.

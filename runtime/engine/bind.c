@@ -57,8 +57,10 @@ static void lay_out(const nyb_program *program, nyb_bound *bound, allocator *wor
         if (b->replicated)
             rows = max64(rows, limits->threads);
         uint8_t *p = b->part_of ? NULL : take(work, rows * b->row_bytes);
-        if (work->base)
-            bound->buffers[i] = b->part_of ? bound->buffers[b->part_of - 1] + b->offset : p;
+        if (work->base && b->part_of)
+            p = bound->buffers[b->part_of - 1] + b->offset;
+        if (p)
+            bound->buffers[i] = p;
     }
     bound->layers = take(work, program->n_attentions * sizeof *bound->layers);
     bound->tokens = take(work, limits->max_tokens * sizeof *bound->tokens);
@@ -98,7 +100,7 @@ static uint64_t held_bytes(nyb_buffer_holds holds, uint64_t n) {
     }
 }
 
-static int check_row(const nyb_program *program, uint64_t at, nyb_error *error) {
+static int check_place(const nyb_program *program, uint64_t at, nyb_error *error) {
     const nyb_buffer *b = &program->buffers[at];
     CHECK(b->row_bytes % 64 == 0 && b->row_bytes <= 16 * MAX_SHAPE,
           "a buffer's row is not a multiple of 64 bytes", b->row_bytes);
@@ -373,7 +375,7 @@ static int check(const nyb_program *program, const nyb_limits *limits, const nyb
         CHECK(has_row(rows, op, on_kv ? limits->kv : NYB_F32), "no kernel for an operation", op);
     }
     for (at = 0; at < program->n_buffers; at++)
-        if (check_row(program, at, error))
+        if (check_place(program, at, error))
             return -1;
     for (at = 0; at < program->n_attentions; at++)
         if (check_attention(program, at, error))

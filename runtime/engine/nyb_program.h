@@ -70,10 +70,9 @@ typedef struct nyb_buffer {
     uint32_t row_bytes; /* a multiple of 64; of a part: those of the whole */
     uint32_t on_logits; /* rows are those of NYB_ON_LOGITS */
     uint32_t replicated;
-    uint32_t holds; /* nyb_buffer_holds: blocks are only read where blocks were written */
-    /* of a part: 1 + the number of the whole, which comes before it, and the byte of the whole's
-     * rows where its own begin, a multiple of 64 */
-    uint32_t part_of, offset;
+    uint32_t holds;   /* nyb_buffer_holds: blocks are only read where blocks were written */
+    uint32_t part_of; /* 0, or of a part 1 + the number of the whole, which comes before it */
+    uint32_t offset;  /* of a part: the byte of the whole's rows where its own begin */
 } nyb_buffer;
 
 typedef enum nyb_buffer_holds {

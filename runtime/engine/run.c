@@ -90,12 +90,13 @@ static const uint8_t *tiles_at(const worker *w, const nyb_step *step, uint64_t t
     return weights_of(w, step) + tile * nyb_tile_row_bytes(layout, step->cols / NYB_BLOCK);
 }
 
-/* Where this thread's share of a matrix puts its first result. */
+/* Where the results of a matrix's tile row go. */
 static float *results_at(const worker *w, const nyb_step *step, uint64_t tile) {
     return (float *)row_of(w, step->out, 0) + tile * NYB_TILE_ROWS;
 }
 
-/* Whether the tile rows of a step go on, in memory, where those of another one end. */
+/* Whether the tile rows of `next` go on where those of a step end: of the same input and format,
+ * with no gap between the weights or between the results. */
 static int goes_on(const worker *w, const nyb_step *step, range tiles, const nyb_step *next,
                    range next_tiles) {
     const nyb_buffer *buffers = w->bound->program->buffers;

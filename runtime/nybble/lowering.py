@@ -125,13 +125,14 @@ class Lowered:
         return self.buffer(4 * _tiles(n) * TILE_ROWS, replicated, on_logits)
 
     def side_by_side(self, *lengths: int) -> list[int]:
-        """Buffers of so many floats whose rows lie beside each other: what matrices that lie so
-        write there is made by one call."""
-        sizes = [_aligned(4 * n) for n in lengths]
-        whole = self.buffer(sum(sizes))
-        for i in range(len(sizes)):
-            part = self.buffers[whole]._replace(part_of=whole + 1, offset=sum(sizes[:i]))
+        """Buffers of so many floats, side by side in the rows of one: matrices that are one in the
+        weights write there in one call."""
+        whole = self.buffer(sum(_aligned(4 * n) for n in lengths))
+        offset = 0
+        for n in lengths:
+            part = self.buffers[whole]._replace(part_of=whole + 1, offset=offset)
             self.buffers.append(part)
+            offset += _aligned(4 * n)
         return list(range(whole + 1, len(self.buffers)))
 
     def blocks(self, n: int) -> int:
@@ -351,24 +352,19 @@ class _Lowering:
         q_rows, kv_rows = a.heads * a.head_dim, a.kv_heads * a.head_dim
 
         activations = self._enter(at + "attn_norm.weight")
-        parts = []
-        for part, rows, out in (
-            ("attn_q", q_rows, self.q),
-            ("attn_k", kv_rows, self.k),
-            ("attn_v", kv_rows, self.v),
-        ):
-            heads = None if part == "attn_v" else a
-            matrix = low.matrix(f"{at}{part}.weight", rows, dim, heads)
-            bias = low.vector(f"{at}{part}.bias", rows, heads) if a.qkv_bias else None
-            parts.append((matrix, bias, out))
-        low.quantize(activations, dim, *(matrix for matrix, _, _ in parts))
-        units = (0, _tiles(q_rows), _tiles(q_rows) + _tiles(kv_rows))
+        parts = (
+            (f"{at}attn_q", q_rows, self.q, a, 0),
+            (f"{at}attn_k", kv_rows, self.k, a, _tiles(q_rows)),
+            (f"{at}attn_v", kv_rows, self.v, None, _tiles(q_rows) + _tiles(kv_rows)),
+        )
         n_units = _tiles(q_rows) + 2 * _tiles(kv_rows)
-        for unit, (matrix, _, out) in zip(units, parts, strict=True):
+        matrices = [low.matrix(f"{p}.weight", rows, dim, heads) for p, rows, _, heads, _ in parts]
+        low.quantize(activations, dim, *matrices)
+        for matrix, (_, _, out, _, unit) in zip(matrices, parts, strict=True):
             low.matmul(matrix, activations, out, unit, n_units)
-        for unit, (_, bias, out) in zip(units, parts, strict=True):
-            if bias is not None:
-                low.step("bias", out=out, unit=unit, n_units=n_units, **bias)
+        for part, rows, out, heads, unit in parts if a.qkv_bias else ():
+            bias = low.vector(f"{part}.bias", rows, heads)
+            low.step("bias", out=out, unit=unit, n_units=n_units, **bias)
         low.end_phase()
 
         norms: Fields = {}

@@ -271,35 +271,33 @@ class Reply:
         """Whether there is no sequence for a reply that needs one. owner: None, if it has begun."""
         if self._is_closed:
             self.close()
-        if owner is None or self._steps is not None or self.stats.stop_reason is not None:
+        if owner is None or not self._lock.acquire(False):
             return False
-        if self._lock.acquire(False):
-            try:
-                return self._error is None and not self._begin(owner, False)
-            finally:
-                self._lock.release()
-        return False
+        try:
+            begins = self._steps is None and self.stats.stop_reason is None
+            return begins and not self._begin(owner, False)
+        finally:
+            self._lock.release()
 
     def _step(self, owner: Owner | None, *, blocks: bool) -> bool | None:
         """Goes on by a chunk of the prompt or a token of the reply. False when it has ended, None
-        when there is no sequence yet. owner: who wants it, if the reply has not begun. blocks: the
-        owner's thread waits here."""
+        when there is no sequence yet. owner: who wants one; None if the reply had begun. blocks:
+        the owner's thread waits here."""
         with self._lock:
-            went: bool | None = True
+            has_turn = True
             if self._steps is None:
                 if self._error is not None:
                     raise self._error
-                if self.stats.stop_reason is not None:
+                if owner is None or self.stats.stop_reason is not None:
                     return False
-                if not self._begin(owner or Owner(), blocks):
-                    went = None
+                has_turn = self._begin(owner, blocks)
+                if has_turn and self._steps is None:
+                    return False  # time was up
             if self._steps is not None:
                 self._go_on(self._steps)
-            elif went:
-                return False
         if self._is_closed:
             self.close()
-        return went
+        return True if has_turn else None
 
     def _begin(self, owner: Owner, blocks: bool) -> bool:
         """Borrows a sequence, unless time is up, which ends the reply; False if there is none yet.

@@ -227,11 +227,14 @@ def test_behind_the_last_keys_and_values_goes_on_what_is_wanted():
     assert [kind for kind, _ in groupby(kinds[behind:])] == [ON_WANTED, ON_LOGITS, ON_HIDDEN]
 
 
-def test_matrices_with_one_input_are_one_in_memory():
+@pytest.mark.parametrize("qkv_bias", [False, True])
+def test_matrices_with_one_input_are_one_in_memory(qkv_bias):
     """Their weights and what they give, so that a token reads them in one call."""
-    block = archs.Block(archs.Attention(2, 1, 32, Rope(1e4, 32, "pairs")), archs.Mlp(64))
-    tree = archs.Decoder(64, 300, 512, 1e-5, (block,) * 2, tied=True)
-    low = lower(tree, {n: "F32" if "norm" in n else "Q4_1" for n, _ in tree.tensors()})
+    part = archs.Attention(2, 1, 32, Rope(1e4, 32, "pairs"), qkv_bias=qkv_bias)
+    tree = archs.Decoder(64, 300, 512, 1e-5, (archs.Block(part, archs.Mlp(64)),) * 2, tied=True)
+    tensors = list(tree.tensors())
+    low = lower(tree, {name: "Q4_1" if len(shape) == 2 else "F32" for name, shape in tensors})
+    assert list(low.placements) == [name for name, _ in tensors[1:]] + [tensors[0][0]]
     outs = {step["weights"]: step["out"] for step in low.steps if step["op"] == "matmul"}
     for first, second in (("attn_q", "attn_k"), ("attn_k", "attn_v"), ("ffn_gate", "ffn_up")):
         a, b = (low.placements[f"blk.1.{part}.weight"] for part in (first, second))

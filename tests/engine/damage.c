@@ -39,7 +39,7 @@ int main(int argc, char **argv) {
     /* Of the steps, the buffers, the attentions and the ropes. 44 bytes take the 14 words of a step
      * in turn, 20 the 6 of a buffer. */
     static const uint64_t strides[] = {44, 20, 4, 4};
-    static const uint32_t values[] = {0xFFFFFFFF, 0x7FFFFFF0, 0};
+    static const uint32_t values[] = {0xFFFFFFFF, 0x7FFFFFF0, 64, 0};
     uint64_t length, begin = sizeof(dump_header);
     unsigned refused = 0, tried = 0;
     const int file = argc == 2 ? open(argv[1], O_RDWR) : -1;
@@ -51,7 +51,7 @@ int main(int argc, char **argv) {
         memcpy(&nbytes, bytes + begin, sizeof nbytes);
         begin += DUMP_ALIGNMENT;
         for (uint64_t at = begin; at < begin + nbytes; at += strides[section]) {
-            for (int i = 0; i < 3; i++, tried++) {
+            for (int i = 0; i < 4; i++, tried++) {
                 const int code = try_one(argv[1], file, at, values[i]);
                 if (code < 0 || code > 2) {
                     fprintf(stderr, "section %d, at %" PRIu64 ": %d\n", section, at, code);

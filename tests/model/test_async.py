@@ -115,6 +115,42 @@ def test_the_task_that_has_the_sequence_is_told_the_way_out(model):
     run(main())
 
 
+@pytest.mark.parametrize("closes", [False, True])
+def test_a_reply_begins_once(path, closes):
+    """Another reader begins it, or it is closed, just before the loop takes its lock."""
+    model = nybble.load(path, sequences=2)
+    reply = model.ask("Hello")
+    lock = reply._lock
+
+    class Late:
+        is_late = False
+
+        def acquire(self, *args):
+            if args == (False,) and not self.is_late:
+                self.is_late = True
+                if closes:
+                    reply.close()
+                else:
+                    next(iter(reply))
+            return lock.acquire(*args)
+
+        def release(self):
+            lock.release()
+
+        def __enter__(self):
+            lock.acquire()
+
+        def __exit__(self, *_):
+            lock.release()
+
+    reply._lock = Late()
+    text, reason = ("", "closed") if closes else (TEXT, "end")
+    assert run(read(reply)) == text
+    assert reply._lock.is_late
+    assert reply.stats.stop_reason == reason
+    assert reply.stats.tokens == (0 if closes else 19)
+
+
 def test_reading_without_await_never_waits_for_another_task(model):
     """It would stop the loop, and with it whom it waits for."""
 

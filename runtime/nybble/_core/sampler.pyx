@@ -67,9 +67,10 @@ cdef class Sampler:
         cdef int failed
         cdef nyb_error error
         if self.c.repeat_penalty != 1:
-            n = min(<size_t>len(ids), <size_t>NYB_PENALTY_WINDOW)
+            last = ids[-NYB_PENALTY_WINDOW:]
+            n = len(last)
             for i in range(n):
-                recent[i] = ids[<size_t>len(ids) - n + i]
+                recent[i] = last[i]
         with nogil:
             failed = sample(rows, logits, vocab, &self.c, recent, n, n_tokens, scratch, &token,
                             &error)

@@ -138,7 +138,8 @@ class Decoder(NamedTuple):
             yield at + "attn_norm.weight", (self.dim,)
             for part, rows in (("q", q_rows), ("k", kv_rows), ("v", kv_rows)):
                 yield f"{at}attn_{part}.weight", (rows, self.dim)
-                if a.qkv_bias:
+            if a.qkv_bias:
+                for part, rows in (("q", q_rows), ("k", kv_rows), ("v", kv_rows)):
                     yield f"{at}attn_{part}.bias", (rows,)
             if a.qk_norm:
                 yield at + "attn_q_norm.weight", (a.head_dim,)

@@ -1,0 +1,22 @@
+"""Matrices that are one in memory, and the buffers in which what they give is, under sanitizers."""
+
+import sanitized
+
+pytestmark = sanitized.needs_compiler
+
+
+def test_what_is_one_in_memory_is_one_call(tmp_path, objects):
+    lines = sanitized.run(sanitized.build(tmp_path, "parts", objects)).splitlines()
+    one_token, several, with_a_gap, with_a_buffer_of_its_own = lines[1:8:2]
+    assert lines[0:8:2] == ["run"] * 4
+    assert (one_token, several, with_a_gap, with_a_buffer_of_its_own) == ("1", "1", "2", "2")
+    assert lines[8:] == [
+        "a buffer is part of none before it",
+        "a buffer is part of a part",
+        "a buffer begins outside its row",
+        "a buffer begins outside its row",
+        "a buffer begins outside its row",
+        "a buffer has other rows than the whole",
+        "a buffer of blocks has parts",
+        "a step's vector is longer than its buffer",
+    ]
