@@ -3,7 +3,7 @@
  *
  *   y[n] = sum_k w[n][k] * x[k]        w: packed tiles, x: int8 or int16 blocks, y: f32
  *
- * Two tile rows at once, half a matrix apart, share what is done to activations and hide each
+ * Two tile rows at once, half a call apart, share what is done to activations and hide each
  * other's latency on cores that run in order. A level includes its dot_*.h first.
  */
 #include "tiles.h"

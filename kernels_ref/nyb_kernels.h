@@ -208,7 +208,7 @@ static inline size_t nyb_tile_row_bytes(const nyb_layout *layout, size_t n_block
 /* y[n] = sum_k w[n][k] * x[k], one token. y has room for n_tiles * 8 floats; flushed. Decode reads
  * each weight once, so memory is its limit. */
 typedef struct nyb_gemv_args {
-    size_t n_tiles;   /* tile rows: N / 8 */
+    size_t n_tiles;   /* tile rows: N / 8, of one matrix or of neighbours in memory */
     size_t n_blocks;  /* K / 32, and 32 * n_blocks is a multiple of the format's block_cols */
     const uint8_t *w; /* n_tiles tile rows, each of 32 * n_blocks / block_cols tiles */
     const nyb_q8 *x;  /* (n_blocks,) */

@@ -3,7 +3,7 @@
  *
  *   y[n] = sum_k w[n][k] * x[k]        w: packed tiles, x: int8 or int16 blocks, y: f32
  *
- * Memory is the limit, so what matters is how it is read: two tile rows at once, half a matrix
+ * Memory is the limit, so what matters is how it is read: two tile rows at once, half a call
  * apart, as two forward streams (docs/experiments.md has the figures).
  */
 #include "tiles.h"

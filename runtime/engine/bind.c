@@ -105,10 +105,11 @@ static int check_place(const nyb_program *program, uint64_t at, nyb_error *error
     CHECK(b->row_bytes % 64 == 0 && b->row_bytes <= 16 * MAX_SHAPE,
           "a buffer's row is not a multiple of 64 bytes", b->row_bytes);
     CHECK(b->part_of <= at, "a buffer is part of none before it", b->part_of);
-    CHECK(b->offset % 64 == 0 && b->offset <= (b->part_of ? b->row_bytes : 0),
-          "a buffer begins outside its row", b->offset);
+    CHECK(b->part_of || b->offset == 0, "a buffer that is no part has an offset", b->offset);
     if (b->part_of == 0)
         return 0;
+    CHECK(b->offset % 64 == 0, "a part's offset is not a multiple of 64", b->offset);
+    CHECK(b->offset <= b->row_bytes, "a part begins outside its row", b->offset);
     const nyb_buffer *whole = &program->buffers[b->part_of - 1];
     CHECK(whole->part_of == 0, "a buffer is part of a part", b->part_of);
     CHECK(whole->row_bytes == b->row_bytes && !whole->on_logits == !b->on_logits &&

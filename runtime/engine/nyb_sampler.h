@@ -28,9 +28,9 @@ uint64_t nyb_sample_scratch(uint32_t vocab);
 /* Chooses a token. Returns 0, or -1 if a logit is NaN (error->at is its id).
  *
  * logits    (vocab,)
- * recent    (n_recent,) the last tokens, of which at most NYB_PENALTY_WINDOW are looked at, and
- * none if repeat_penalty is 1 n_tokens  tokens already in the reply: with seed and choice it keys
- * the random number
+ * recent    (n_recent,) the last tokens: not read where repeat_penalty is 1, which changes nothing,
+ *           else at most NYB_PENALTY_WINDOW of them
+ * n_tokens  tokens already in the reply: with seed and choice it keys the random number
  */
 int nyb_sample(const nyb_rows *rows, const float *logits, uint32_t vocab,
                const nyb_sampling *sampling, const int32_t *recent, uint32_t n_recent,

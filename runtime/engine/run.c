@@ -99,12 +99,10 @@ static float *results_at(const worker *w, const nyb_step *step, uint64_t tile) {
  * with no gap between the weights or between the results. */
 static int goes_on(const worker *w, const nyb_step *step, range tiles, const nyb_step *next,
                    range next_tiles) {
-    const nyb_buffer *buffers = w->bound->program->buffers;
     return next->op == step->op && next->format == step->format && next->cols == step->cols &&
            next->in == step->in && next_tiles.begin < next_tiles.end &&
            tiles_at(w, next, next_tiles.begin) == tiles_at(w, step, tiles.end) &&
-           results_at(w, next, next_tiles.begin) == results_at(w, step, tiles.end) &&
-           buffers[next->out].row_bytes == buffers[step->out].row_bytes;
+           results_at(w, next, next_tiles.begin) == results_at(w, step, tiles.end);
 }
 
 /* One call for as many matrices as are one in memory, which a token reads faster than each by

@@ -252,7 +252,7 @@ def make_copy(reading: Reading, on_progress: Progress | None = None) -> str:
 
 
 def _remove_orphans(folder: str) -> None:
-    """Removes copies of files that are gone or have changed, those that this nybble does not read,
+    """Removes copies of files that are gone or have changed, those of another version of the file,
     what was found by trying models that are gone, and what processes left that were killed."""
     from nybble import tuning
     from nybble.disk import remove_left

@@ -10,6 +10,7 @@ import nybble
 from nybble import hub, packing
 from nybble.cli import main, pack
 from nybble.cli.terminal import megabytes
+from nybble.formats import packed, packed_writer
 from nybble.formats.packed import PackedFile
 from nybble.hub.pulling import Pulled
 from tools.tiny_model import tiny_model
@@ -319,6 +320,23 @@ def test_pull_pack_keeps_the_packed_file_only(path, copies, pulls, capsys):
         f"tiny is already there, packed, and undamaged by its own sum: {packed}"
     ]
     assert pulls == ["tiny"]
+
+
+def test_what_another_version_packed_is_pulled_anew(path, pulls, tmp_path, monkeypatch, capsys):
+    """Its sum is right; but this nybble packs tensors in another way."""
+    with monkeypatch.context() as other:
+        for module in (packed, packed_writer):
+            other.setattr(module, "how_packed", lambda placement: "as it used to be")
+        assert main(["pull", "tiny", "--pack"]) == 0
+    out = tmp_path / "x.nyb"
+    assert main(["pack", str(path.with_suffix(".nyb")), "-o", str(out)]) == 4
+    assert "another version of it packed the file" in capsys.readouterr().err
+    assert not out.exists()
+    assert main(["pull", "tiny"]) == 0
+    assert "another version of it packed the file" in capsys.readouterr().err
+    assert pulls == ["tiny", "tiny"]
+    assert sorted(os.listdir(path.parent)) == [".lock", "tiny.nyb"]
+    assert nybble.load("tiny").weights.is_mapped
 
 
 def test_pull_pack_keeps_other_pulls_out(path, pulls, monkeypatch):

@@ -13,17 +13,17 @@ enum { VOCAB = 8, DIM = 32, ROWS = 16, MATRICES = 3, TOKENS = 2 };
 enum { X, BLOCKS, WHOLE, FIRST_PART, LOGITS = FIRST_PART + MATRICES, BUFFERS };
 enum { EMBEDDING_BYTES = VOCAB * DIM * 4, MATRIX_BYTES = ROWS * 34, GAP = 32 };
 
-static unsigned calls;
+static size_t calls, tiles;
 static nyb_row counted_gemv, counted_gemm;
 static const nyb_row *gemv_row, *gemm_row;
 
 static void count_gemv(const nyb_gemv_args *a) {
-    calls++;
+    calls++, tiles += a->n_tiles;
     gemv_row->run.gemv(a);
 }
 
 static void count_gemm(const nyb_gemm_args *a) {
-    calls++;
+    calls++, tiles += a->n_tiles;
     gemm_row->run.gemm(a);
 }
 
@@ -105,9 +105,9 @@ static void run(const model *m, uint32_t n_tokens) {
     bound.rows.of[NYB_OP_gemv][NYB_Q8_0] = &counted_gemv;
     bound.rows.of[NYB_OP_gemm][NYB_Q8_0] = &counted_gemm;
     const nyb_span span = {ids, n_tokens, 0, &page, 0, NYB_WANT_NONE};
-    calls = 0;
+    calls = tiles = 0;
     puts(nyb_run(&bound, &(nyb_batch){&span, 1}, &error) ? error.what : "run");
-    printf("%u\n", calls);
+    printf("%zu calls, %zu tile rows\n", calls, tiles);
     free(weights), free(kv), free(work);
 }
 
@@ -123,7 +123,7 @@ int main(void) {
     m.buffers[FIRST_PART + 2] = (nyb_buffer){.row_bytes = 64};
     run(&m, 1);
 
-    for (int wrong = 0; wrong < 8; wrong++) {
+    for (int wrong = 0; wrong < 11; wrong++) {
         make(&m);
         nyb_buffer *part = &m.buffers[FIRST_PART + 1];
         switch (wrong) {
@@ -151,6 +151,15 @@ int main(void) {
             break;
         case 7:
             m.buffers[FIRST_PART + 2].offset = part->row_bytes;
+            break;
+        case 8:
+            part->on_logits = 1;
+            break;
+        case 9:
+            part->replicated = 1;
+            break;
+        case 10:
+            part->holds = NYB_HOLDS_Q8;
             break;
         }
         run(&m, 1);

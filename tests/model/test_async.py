@@ -137,16 +137,19 @@ def test_a_reply_begins_once(path, closes):
         def release(self):
             lock.release()
 
+        def locked(self):
+            return lock.locked()
+
         def __enter__(self):
             lock.acquire()
 
         def __exit__(self, *_):
             lock.release()
 
-    reply._lock = Late()
+    reply._lock = late = Late()
     text, reason = ("", "closed") if closes else (TEXT, "end")
     assert run(read(reply)) == text
-    assert reply._lock.is_late
+    assert late.is_late
     assert reply.stats.stop_reason == reason
     assert reply.stats.tokens == (0 if closes else 19)
 

@@ -136,13 +136,16 @@ def _copy(path: str) -> str:
 
 
 def is_whole(packed: str) -> bool:
-    """Whether the packed file is as it was written, by its sum; says on stderr what is wrong."""
+    """Whether the packed file is as it was written, by its sum, and by a version that packs as this
+    one does; says on stderr what is wrong."""
+    from nybble import packing
     from nybble.formats.packed import PackedFile
 
     bar = ProgressBar(f"checking {printable(packed)}", after_s=LONG_S, is_passing=True)
     try:
         with PackedFile(packed) as file:
             file.check_sum(bar)
+            packing.Reading(file)
     except FormatError as error:
         bar.close()
         say(f"nybble: {printable(str(error))}")
@@ -159,15 +162,17 @@ def write(path: str, output: str) -> None:
 
 
 def copy(path: str, output: str) -> None:
-    """Copies the packed file at `path`, if its sum is right, to `output`, which is there whole or
-    as it was before; says so on stderr."""
+    """Copies the packed file at `path`, if its sum is right and this version reads it, to `output`,
+    which is there whole or as it was before; says so on stderr."""
     import shutil
 
+    from nybble import packing
     from nybble.disk import part_of
     from nybble.formats.packed import PackedFile
 
     with PackedFile(path) as file:
         _check_sum(file)
+        packing.Reading(file)
         try:
             with open(path, "rb") as there, part_of(output, file.nbytes, lambda: False) as part:
                 assert part is not None

@@ -245,11 +245,16 @@ class PackedFile:
         base = self.tensors[program.placements[0].name].offset
         for placement, how in zip(program.placements, hows, strict=True):
             at, expected = self.tensors[placement.name].offset, how_packed(placement)
-            if (at, how) != (base + placement.offset, expected):
+            difference = None
+            if at != base + placement.offset:
+                difference = f"lies at {at}, and this nybble reads it at {base + placement.offset}"
+            elif how != expected:
+                difference = f"is packed as {how!r:.60}, and this nybble reads {expected!r}"
+            if difference is not None:
                 raise FormatError(
-                    f"{self.path}: {placement.name} is packed as {how!r:.60} at {at}, and this "
-                    f"nybble reads {expected!r} at {base + placement.offset}: another version of it"
-                    " packed the file, or it is damaged; pack the model again (nybble pack)"
+                    f"{self.path}: {placement.name} {difference}: another version of it packed the "
+                    "file, or it is damaged; pack the model again (nybble pack, or nybble pull for "
+                    "one that was pulled)"
                 )
         end = base + program.weights_bytes
         if end != self.nbytes:  # the weights are the last of it
