@@ -84,7 +84,7 @@ static void run_row_step(const worker *w, const nyb_step *step, uint64_t row) {
 
 /* -- Matrices ------------------------------------------------------------------------------- */
 
-/* This thread's tile rows of a matrix, as bytes. */
+/* Where a matrix's tile row lies. */
 static const uint8_t *tiles_at(const worker *w, const nyb_step *step, uint64_t tile) {
     const nyb_layout *layout = nyb_layout_of(step->format);
     return weights_of(w, step) + tile * nyb_tile_row_bytes(layout, step->cols / NYB_BLOCK);
@@ -150,7 +150,7 @@ static void matmul32(const worker *w, const nyb_step *step) {
     const uint64_t n_tiles = tiles.end - tiles.begin, n_blocks = step->cols / NYB_BLOCK;
     const uint8_t *weights = tiles_at(w, step, tiles.begin);
     const float *x = row_of(w, step->in, 0);
-    float *y = (float *)row_of(w, step->out, 0) + tiles.begin * NYB_TILE_ROWS;
+    float *y = results_at(w, step, tiles.begin);
     const nyb_buffer *buffers = w->bound->program->buffers;
     if (w->rows == 1)
         CALL(w, gemv32, step->format, .n_tiles = n_tiles, .n_blocks = n_blocks, .w = weights,

@@ -44,7 +44,7 @@ int dump_read(dump *dump, const uint8_t *bytes, uint64_t length, const char **wh
     section s[DUMP_SECTIONS];
     uint64_t at = sizeof *h;
     *dump = (struct dump){0};
-    *what = "this is not a dumped program of version 5";
+    *what = "this is no dumped program, or one of another version";
     if (length < sizeof *h)
         return -1;
     memcpy(h, bytes, sizeof *h);
