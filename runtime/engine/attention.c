@@ -5,6 +5,10 @@
 
 #include "worker.h"
 
+/* Of a token's parts, from which on each thread joins some heads: to meet once more costs as much
+ * as to join a few kilobytes. */
+enum { DIVIDED_BYTES = 16 * 1024 };
+
 /* -- Pages ---------------------------------------------------------------------------------- */
 
 /* One KV head of one attention layer, as a thread works on it. */
@@ -206,18 +210,31 @@ void nyb_run_attend(const worker *w, const nyb_step *step) {
         attend_single(w, step);
 }
 
+int nyb_combine_is_divided(const worker *w, const nyb_step *step) {
+    const nyb_attention *a = &w->bound->program->attentions[step->index];
+    const range pages = pages_seen(a, token_of(w, step, 0)->position);
+    const uint64_t floats = a->heads * (pages.end - pages.begin) * nyb_part_stride(a->head_dim);
+    return w->rows == 1 && w->threads > 1 && floats * sizeof(float) >= DIVIDED_BYTES;
+}
+
 /* What ATTEND left of a single token: for each query head the parts of its pages. Those of several
- * it has joined itself. */
+ * it has joined itself. Where each thread joins some heads, each finds all in its own row. */
 void nyb_run_combine(const worker *w, const nyb_step *step) {
     if (w->rows > 1)
         return;
     const nyb_attention *a = &w->bound->program->attentions[step->index];
-    const uint64_t stride = nyb_part_stride(a->head_dim);
+    const uint64_t stride = nyb_part_stride(a->head_dim), dim = a->head_dim;
     const range pages = pages_seen(a, token_of(w, step, 0)->position);
+    const int is_divided = nyb_combine_is_divided(w, step);
+    const range heads = is_divided ? share(w, a->heads) : (range){0, a->heads};
     float *out = row_of(w, a->out, 0);
-    for (uint64_t h = 0; h < a->heads; h++)
+    for (uint64_t h = heads.begin; h < heads.end; h++)
         join(w, a, w->bound->parts + h * w->bound->limits.max_pages * stride,
-             pages.end - pages.begin, stride, out + h * a->head_dim);
+             pages.end - pages.begin, stride, out + h * dim);
+    for (uint32_t thread = 0; is_divided && thread < w->threads; thread++)
+        if (thread != w->thread)
+            memcpy((float *)row_of_thread(w, a->out, thread) + heads.begin * dim,
+                   out + heads.begin * dim, (heads.end - heads.begin) * dim * sizeof(float));
 }
 
 /* -- Rewinding and clearing ----------------------------------------------------------------- */

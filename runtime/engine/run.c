@@ -248,11 +248,15 @@ static int has_work(const nyb_step *step, uint32_t rows) {
     return rows > 1 || (rows == 1 && step->op != NYB_STEP_APPEND);
 }
 
-static void run_row_part(const worker *w, const nyb_step *step, const nyb_step *end) {
+static void run_row_part(const worker *w, nyb_team *team, const nyb_step *step,
+                         const nyb_step *end) {
     const range rows = w->row_is_repeated ? (range){0, 1} : share(w, w->rows);
-    for (; step < end && !is_split(step); step++)
+    for (; step < end && !is_split(step); step++) {
         for (uint64_t row = rows.begin; row < rows.end; row++)
             run_row_step(w, step, row);
+        if (step->op == NYB_STEP_COMBINE && nyb_combine_is_divided(w, step))
+            nyb_barrier(team, w->threads);
+    }
 }
 
 static void run_split_part(const worker *w, const nyb_step *step, const nyb_step *end) {
@@ -262,7 +266,8 @@ static void run_split_part(const worker *w, const nyb_step *step, const nyb_step
 }
 
 /* One thread's way through the whole program. All threads take the same turns, so they meet at
- * the same barriers: one where a phase ends, and one after row steps that were divided. */
+ * the same barriers: one where a phase ends, and one after row steps that were divided, be it by
+ * rows or by heads. */
 static void run_program(void *context, nyb_team *team, uint32_t thread, uint32_t threads) {
     const nyb_bound *bound = context;
     const nyb_step *step = bound->program->steps, *end = step + bound->program->n_steps;
@@ -276,7 +281,7 @@ static void run_program(void *context, nyb_team *team, uint32_t thread, uint32_t
                                                             : bound->n_tokens;
         const worker w = {bound, thread, threads, rows, rows == 1};
         if (has_work(step, rows)) {
-            run_row_part(&w, step, next);
+            run_row_part(&w, team, step, next);
             if (rows > 1 && !is_split(step))
                 nyb_barrier(team, threads);
             run_split_part(&w, step, next);

@@ -31,6 +31,12 @@ static inline void *row_of(const worker *w, uint32_t number, uint64_t row) {
     return w->bound->buffers[number] + row * b->row_bytes;
 }
 
+/* A thread's own row of a replicated buffer. */
+static inline void *row_of_thread(const worker *w, uint32_t number, uint32_t thread) {
+    const nyb_buffer *b = &w->bound->program->buffers[number];
+    return w->bound->buffers[number] + (uint64_t)thread * b->row_bytes;
+}
+
 static inline const nyb_row *row_for(const worker *w, nyb_op op, uint32_t format) {
     return w->bound->rows.of[op][format];
 }
@@ -65,5 +71,8 @@ static inline void *row_among(const worker *w, uint32_t rows, uint32_t number, u
 void nyb_run_append(const worker *w, const nyb_step *step);
 void nyb_run_attend(const worker *w, const nyb_step *step);
 void nyb_run_combine(const worker *w, const nyb_step *step);
+
+/* Whether each thread runs a part of this COMBINE: then they meet behind it. */
+int nyb_combine_is_divided(const worker *w, const nyb_step *step);
 
 #endif

@@ -25,6 +25,8 @@ SHAPES = {  # head_dim is dim / heads, query heads of a KV head are heads / kv_h
     "smollm3": {"family": "smollm3", "dim": 64, "heads": 4, "kv_heads": 2, "layers": 5},
     "qwen2": {"family": "qwen2", "dim": 128, "heads": 4, "kv_heads": 2, "tied": False},
     "qwen3": {"family": "qwen3", "heads": 4, "kv_heads": 2, "head_dim": 48, "formats": Q8_0},
+    # so many heads that each thread joins the parts of some, from the first page on
+    "32 heads": {"family": "qwen3", "dim": 64, "heads": 32, "kv_heads": 2, "head_dim": 128},
     "gemma3": {"family": "gemma3", "heads": 4, "head_dim": 48, "window": 40, "layers": 4},
 }
 CONTEXT = 512
