@@ -205,13 +205,6 @@ static inline size_t nyb_tile_row_bytes(const nyb_layout *layout, size_t n_block
 
 /* -- Operations --------------------------------------------------------------------------- */
 
-/* Which two tile rows a gemv reads at once, where its row knows both ways. */
-typedef enum nyb_pairing {
-    NYB_PAIR_HALVES,     /* half a call apart, as two streams */
-    NYB_PAIR_NEIGHBOURS, /* side by side in memory, as one stream */
-    NYB_PAIRINGS,
-} nyb_pairing;
-
 /* y[n] = sum_k w[n][k] * x[k], one token. y has room for n_tiles * 8 floats; flushed. Decode reads
  * each weight once, so memory is its limit. */
 typedef struct nyb_gemv_args {
@@ -220,7 +213,6 @@ typedef struct nyb_gemv_args {
     const uint8_t *w; /* n_tiles tile rows, each of 32 * n_blocks / block_cols tiles */
     const nyb_q8 *x;  /* (n_blocks,) */
     float *y;         /* (n_tiles * 8,) */
-    uint32_t pairing; /* nyb_pairing; any gives the same bits */
 } nyb_gemv_args;
 
 /* The same for the output head, whose input has 16 bits. */
@@ -229,7 +221,6 @@ typedef struct nyb_gemv16_args {
     const uint8_t *w;
     const nyb_q16 *x; /* (n_blocks,) */
     float *y;
-    uint32_t pairing;
 } nyb_gemv16_args;
 
 /* The same for weights that are floats. */

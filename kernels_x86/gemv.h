@@ -3,47 +3,21 @@
  *
  *   y[n] = sum_k w[n][k] * x[k]        w: packed tiles, x: int8 or int16 blocks, y: f32
  *
- * Memory is the limit, so what matters is how it is read: two tile rows at once, and lines
- * are prefetched before. Which two is chosen by trying (docs/experiments.md has the figures):
- *
- *   halves       half a call apart: two long streams, each prefetched a little ahead
- *   neighbours   side by side, so that a call is one stream, prefetched far ahead
- *
- * Where a stream begins the hardware needs a microsecond until it follows, unless what is
- * prefetched lies further on already. But that crosses pages, which small ones make dear; and both
- * rows have to stay in L1 with what is fetched ahead, so of wide rows the halves are read in any
- * case.
+ * Memory is the limit, so what matters is how it is read: two tile rows at once, half a call
+ * apart, as two forward streams (docs/experiments.md has the figures).
  */
 #include "tiles.h"
 
-enum { LINE_BYTES = 64, STREAMS = 2 };
+enum { LINE_BYTES = 64, LINES_AHEAD = 8, STREAMS = 2 };
 enum { REGISTERS = STREAMS / TILES }; /* that a group of 4 columns of both takes */
 
-/* The figures of a Zen 4, the only one that was timed. Two streams of eight lines are what its L1
- * can wait for; more stand in the way of the reads at hand. */
-enum { NARROW_ROW_BYTES = 4608, AHEAD_OF_ONE = 4096, AHEAD_OF_EACH = 8 * LINE_BYTES };
-
-/* Where a matrix is being read, and where it is prefetched. */
-typedef struct reading {
-    const uint8_t *stream[STREAMS]; /* in the two rows */
-    const uint8_t *fetched;         /* up to here, of one stream or of the first */
-    size_t apart; /* bytes from what is fetched of the first to that of the second;
-                     0 of one */
-} reading;
-
-/* Beyond the weights it does no harm. */
-ALWAYS_INLINE void fetch(const uint8_t *p, size_t bytes) {
-    for (size_t i = 0; i < bytes; i += LINE_BYTES)
-        _mm_prefetch((const char *)p + i, _MM_HINT_T0);
-}
-
-/* Goes on by so many bytes in both rows, and fetches as many. */
-ALWAYS_INLINE void advance(reading *r, size_t bytes) {
-    fetch(r->fetched, bytes);
-    fetch(r->fetched + (r->apart ? r->apart : bytes), bytes);
-    r->fetched += r->apart ? bytes : STREAMS * bytes;
-    for (int s = 0; s < STREAMS; s++)
-        r->stream[s] += bytes;
+/* Called for each step of a stream: prefetches the lines of one a little ahead. Two streams of
+ * eight lines are what a Zen 4's L1 can wait for, the only one that was timed; more stand in the
+ * way of the reads at hand, and hardware alone sees too late where a 4 KB page begins. Beyond the
+ * weights it does no harm. */
+ALWAYS_INLINE void follow(const uint8_t *p, size_t step_bytes) {
+    for (size_t i = 0; i < step_bytes; i += LINE_BYTES)
+        _mm_prefetch((const char *)p + LINES_AHEAD * LINE_BYTES + i, _MM_HINT_T0);
 }
 
 ALWAYS_INLINE floats isum8(format f, const ints w[8], const nyb_q8 *x, ints pairs) {
@@ -93,47 +67,45 @@ ALWAYS_INLINE place in_streams(const uint8_t *const stream[STREAMS], int r) {
     return p;
 }
 
-/* x has blocks of `bits`, a constant: nyb_q8 or nyb_q16. Of an odd number of tile rows one is read
- * twice at once: the middle one, or the last. */
+ALWAYS_INLINE void advance(const uint8_t *stream[STREAMS], size_t bytes) {
+    for (int s = 0; s < STREAMS; s++, stream++) {
+        follow(*stream, bytes);
+        *stream += bytes;
+    }
+}
+
+/* x has blocks of `bits`, a constant: nyb_q8 or nyb_q16. Of an odd number of tile rows the middle
+ * one is in both streams. */
 ALWAYS_INLINE void multiply(format f, int bits, size_t n_tiles, size_t n_blocks, const uint8_t *w,
-                            const void *x, float *y, uint32_t pairing) {
+                            const void *x, float *y) {
     const size_t row_bytes = n_blocks / (size_t)f.blocks * nyb_tile_bytes(f);
-    const size_t pairs = (n_tiles + 1) / 2;
-    const int is_one = pairing == NYB_PAIR_NEIGHBOURS && row_bytes <= NARROW_ROW_BYTES;
-    const size_t far = is_one ? 1 : n_tiles - pairs; /* tile rows from a pair's first to its last */
-    reading r;
-    r.fetched = w + (is_one ? row_bytes + AHEAD_OF_ONE : AHEAD_OF_EACH);
-    r.apart = is_one ? 0 : far * row_bytes;
+    const size_t pairs = (n_tiles + 1) / 2, far = n_tiles - pairs;
+    const uint8_t *stream[STREAMS] = {w, w + far * row_bytes};
     for (size_t n = 0; n < pairs; n++) {
-        const size_t first = is_one ? 2 * n : n;
-        const size_t last = first + far < n_tiles ? first + far : first;
-        r.stream[0] = w + first * row_bytes;
-        r.stream[1] = w + last * row_bytes;
         floats acc[REGISTERS];
-        for (int i = 0; i < REGISTERS; i++)
-            acc[i] = V(setzero_ps)();
+        for (int r = 0; r < REGISTERS; r++)
+            acc[r] = V(setzero_ps)();
         for (size_t b = 0; b < n_blocks;) {
             tile_scales scales[REGISTERS];
-            for (int i = 0; i < REGISTERS; i++)
-                load_tile_scales(f, in_streams(r.stream, i), &scales[i]);
-            advance(&r, f.scales_bytes);
-            for (int k = 0; k < f.blocks; k++, b++) {
-                for (int i = 0; i < REGISTERS; i++)
-                    acc[i] =
-                        add_block(f, bits, in_streams(r.stream, i), &scales[i], k, x, b, acc[i]);
-                advance(&r, f.block_bytes);
+            for (int r = 0; r < REGISTERS; r++)
+                load_tile_scales(f, in_streams(stream, r), &scales[r]);
+            advance(stream, f.scales_bytes);
+            for (int i = 0; i < f.blocks; i++, b++) {
+                for (int r = 0; r < REGISTERS; r++)
+                    acc[r] = add_block(f, bits, in_streams(stream, r), &scales[r], i, x, b, acc[r]);
+                advance(stream, f.block_bytes);
             }
         }
-        float *rows[STREAMS] = {y + first * NYB_TILE_ROWS, y + last * NYB_TILE_ROWS};
-        for (int i = 0; i < REGISTERS; i++)
-            store_rows(acc[i], rows + i * TILES, TILES);
+        float *rows[STREAMS] = {y + n * NYB_TILE_ROWS, y + (far + n) * NYB_TILE_ROWS};
+        for (int r = 0; r < REGISTERS; r++)
+            store_rows(acc[r], rows + r * TILES, TILES);
     }
 }
 
 ALWAYS_INLINE void gemv(format f, const nyb_gemv_args *a) {
-    multiply(f, 8, a->n_tiles, a->n_blocks, a->w, a->x, a->y, a->pairing);
+    multiply(f, 8, a->n_tiles, a->n_blocks, a->w, a->x, a->y);
 }
 
 ALWAYS_INLINE void gemv16(format f, const nyb_gemv16_args *a) {
-    multiply(f, 16, a->n_tiles, a->n_blocks, a->w, a->x, a->y, a->pairing);
+    multiply(f, 16, a->n_tiles, a->n_blocks, a->w, a->x, a->y);
 }

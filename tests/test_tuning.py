@@ -13,7 +13,7 @@ import pytest
 import nybble
 from nybble import board, hub, packing, tuning
 from nybble._core import native
-from nybble._core.sequence import PAIRINGS, Sequence
+from nybble._core.sequence import Sequence
 from nybble.cli import main
 from nybble.cli.pull import _keep_packed
 from nybble.errors import UsageError
@@ -327,9 +327,8 @@ def test_any_choice_gives_the_same_bits(path, engine):
     expected = logits()
     for level in filter(tuning._runs, native.levels()):
         for decode, prefill in ((1, 4), (4, 1), (2, 3), (3, 2)):
-            for pairing in (None, *PAIRINGS):
-                engine.tune(decode, prefill, level, pairing)
-                assert logits() == expected
+            engine.tune(decode, prefill, level)
+            assert logits() == expected
 
 
 @pytest.mark.parametrize("numbers", [(0, 1), (1, 0), (5, 1), (1, 5)])
@@ -341,11 +340,6 @@ def test_threads_that_are_not_there(engine, numbers):
 def test_levels_that_are_not_there(engine):
     with pytest.raises(UsageError, match="no level"):
         engine.tune(1, 1, "pdp11")
-
-
-def test_pairings_that_are_not_there(engine):
-    with pytest.raises(UsageError, match="halves or neighbours"):
-        engine.tune(1, 1, pairing="thirds")
 
 
 class Machine:

@@ -428,7 +428,7 @@ int nyb_bind(nyb_bound *bound, const nyb_program *program, const nyb_limits *lim
     nyb_rows_pick(&bound->rows, cpu_bits);
     if (check(program, limits, &bound->rows, error))
         return -1;
-    nyb_tune(bound, &(nyb_tuning){limits->threads, limits->threads, cpu_bits, NYB_PAIR_HALVES});
+    nyb_tune(bound, &(nyb_tuning){limits->threads, limits->threads, cpu_bits});
     lay_out(program, bound, &allocator);
     uint64_t kv_bytes;
     return lay_out_kv(program, limits, bound->layers, &kv_bytes, error);
@@ -442,7 +442,6 @@ void nyb_tune(nyb_bound *bound, const nyb_tuning *tuning) {
         memcpy(bound->rows.of[decode[i]], rows.of[decode[i]], sizeof rows.of[decode[i]]);
     const uint32_t most = bound->limits.threads;
     bound->tuning = *tuning;
-    bound->trial = (nyb_trial){0};
     bound->tuning.decode_threads = tuning->decode_threads < most ? tuning->decode_threads : most;
     bound->tuning.prefill_threads = tuning->prefill_threads < most ? tuning->prefill_threads : most;
 }

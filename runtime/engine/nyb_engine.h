@@ -12,7 +12,6 @@
 #include "nyb_error.h"
 #include "nyb_program.h"
 #include "registry.h"
-#include "trial.h"
 
 /* The most pages of a KV cache. */
 enum { NYB_MAX_PAGES = 1 << 24 };
@@ -53,7 +52,6 @@ typedef struct nyb_tuning {
     uint32_t decode_threads;  /* that run a batch of one token: 1 to limits.threads */
     uint32_t prefill_threads; /* and one of several */
     uint32_t decode_bits; /* CPU bits that the rows which read a matrix for one token may need */
-    uint32_t pairing;     /* nyb_pairing of these; NYB_PAIRINGS: found out while they run */
 } nyb_tuning;
 
 typedef struct nyb_bound {
@@ -70,9 +68,7 @@ typedef struct nyb_bound {
     uint32_t *selected;   /* (max_logits,) indices of tokens */
     nyb_scratch *scratch; /* (threads,) */
     float *parts;         /* of a single token: (heads, max_pages, part stride) */
-    nyb_trial trial;      /* of what is found out */
     /* the batch at hand */
-    uint32_t pairing;
     uint32_t n_tokens, n_logits, n_hidden, n_wanted;
 } nyb_bound;
 
@@ -87,8 +83,8 @@ int nyb_bind(nyb_bound *bound, const nyb_program *program, const nyb_limits *lim
              uint32_t cpu_bits, const uint8_t *weights, uint8_t *kv, uint8_t *work,
              nyb_error *error);
 
-/* Chooses; a bound program begins with all threads, the rows it was bound to, and halves. Threads
- * beyond the limits are as many as those. */
+/* Chooses; a bound program begins with all threads and the rows it was bound to. Threads beyond
+ * the limits are as many as those. */
 void nyb_tune(nyb_bound *bound, const nyb_tuning *tuning);
 
 /* Consecutive tokens of one sequence. */

@@ -16,9 +16,8 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
-
-#include "clock.h"
 
 enum {
     STACK_BYTES = 256 * 1024,
@@ -56,6 +55,12 @@ static struct {
     uint64_t solo_calls;
 } pool = {.started = 1};
 
+static int64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
 static void relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
@@ -74,15 +79,15 @@ static int wait_until(atomic_uint *counter, uint32_t goal) {
         relax();
         if (turn < SPINS || turn % 64)
             continue;
-        const int64_t now = nyb_now_ns();
+        const int64_t now = now_ns();
         since = since ? since : now;
         offered = offered ? offered : now;
         if (now - offered > OFFER_NS) {
             sched_yield();
-            offered = nyb_now_ns();
+            offered = now_ns();
         }
     }
-    return since && nyb_now_ns() - since > LATE_NS;
+    return since && now_ns() - since > LATE_NS;
 }
 
 void nyb_barrier(nyb_team *team, uint32_t threads) {
@@ -110,7 +115,7 @@ static uint32_t next_ticket(uint32_t seen, uint32_t me) {
         relax();
         if (turn < SPINS || turn % 64)
             continue;
-        const int64_t now = nyb_now_ns();
+        const int64_t now = now_ns();
         since = since ? since : now;
         if (now - since > IDLE_NS) {
             atomic_fetch_or(&pool.asleep, UINT64_C(1) << me);
@@ -174,7 +179,7 @@ static void notice_late(void) {
     const uint32_t late = atomic_load_explicit(&pool.team.late, memory_order_relaxed);
     if (!late)
         return;
-    const int64_t now = nyb_now_ns();
+    const int64_t now = now_ns();
     pool.recent_late = now - pool.last_late < LATE_WINDOW_NS ? pool.recent_late + late : late;
     pool.last_late = now;
     if (pool.recent_late >= MAX_LATE)
@@ -187,7 +192,7 @@ void nyb_pool_run(uint32_t threads, nyb_work_fn *work, void *context) {
     start(threads);
     if (threads > pool.started)
         threads = pool.started;
-    if (threads > 1 && pool.solo_until && nyb_now_ns() < pool.solo_until) {
+    if (threads > 1 && pool.solo_until && now_ns() < pool.solo_until) {
         pool.solo_calls++;
         threads = 1;
     }
@@ -216,11 +221,11 @@ static void meet(void *context, nyb_team *team, uint32_t thread, uint32_t thread
     if (threads == 1)
         return;
     nyb_barrier(team, threads); /* until all are awake */
-    const int64_t start = nyb_now_ns();
+    const int64_t start = now_ns();
     for (uint32_t i = 0; i < b->n; i++)
         nyb_barrier(team, threads);
     if (thread == 0)
-        b->ns = nyb_now_ns() - start;
+        b->ns = now_ns() - start;
 }
 
 double nyb_barrier_seconds(uint32_t threads, uint32_t n) {

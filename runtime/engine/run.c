@@ -6,7 +6,6 @@
  */
 #include <string.h>
 
-#include "clock.h"
 #include "nyb_pool.h"
 #include "worker.h"
 
@@ -125,7 +124,7 @@ static const nyb_step *matmul(const worker *w, const nyb_step *step, const nyb_s
     float *y = results_at(w, step, tiles.begin);
     if (w->rows == 1) {
         CALL(w, gemv, step->format, .n_tiles = n_tiles, .n_blocks = n_blocks, .w = weights,
-             .x = row_of(w, step->in, 0), .y = y, .pairing = w->bound->pairing);
+             .x = row_of(w, step->in, 0), .y = y);
         return last;
     }
     const nyb_buffer *buffers = w->bound->program->buffers;
@@ -143,8 +142,7 @@ static void matmul16(const worker *w, const nyb_step *step) {
         CALL(w, gemv16, step->format, .n_tiles = tiles.end - tiles.begin,
              .n_blocks = step->cols / NYB_BLOCK, .w = tiles_at(w, step, tiles.begin),
              .x = row_of(w, step->in, row),
-             .y = (float *)row_of(w, step->out, row) + tiles.begin * NYB_TILE_ROWS,
-             .pairing = w->bound->pairing);
+             .y = (float *)row_of(w, step->out, row) + tiles.begin * NYB_TILE_ROWS);
 }
 
 static void matmul32(const worker *w, const nyb_step *step) {
@@ -346,16 +344,8 @@ int nyb_run(nyb_bound *bound, const nyb_batch *batch, nyb_error *error) {
     if (load_batch(bound, batch, error))
         return -1;
     const nyb_tuning *tuning = &bound->tuning;
-    const int is_tried = tuning->pairing == NYB_PAIRINGS;
-    bound->pairing = is_tried ? nyb_way(&bound->trial) : tuning->pairing;
-    if (bound->n_tokens > 1) {
-        nyb_pool_run(tuning->prefill_threads, run_program, bound);
-        return 0;
-    }
-    const int64_t start = is_tried ? nyb_now_ns() : 0;
-    nyb_pool_run(tuning->decode_threads, run_program, bound);
-    if (is_tried)
-        nyb_took(&bound->trial, nyb_now_ns() - start);
+    nyb_pool_run(bound->n_tokens == 1 ? tuning->decode_threads : tuning->prefill_threads,
+                 run_program, bound);
     return 0;
 }
 

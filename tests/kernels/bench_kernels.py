@@ -13,7 +13,6 @@ import pytest
 
 from nybble import machine
 from nybble._core import native
-from nybble._core.sequence import PAIRINGS
 from nybble.archs.turns import rope_turns
 
 from .contract import (
@@ -69,40 +68,27 @@ def cold(calls):
     return lambda: next(turn)()
 
 
-def bench_gemv_of(benchmark, name, n, k, pairing="halves"):
+def bench_gemv_of(benchmark, name, n, k):
     rng, k = np.random.default_rng(0), columns(format_of(name), k)
     x = quantized(rng.standard_normal((1, k)), bits=bits_of(name))[0]
     w = pack(format_of(name), random_blocks(rng, format_of(name), n, k))
     y = np.zeros(len(w) * ROWS, np.float32)
     copies = [w.copy() for _ in range(-(-COLD_BYTES // w.nbytes))]
-    args = {"n_tiles": len(w), "n_blocks": k // BLOCK, "x": x, "y": y}
-    if op_of(name) != "gemv32":
-        args["pairing"] = PAIRINGS[pairing]
-    calls = [prepared(name, w=this, **args) for this in copies]
+    calls = [
+        prepared(name, n_tiles=len(w), n_blocks=k // BLOCK, w=this, x=x, y=y) for this in copies
+    ]
     measure(benchmark, name, w.nbytes, cold(calls), n * k)
 
 
-def paired(op):
-    """(row, pairing) of an operation: plain C knows one way only."""
-    rows = itertools.product(rows_of(op), PAIRINGS)
-    return [(n, how) for n, how in rows if how == "halves" or ROWS_BY_NAME[n]["level"] != "ref"]
-
-
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(("name", "pairing"), paired("gemv"))
-def test_gemv(benchmark, name, pairing, shape):
-    bench_gemv_of(benchmark, name, *SHAPES[shape], pairing)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", rows_of("gemv32"))
-def test_gemv32(benchmark, name, shape):
+@pytest.mark.parametrize("name", rows_of("gemv") + rows_of("gemv32"))
+def test_gemv(benchmark, name, shape):
     bench_gemv_of(benchmark, name, *SHAPES[shape])
 
 
-@pytest.mark.parametrize(("name", "pairing"), paired("gemv16"))
-def test_head(benchmark, name, pairing):
-    bench_gemv_of(benchmark, name, VOCAB, DIM, pairing)
+@pytest.mark.parametrize("name", rows_of("gemv16"))
+def test_head(benchmark, name):
+    bench_gemv_of(benchmark, name, VOCAB, DIM)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -44,16 +44,14 @@ static void prepare_matrix(const nyb_row *row, const trial *t, call *c) {
     const size_t n_rows = t->n_tiles * NYB_TILE_ROWS, nb = t->n_blocks, T = t->n_tokens;
     const size_t x_stride = nb + 1, y_stride = n_rows + 8;
     const uint8_t *w = weights(row->format, t);
-    const uint32_t pairing = t->seed % NYB_PAIRINGS;
     const size_t panel = (nb * row->panel_bytes + 63) / 64 * 64;
     switch (row->op) {
     case NYB_OP_gemv:
-        c->args.gemv =
-            (nyb_gemv_args){t->n_tiles, nb, w, blocks8(nb, t), output_floats(c, n_rows), pairing};
+        c->args.gemv = (nyb_gemv_args){t->n_tiles, nb, w, blocks8(nb, t), output_floats(c, n_rows)};
         break;
     case NYB_OP_gemv16:
-        c->args.gemv16 = (nyb_gemv16_args){
-            t->n_tiles, nb, w, blocks16(nb, t), output_floats(c, n_rows), pairing};
+        c->args.gemv16 =
+            (nyb_gemv16_args){t->n_tiles, nb, w, blocks16(nb, t), output_floats(c, n_rows)};
         break;
     case NYB_OP_gemv32:
         c->args.gemv32 = (nyb_gemv32_args){

@@ -29,7 +29,7 @@ TINY = np.float32(2.0**-40)
 
 SIZE, POINTER, FLOAT, U64 = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_float, ctypes.c_uint64
 FIELDS = {
-    "gemv32": [
+    "gemv": [
         *[("n_tiles", SIZE), ("n_blocks", SIZE)],
         *[("w", POINTER), ("x", POINTER), ("y", POINTER)],
     ],
@@ -68,7 +68,8 @@ FIELDS = {
     "softmax": [("n", SIZE), ("x", POINTER), ("max", FLOAT), ("p", POINTER), ("sum", POINTER)],
 }
 FIELDS["gelu_mul"] = FIELDS["silu_mul"]
-FIELDS["gemv"] = FIELDS["gemv16"] = [*FIELDS["gemv32"], ("pairing", ctypes.c_uint32)]
+FIELDS["gemv16"] = FIELDS["gemv"]
+FIELDS["gemv32"] = FIELDS["gemv"]
 FIELDS["gemm32"] = FIELDS["gemm"][:-1]  # no panel
 FIELDS["quantize16"] = FIELDS["quantize"]
 STRUCTS = {op: type(op, (ctypes.Structure,), {"_fields_": fields}) for op, fields in FIELDS.items()}

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nybble._core.sequence import PAIRINGS
 from nybble.archs.turns import rope_turns
 
 from .contract import (
@@ -110,8 +109,6 @@ def arguments(name, rng):
         args = {"n_tiles": n // 8, "n_blocks": k // BLOCK, "w": w, "x": x, "y": floats(tokens, n)}
         if tokens > 1:
             args |= {"n_tokens": tokens, "x_stride": x.shape[1], "y_stride": n}
-        if op in ("gemv", "gemv16"):
-            args["pairing"] = PAIRINGS["halves"]
         if op == "gemm":
             panel = np.zeros(k // BLOCK * ROWS_BY_NAME[name]["panel_bytes"] + 64, np.uint8)
             args["panel"] = panel[-panel.ctypes.data % 64 :]

@@ -112,7 +112,6 @@ cdef extern from "nyb_engine.h" nogil:
         uint32_t decode_threads
         uint32_t prefill_threads
         uint32_t decode_bits
-        uint32_t pairing
     ctypedef struct nyb_bound:
         const nyb_program *program
         nyb_rows rows

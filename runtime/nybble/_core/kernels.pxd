@@ -15,9 +15,6 @@ cdef extern from "nyb_kernels.h" nogil:
         NYB_KV_F16
         NYB_KV_V8
         NYB_KV_INT8
-        NYB_PAIR_HALVES
-        NYB_PAIR_NEIGHBOURS
-        NYB_PAIRINGS
     enum nyb_op:
         NYB_OP_gemv
         NYB_OP_gemv16
@@ -66,14 +63,12 @@ cdef extern from "nyb_kernels.h" nogil:
         const uint8_t *w
         const nyb_q8 *x
         float *y
-        uint32_t pairing
     ctypedef struct nyb_gemv16_args:
         size_t n_tiles
         size_t n_blocks
         const uint8_t *w
         const nyb_q16 *x
         float *y
-        uint32_t pairing
     ctypedef struct nyb_gemm_args:
         size_t n_tiles
         size_t n_blocks

@@ -6,7 +6,6 @@ from nybble.errors import NumericError
 
 CHUNK: int
 PAGE: int
-PAIRINGS: dict[str, int]
 KV_TYPES: dict[str, int]
 engine_lock: LockType
 
@@ -39,13 +38,7 @@ class Engine:
         chunk: int = ...,
         kv: str = "f16",
     ) -> None: ...
-    def tune(
-        self,
-        decode_threads: int,
-        prefill_threads: int,
-        level: str | None = None,
-        pairing: str | None = None,
-    ) -> None: ...
+    def tune(self, decode_threads: int, prefill_threads: int, level: str | None = None) -> None: ...
     def read_seconds(self, streams: int) -> float: ...
     def barrier_seconds(self) -> float: ...
 

@@ -15,12 +15,7 @@ from nybble._core.engine cimport (
     nyb_span,
     nyb_tuning,
 )
-from nybble._core.kernels cimport (
-    NYB_PAGE,
-    NYB_PAIR_HALVES,
-    NYB_PAIR_NEIGHBOURS,
-    NYB_PAIRINGS,
-)
+from nybble._core.kernels cimport NYB_PAGE
 from nybble._core.native cimport (
     barrier_seconds,
     bind,
@@ -64,7 +59,6 @@ os.register_at_fork(
 
 CHUNK = 128
 PAGE = NYB_PAGE  # positions
-PAIRINGS = {"halves": NYB_PAIR_HALVES, "neighbours": NYB_PAIR_NEIGHBOURS}
 cdef enum:
     LOGITS_BYTES = 2 * 1024 * 1024  # of a batch's logits, beyond its first row's
 
@@ -135,26 +129,15 @@ cdef class Engine:
                 self.work.data, &error):
             raise UsageError(f"this model cannot be run so: {said(&error)}")
 
-        cdef nyb_tuning tuning = nyb_tuning(threads, threads, bits, NYB_PAIRINGS)
-        tune(&self.bound, &tuning)
-
-    def tune(self, uint32_t decode_threads, uint32_t prefill_threads, str level=None,
-             str pairing=None):
-        """Chooses, until it is called again. Any choice gives the same bits.
-
-        decode_threads, prefill_threads : of the engine's, that run one token and several
-        level   : ISA level of the rows that read a matrix for one token; None for the best
-        pairing : which tile rows these read at once, "halves" or "neighbours"; None for the
-                  quicker, which the engine finds out as it goes on
-        """
+    def tune(self, uint32_t decode_threads, uint32_t prefill_threads, str level=None):
+        """Chooses, until it is called again, how many threads run one token and several, of the
+        engine's, and of which ISA level the rows that read a matrix for one token are; None for
+        the best. Any choice gives the same bits."""
         if not (1 <= decode_threads <= self.threads and 1 <= prefill_threads <= self.threads):
             raise UsageError(f"{decode_threads} and {prefill_threads} threads: the engine has "
                              f"{self.threads}")
         cdef uint32_t bits = cpu_bits() if level is None else level_bits(level)
-        if pairing is not None and pairing not in PAIRINGS:
-            raise UsageError(f"pairing is {pairing!r:.40}; it may be {' or '.join(PAIRINGS)}")
-        cdef uint32_t number = NYB_PAIRINGS if pairing is None else PAIRINGS[pairing]
-        cdef nyb_tuning tuning = nyb_tuning(decode_threads, prefill_threads, bits, number)
+        cdef nyb_tuning tuning = nyb_tuning(decode_threads, prefill_threads, bits)
         with engine_lock:
             tune(&self.bound, &tuning)
 
