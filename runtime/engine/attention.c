@@ -5,8 +5,8 @@
 
 #include "worker.h"
 
-/* Of a token's parts, from which on each thread joins some heads: to meet once more costs as much
- * as to join a few kilobytes. */
+/* Of a token's parts, from which on threads share the heads: of fewer the barrier costs what it
+ * saves. */
 enum { DIVIDED_BYTES = 16 * 1024 };
 
 /* -- Pages ---------------------------------------------------------------------------------- */

@@ -310,8 +310,9 @@ static int check_step(const nyb_program *program, const nyb_rows *rows, uint64_t
     return 0;
 }
 
-/* A buffer that a step writes. Row steps are repeated by every thread when there is one row, and
- * need a row for each then; what split steps write is one for all. */
+/* A buffer that a step writes. Row steps are repeated by every thread when there is one row, or, as
+ * COMBINE, divided and written to all threads' rows: they need a row for each then. What split
+ * steps write is one for all. */
 static int check_written(const nyb_program *program, uint32_t number, int by_row_step, uint64_t at,
                          nyb_error *error) {
     CHECK(!program->buffers[number].replicated == !by_row_step,
@@ -331,7 +332,8 @@ static int check_writes(const nyb_program *program, nyb_error *error) {
     return 0;
 }
 
-/* Row steps come before split steps in a phase, and all its steps have the same rows. */
+/* Row steps come before split steps in a phase, COMBINE, whose barrier is behind it, first of all;
+ * and all its steps have the same rows. */
 static int check_phases(const nyb_program *program, nyb_error *error) {
     int split = 0;
     for (uint64_t at = 0; at < program->n_steps; at++) {
@@ -342,6 +344,7 @@ static int check_phases(const nyb_program *program, nyb_error *error) {
         const uint32_t kinds = NYB_ON_LOGITS | NYB_ON_HIDDEN | NYB_ON_WANTED;
         CHECK(starts || (s->flags & kinds) == (s[-1].flags & kinds),
               "the steps of a phase have different rows", s->flags);
+        CHECK(starts || s->op != NYB_STEP_COMBINE, "a phase joins pages behind another step", at);
         split = is_split;
     }
     const uint64_t at = program->n_steps;

@@ -9,7 +9,9 @@
  * quantizing), then *split* steps, whose units (tile rows of a matrix, pieces of attention) are
  * divided among the threads as one contiguous range each. A phase ends in one barrier. When a
  * phase has one row, as in decode, every thread computes the row steps for itself, which is
- * cheaper than a barrier; with more rows they are divided, and one more barrier follows them.
+ * cheaper than a barrier; with more rows they are divided, and one more barrier follows them. So it
+ * does a COMBINE of many pages, which comes first in its phase: of one row too each thread joins
+ * some heads, for all threads.
  */
 #ifndef NYB_PROGRAM_H
 #define NYB_PROGRAM_H

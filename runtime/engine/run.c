@@ -200,8 +200,8 @@ static void keep(const worker *w, const nyb_step *step) {
                    (uint8_t *)row_of(w, step->out, bound->selected[row]) + first, nbytes);
     if (bound->n_wanted == 1 && bound->program->buffers[step->out].replicated)
         for (uint64_t thread = 1; thread < w->threads; thread++)
-            memcpy((uint8_t *)row_of(w, step->out, thread) + first,
-                   (uint8_t *)row_of(w, step->out, 0) + first, nbytes);
+            memcpy((uint8_t *)row_of_thread(w, step->out, thread) + first,
+                   (uint8_t *)row_of_thread(w, step->out, 0) + first, nbytes);
 }
 
 /* Returns the last step that it ran. */

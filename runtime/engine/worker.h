@@ -11,7 +11,7 @@ typedef struct worker {
     const nyb_bound *bound;
     uint32_t thread, threads;
     uint32_t rows;       /* of the phase: tokens, or those of them that its flags say */
-    int row_is_repeated; /* a single row: every thread computes the row steps for itself */
+    int row_is_repeated; /* a single row: every thread has row steps' results in a row of its own */
 } worker;
 
 /* A range of units, rows or tile rows. */

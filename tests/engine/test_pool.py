@@ -163,7 +163,7 @@ def test_teams_of_several_sizes_are_clean_under_the_thread_sanitizer(tmp_path):
 FAMILIES = {
     "llama": ({"layers": 3, "heads": 6}, ((2, 16), (3, 7), (5, 150))),
     # whose heads' parts are joined by all threads
-    "qwen3": ({"dim": 64, "heads": 32, "head_dim": 128, "layers": 1}, ((3, 1),)),
+    "qwen3": ({"dim": 64, "heads": 32, "head_dim": 128, "layers": 1}, ((3, 1), (2, 7))),
     "gemma3": ({"heads": 4, "head_dim": 48, "window": 127}, ((4, 1), (3, 7))),
 }
 

@@ -16,6 +16,8 @@ FAMILIES = {
     "qwen2": {"dim": 64, "heads": 4},
     "gemma3": {"heads": 4, "head_dim": 48, "window": 40},
 }
+# whose heads' parts are so many that threads share them from the first page on
+MANY_HEADS = {"qwen3": {"dim": 64, "heads": 32, "head_dim": 128, "layers": 1}}
 
 
 @pytest.fixture(scope="module", params=[(family, "f16") for family in FAMILIES]
@@ -28,7 +30,7 @@ def dumped(tmp_path_factory, request):
 
 
 def dump(folder, family, tokens, rows, kv="f16"):
-    numbers = {"family": family, "kv_heads": 2, "seed": 3, **FAMILIES[family]}
+    numbers = {"family": family, "kv_heads": 2, "seed": 3, **(FAMILIES | MANY_HEADS)[family]}
     tiny_model(folder / "tiny.gguf", **numbers)
     ids = [(i * 31 + i // 7) % 323 for i in range(tokens)]
     replay.dump(nybble.load(folder / "tiny.gguf").weights, ids, rows, folder / "dumped", kv)
@@ -96,7 +98,7 @@ def damage(tmp_path_factory, objects):
     return out
 
 
-@pytest.mark.parametrize("family", ["qwen2", "gemma3"])
+@pytest.mark.parametrize("family", ["qwen2", "gemma3", "qwen3"])
 def test_a_damaged_program_never_leaves_its_arenas(damage, tmp_path, monkeypatch, family):
     """Steps, buffers, attentions and ropes with a field overwritten: refused, or run within
     bounds."""
@@ -150,3 +152,33 @@ def test_a_header_that_lies_is_refused(program, dumped, tmp_path, at, value, com
     done = run(program, tmp_path / "broken")
     assert done.returncode == 2
     assert re.search(complaint, done.stderr)
+
+
+def broken(dumped, tmp_path, change):
+    """A dumped program after change(its bytes, where its first COMBINE is)."""
+    data = bytearray(dumped.read_bytes())
+    begin, length = words_of(data, 0)
+    combine = 7  # NYB_STEP_COMBINE
+    change(data, next(at for at in range(begin, begin + length, 56) if data[at] == combine))
+    (tmp_path / "broken").write_bytes(data)
+    return tmp_path / "broken"
+
+
+def test_joined_heads_go_where_each_thread_has_a_row(sanitized, dumped, tmp_path):
+    def change(data, _):
+        buffers, attentions = words_of(data, 1)[0], words_of(data, 2)[0]
+        out = int.from_bytes(data[attentions + 32 : attentions + 36], "little")
+        data[buffers + 24 * out + 8] = 0  # nyb_buffer.replicated
+
+    done = run(sanitized, broken(dumped, tmp_path, change), 3)
+    assert done.stderr == "replay: a buffer is not written by the kind of step that it is for\n"
+    assert done.returncode == 2
+
+
+def test_heads_are_joined_first_in_a_phase(sanitized, dumped, tmp_path):
+    def change(data, at):
+        data[at : at + 112] = data[at + 56 : at + 112] + data[at : at + 56]
+
+    done = run(sanitized, broken(dumped, tmp_path, change), 3)
+    assert done.stderr == "replay: a phase joins pages behind another step\n"
+    assert done.returncode == 2

@@ -81,7 +81,8 @@ def test_decode(benchmark, model, ids):
 # -- shares of what the machine can do: medians of runs, reads and barriers in turn
 
 DEPTHS = (0, 512, 2048, 4096)
-DEEP = 2048  # from here on attention counts
+DEEP = 512  # from here on keys and values, read in pieces, are a part of what is read
+BOUND_BY_ARITHMETIC = 2048  # from here on attention may be
 # Multiply-adds a second of one thread, in twelve sums at once, which no CPU can have in flight.
 PEAK = """
 #include <stdio.h>
@@ -148,8 +149,9 @@ def bench(path, threads):
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("fixture", ["smollm2_path", "gemma3_path", "qwen_coder_path"])
 def test_decode_reaches_its_share(benchmark, request, peak, fixture, threads):
-    """Of a plain read 85 %, 70 % where two threads are on cores of their own; with 2,048 tokens
-    and more 80 %, or attention 60 % of the multiply-adds that the cores can do."""
+    """Of a plain read 85 %, with 512 tokens and more 80 %, and 70 % where two threads are on cores
+    of their own; or, with 2,048 and more, attention 60 % of the multiply-adds that the cores can
+    do."""
     path = request.getfixturevalue(fixture)
     quiet.wait_until_quiet()
     got = benchmark.pedantic(bench, args=(path, threads), rounds=1)
@@ -163,8 +165,10 @@ def test_decode_reaches_its_share(benchmark, request, peak, fixture, threads):
         seconds = 1 / row["tok_s"] - 1 / start["tok_s"]
         row["peak_share"] = halves * heads / kv_heads / seconds / most if seconds > 0 else 0
         apart = got["barrier_us"] is not None and got["barrier_us"] > measure.ONE_CORE_BARRIER_US
-        least = 0.8 if row["depth"] >= DEEP else 0.7 if apart else 0.85
-        if row["read_share"] < least and (row["depth"] < DEEP or row["peak_share"] < 0.6):
+        least = 0.7 if apart else 0.8 if row["depth"] >= DEEP else 0.85
+        if row["read_share"] < least and (
+            row["depth"] < BOUND_BY_ARITHMETIC or row["peak_share"] < 0.6
+        ):
             missed.append(f"at {row['depth']}: {row['read_share']:.0%} of a read, not {least:.0%}")
     keys = ("cpu", "compiler", "prefill_tok_s", "read_gb_s", "barrier_us", "decode")
     benchmark.extra_info.update({key: got[key] for key in keys}, peak_gmac_s=most / 1e9)
