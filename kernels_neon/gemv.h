@@ -3,8 +3,8 @@
  *
  *   y[n] = sum_k w[n][k] * x[k]        w: packed tiles, x: int8 or int16 blocks, y: f32
  *
- * Two tile rows at once, half a call apart, share what is done to activations and hide each
- * other's latency on cores that run in order. A level includes its dot_*.h first.
+ * Two tile rows at once, half a call apart or of two matrices, share what is done to activations
+ * and hide each other's latency on cores that run in order. A level includes its dot_*.h first.
  */
 #include "tiles.h"
 
@@ -86,13 +86,14 @@ ALWAYS_INLINE void add_block16(format f, stream streams[STREAMS], int i, const n
     }
 }
 
-/* x has blocks of `bits`, a constant: nyb_q8 or nyb_q16. Of an odd number of tile rows the middle
- * one is in both streams. */
+/* x has blocks of `bits`, a constant: nyb_q8 or nyb_q16. The second stream and its results are
+ * `beside`, or NULL: of an odd number of tile rows the middle one is in both then. */
 ALWAYS_INLINE void multiply(format f, int bits, size_t n_tiles, size_t n_blocks, const uint8_t *w,
-                            const void *x, float *y) {
+                            const void *x, float *y, const uint8_t *w_beside, float *y_beside) {
     const size_t row_bytes = n_blocks / (size_t)f.blocks * nyb_tile_bytes(f);
     const size_t pairs = (n_tiles + 1) / 2, far = n_tiles - pairs;
-    stream streams[STREAMS] = {{.p = w}, {.p = w + far * row_bytes}};
+    stream streams[STREAMS] = {{.p = w}, {.p = w_beside ? w_beside : w + far * row_bytes}};
+    float *const y_far = w_beside ? y_beside : y + far * NYB_TILE_ROWS;
     for (size_t n = 0; n < pairs; n++) {
         for (int r = 0; r < STREAMS; r++)
             streams[r].acc = v8_set(0);
@@ -111,14 +112,14 @@ ALWAYS_INLINE void multiply(format f, int bits, size_t n_tiles, size_t n_blocks,
             }
         }
         v8_store(y + n * NYB_TILE_ROWS, v8_flush(streams[0].acc));
-        v8_store(y + (far + n) * NYB_TILE_ROWS, v8_flush(streams[1].acc));
+        v8_store(y_far + n * NYB_TILE_ROWS, v8_flush(streams[1].acc));
     }
 }
 
 ALWAYS_INLINE void gemv(format f, const nyb_gemv_args *a) {
-    multiply(f, 8, a->n_tiles, a->n_blocks, a->w, a->x, a->y);
+    multiply(f, 8, a->n_tiles, a->n_blocks, a->w, a->x, a->y, a->w_beside, a->y_beside);
 }
 
 ALWAYS_INLINE void gemv16(format f, const nyb_gemv16_args *a) {
-    multiply(f, 16, a->n_tiles, a->n_blocks, a->w, a->x, a->y);
+    multiply(f, 16, a->n_tiles, a->n_blocks, a->w, a->x, a->y, NULL, NULL);
 }

@@ -213,6 +213,10 @@ typedef struct nyb_gemv_args {
     const uint8_t *w; /* n_tiles tile rows, each of 32 * n_blocks / block_cols tiles */
     const nyb_q8 *x;  /* (n_blocks,) */
     float *y;         /* (n_tiles * 8,) */
+    /* Where the second half of an even number of tile rows lies, and what it gives, if not behind
+     * the first: of another matrix, which is read beside. Else NULL. */
+    const uint8_t *w_beside;
+    float *y_beside;
 } nyb_gemv_args;
 
 /* The same for the output head, whose input has 16 bits. */

@@ -4,7 +4,7 @@
  *   y[n] = sum_k w[n][k] * x[k]        w: packed tiles, x: int8 or int16 blocks, y: f32
  *
  * Memory is the limit, so what matters is how it is read: two tile rows at once, half a call
- * apart, as two forward streams (docs/experiments.md has the figures).
+ * apart, or of another matrix, as two forward streams (docs/experiments.md has the figures).
  */
 #include "tiles.h"
 
@@ -74,13 +74,14 @@ ALWAYS_INLINE void advance(const uint8_t *stream[STREAMS], size_t bytes) {
     }
 }
 
-/* x has blocks of `bits`, a constant: nyb_q8 or nyb_q16. Of an odd number of tile rows the middle
- * one is in both streams. */
+/* x has blocks of `bits`, a constant: nyb_q8 or nyb_q16. The second stream and its results are
+ * `beside`, or NULL: of an odd number of tile rows the middle one is in both then. */
 ALWAYS_INLINE void multiply(format f, int bits, size_t n_tiles, size_t n_blocks, const uint8_t *w,
-                            const void *x, float *y) {
+                            const void *x, float *y, const uint8_t *w_beside, float *y_beside) {
     const size_t row_bytes = n_blocks / (size_t)f.blocks * nyb_tile_bytes(f);
     const size_t pairs = (n_tiles + 1) / 2, far = n_tiles - pairs;
-    const uint8_t *stream[STREAMS] = {w, w + far * row_bytes};
+    const uint8_t *stream[STREAMS] = {w, w_beside ? w_beside : w + far * row_bytes};
+    float *const y_far = w_beside ? y_beside : y + far * NYB_TILE_ROWS;
     for (size_t n = 0; n < pairs; n++) {
         floats acc[REGISTERS];
         for (int r = 0; r < REGISTERS; r++)
@@ -96,16 +97,16 @@ ALWAYS_INLINE void multiply(format f, int bits, size_t n_tiles, size_t n_blocks,
                 advance(stream, f.block_bytes);
             }
         }
-        float *rows[STREAMS] = {y + n * NYB_TILE_ROWS, y + (far + n) * NYB_TILE_ROWS};
+        float *rows[STREAMS] = {y + n * NYB_TILE_ROWS, y_far + n * NYB_TILE_ROWS};
         for (int r = 0; r < REGISTERS; r++)
             store_rows(acc[r], rows + r * TILES, TILES);
     }
 }
 
 ALWAYS_INLINE void gemv(format f, const nyb_gemv_args *a) {
-    multiply(f, 8, a->n_tiles, a->n_blocks, a->w, a->x, a->y);
+    multiply(f, 8, a->n_tiles, a->n_blocks, a->w, a->x, a->y, a->w_beside, a->y_beside);
 }
 
 ALWAYS_INLINE void gemv16(format f, const nyb_gemv16_args *a) {
-    multiply(f, 16, a->n_tiles, a->n_blocks, a->w, a->x, a->y);
+    multiply(f, 16, a->n_tiles, a->n_blocks, a->w, a->x, a->y, NULL, NULL);
 }

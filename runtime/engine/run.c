@@ -95,45 +95,70 @@ static float *results_at(const worker *w, const nyb_step *step, uint64_t tile) {
     return (float *)row_of(w, step->out, 0) + tile * NYB_TILE_ROWS;
 }
 
-/* Whether the tile rows of `next` go on where those of a step end: of the same input and format,
- * with no gap between the weights or between the results. */
-static int goes_on(const worker *w, const nyb_step *step, range tiles, const nyb_step *next,
-                   range next_tiles) {
-    return next->op == step->op && next->format == step->format && next->cols == step->cols &&
-           next->in == step->in && next_tiles.begin < next_tiles.end &&
-           tiles_at(w, next, next_tiles.begin) == tiles_at(w, step, tiles.end) &&
-           results_at(w, next, next_tiles.begin) == results_at(w, step, tiles.end);
+/* Tile rows of a thread's share that are one in memory, and so are their results: of one matrix, or
+ * of neighbours up to the last. */
+typedef struct stretch {
+    const nyb_step *last;
+    const uint8_t *weights;
+    float *y;
+    uint64_t n_tiles;
+} stretch;
+
+/* Whether a step multiplies the same input as another, by weights of the same format. */
+static int is_alike(const nyb_step *step, const nyb_step *other) {
+    return step->op == other->op && step->format == other->format && step->cols == other->cols &&
+           step->in == other->in;
+}
+
+/* This thread's share of a matrix, and of those behind it for as long as there is no gap between
+ * the weights or between the results. */
+static stretch stretch_from(const worker *w, const nyb_step *step, const nyb_step *end) {
+    const range tiles = tile_share(w, step);
+    const uint64_t n_tiles = tiles.end - tiles.begin;
+    stretch s = {step, tiles_at(w, step, tiles.begin), results_at(w, step, tiles.begin), n_tiles};
+    const uint64_t row_bytes =
+        nyb_tile_row_bytes(nyb_layout_of(step->format), step->cols / NYB_BLOCK);
+    for (const nyb_step *next = step + 1; n_tiles && next < end && is_alike(next, step); next++) {
+        const range more = tile_share(w, next);
+        if (more.begin == more.end ||
+            tiles_at(w, next, more.begin) != s.weights + s.n_tiles * row_bytes ||
+            results_at(w, next, more.begin) != s.y + s.n_tiles * NYB_TILE_ROWS)
+            break;
+        s.last = next;
+        s.n_tiles += more.end - more.begin;
+    }
+    return s;
 }
 
 /* One call for as many matrices as are one in memory, which a token reads faster than each by
- * itself: where a stream begins, a core reads less for a microsecond. Returns the last of them. */
+ * itself: where a stream begins, a core reads less for a microsecond. A token reads two streams at
+ * once, so a second matrix may be one of them. Returns the last of them. */
 static const nyb_step *matmul(const worker *w, const nyb_step *step, const nyb_step *end) {
-    const nyb_step *last = step;
-    range tiles = tile_share(w, step);
-    if (tiles.begin == tiles.end)
+    const stretch s = stretch_from(w, step, end);
+    const uint64_t n_blocks = step->cols / NYB_BLOCK;
+    if (s.n_tiles == 0)
         return step;
-    for (const nyb_step *next = step + 1; next < end; next++) {
-        const range more = tile_share(w, next);
-        if (!goes_on(w, step, tiles, next, more))
-            break;
-        tiles.end += more.end - more.begin;
-        last = next;
-    }
-    const uint64_t n_tiles = tiles.end - tiles.begin, n_blocks = step->cols / NYB_BLOCK;
-    const uint8_t *weights = tiles_at(w, step, tiles.begin);
-    float *y = results_at(w, step, tiles.begin);
     if (w->rows == 1) {
-        CALL(w, gemv, step->format, .n_tiles = n_tiles, .n_blocks = n_blocks, .w = weights,
-             .x = row_of(w, step->in, 0), .y = y);
-        return last;
+        const nyb_step *next = s.last + 1;
+        const int may_be_beside = next < end && is_alike(next, step);
+        const stretch beside = may_be_beside ? stretch_from(w, next, end) : (stretch){0};
+        if (beside.n_tiles == s.n_tiles) {
+            CALL(w, gemv, step->format, .n_tiles = 2 * s.n_tiles, .n_blocks = n_blocks,
+                 .w = s.weights, .x = row_of(w, step->in, 0), .y = s.y, .w_beside = beside.weights,
+                 .y_beside = beside.y);
+            return beside.last;
+        }
+        CALL(w, gemv, step->format, .n_tiles = s.n_tiles, .n_blocks = n_blocks, .w = s.weights,
+             .x = row_of(w, step->in, 0), .y = s.y);
+        return s.last;
     }
     const nyb_buffer *buffers = w->bound->program->buffers;
-    CALL(w, gemm, step->format, .n_tiles = n_tiles, .n_blocks = n_blocks, .n_tokens = w->rows,
-         .w = weights, .x = row_of(w, step->in, 0),
-         .x_stride = buffers[step->in].row_bytes / sizeof(nyb_q8), .y = y,
+    CALL(w, gemm, step->format, .n_tiles = s.n_tiles, .n_blocks = n_blocks, .n_tokens = w->rows,
+         .w = s.weights, .x = row_of(w, step->in, 0),
+         .x_stride = buffers[step->in].row_bytes / sizeof(nyb_q8), .y = s.y,
          .y_stride = buffers[step->out].row_bytes / sizeof(float),
          .panel = w->bound->scratch[w->thread].panel);
-    return last;
+    return s.last;
 }
 
 static void matmul16(const worker *w, const nyb_step *step) {

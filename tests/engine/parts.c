@@ -62,7 +62,7 @@ static void make(model *m) {
                                .vocab = VOCAB,
                                .logits = LOGITS,
                                .dim = DIM,
-                               .weights_bytes = EMBEDDING_BYTES + MATRICES * MATRIX_BYTES + GAP,
+                               .weights_bytes = EMBEDDING_BYTES + MATRICES * MATRIX_BYTES + 2 * GAP,
                                .steps = m->steps,
                                .buffers = m->buffers};
 }
@@ -119,6 +119,9 @@ int main(void) {
     m.steps[3].weights += GAP;
     m.steps[4].weights += GAP;
     run(&m, 1);
+    m.steps[4].weights += GAP;
+    run(&m, 1);
+    run(&m, TOKENS);
     make(&m);
     m.buffers[FIRST_PART + 2] = (nyb_buffer){.row_bytes = 64};
     run(&m, 1);

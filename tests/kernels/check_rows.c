@@ -47,7 +47,14 @@ static void prepare_matrix(const nyb_row *row, const trial *t, call *c) {
     const size_t panel = (nb * row->panel_bytes + 63) / 64 * 64;
     switch (row->op) {
     case NYB_OP_gemv:
-        c->args.gemv = (nyb_gemv_args){t->n_tiles, nb, w, blocks8(nb, t), output_floats(c, n_rows)};
+        c->args.gemv = (nyb_gemv_args){t->n_tiles, nb,  w, blocks8(nb, t), output_floats(c, n_rows),
+                                       NULL,       NULL};
+        if (t->n_tiles % 2 == 0 && t->seed % 4 < 2) { /* the second half first */
+            nyb_gemv_args *a = &c->args.gemv;
+            a->w_beside = a->w, a->y_beside = a->y;
+            a->w += t->n_tiles / 2 * nyb_tile_row_bytes(nyb_layout_of(row->format), nb);
+            a->y += n_rows / 2;
+        }
         break;
     case NYB_OP_gemv16:
         c->args.gemv16 =

@@ -29,7 +29,7 @@ TINY = np.float32(2.0**-40)
 
 SIZE, POINTER, FLOAT, U64 = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_float, ctypes.c_uint64
 FIELDS = {
-    "gemv": [
+    "gemv32": [
         *[("n_tiles", SIZE), ("n_blocks", SIZE)],
         *[("w", POINTER), ("x", POINTER), ("y", POINTER)],
     ],
@@ -68,8 +68,8 @@ FIELDS = {
     "softmax": [("n", SIZE), ("x", POINTER), ("max", FLOAT), ("p", POINTER), ("sum", POINTER)],
 }
 FIELDS["gelu_mul"] = FIELDS["silu_mul"]
-FIELDS["gemv16"] = FIELDS["gemv"]
-FIELDS["gemv32"] = FIELDS["gemv"]
+FIELDS["gemv16"] = FIELDS["gemv32"]
+FIELDS["gemv"] = [*FIELDS["gemv32"], ("w_beside", POINTER), ("y_beside", POINTER)]
 FIELDS["gemm32"] = FIELDS["gemm"][:-1]  # no panel
 FIELDS["quantize16"] = FIELDS["quantize"]
 STRUCTS = {op: type(op, (ctypes.Structure,), {"_fields_": fields}) for op, fields in FIELDS.items()}
@@ -148,12 +148,14 @@ def prepared(
     struct = STRUCTS[op_of(name)]()
     if op_of(name) == "attend":
         args.setdefault("next", args["k"])
+    if op_of(name) == "gemv":
+        args = {"w_beside": None, "y_beside": None, **args}
     if kv_of(name) == "f16":
         args |= {"k_scales": guarded(0, np.uint16), "v_scales": guarded(0, np.uint16)}
     assert set(args) == {field for field, _ in struct._fields_}
     for field, kind in struct._fields_:
         value = args[field]
-        if kind is POINTER:
+        if kind is POINTER and value is not None:
             assert isinstance(value, np.ndarray)
             assert value.flags.c_contiguous
             value = value.ctypes.data

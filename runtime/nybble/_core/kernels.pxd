@@ -63,6 +63,8 @@ cdef extern from "nyb_kernels.h" nogil:
         const uint8_t *w
         const nyb_q8 *x
         float *y
+        const uint8_t *w_beside
+        float *y_beside
     ctypedef struct nyb_gemv16_args:
         size_t n_tiles
         size_t n_blocks
