@@ -29,10 +29,10 @@ ALWAYS_INLINE void multiply(nyb_tile_format f, int bits, size_t n_tiles, size_t 
 }
 
 ALWAYS_INLINE void gemv(nyb_tile_format f, const nyb_gemv_args *a) {
-    const size_t first = a->w_beside ? a->n_tiles / 2 : a->n_tiles;
-    multiply(f, 8, first, a->n_blocks, a->w, a->x, a->y);
+    const size_t n_tiles = a->w_beside ? a->n_tiles / 2 : a->n_tiles;
+    multiply(f, 8, n_tiles, a->n_blocks, a->w, a->x, a->y);
     if (a->w_beside)
-        multiply(f, 8, first, a->n_blocks, a->w_beside, a->x, a->y_beside);
+        multiply(f, 8, n_tiles, a->n_blocks, a->w_beside, a->x, a->y_beside);
 }
 
 ALWAYS_INLINE void gemv16(nyb_tile_format f, const nyb_gemv16_args *a) {

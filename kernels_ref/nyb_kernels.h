@@ -213,13 +213,13 @@ typedef struct nyb_gemv_args {
     const uint8_t *w; /* n_tiles tile rows, each of 32 * n_blocks / block_cols tiles */
     const nyb_q8 *x;  /* (n_blocks,) */
     float *y;         /* (n_tiles * 8,) */
-    /* Where the second half of an even number of tile rows lies, and what it gives, if not behind
-     * the first: of another matrix, which is read beside. Else NULL. */
+    /* NULL, or another matrix of the same size, which is read beside: n_tiles counts the tile rows
+     * of both, w and y have half of them, and these the others. */
     const uint8_t *w_beside;
     float *y_beside;
 } nyb_gemv_args;
 
-/* The same for the output head, whose input has 16 bits. */
+/* The same of one matrix, the output head, whose input has 16 bits. */
 typedef struct nyb_gemv16_args {
     size_t n_tiles, n_blocks;
     const uint8_t *w;

@@ -130,6 +130,11 @@ static stretch stretch_from(const worker *w, const nyb_step *step, const nyb_ste
     return s;
 }
 
+/* Whether neither writes where the other does: who is last would depend on the order of a call. */
+static int are_apart(const stretch *a, const stretch *b) {
+    return a->y + a->n_tiles * NYB_TILE_ROWS <= b->y || b->y + b->n_tiles * NYB_TILE_ROWS <= a->y;
+}
+
 /* One call for as many matrices as are one in memory, which a token reads faster than each by
  * itself: where a stream begins, a core reads less for a microsecond. A token reads two streams at
  * once, so a second matrix may be one of them. Returns the last of them. */
@@ -142,7 +147,7 @@ static const nyb_step *matmul(const worker *w, const nyb_step *step, const nyb_s
         const nyb_step *next = s.last + 1;
         const int may_be_beside = next < end && is_alike(next, step);
         const stretch beside = may_be_beside ? stretch_from(w, next, end) : (stretch){0};
-        if (beside.n_tiles == s.n_tiles) {
+        if (beside.n_tiles == s.n_tiles && are_apart(&s, &beside)) {
             CALL(w, gemv, step->format, .n_tiles = 2 * s.n_tiles, .n_blocks = n_blocks,
                  .w = s.weights, .x = row_of(w, step->in, 0), .y = s.y, .w_beside = beside.weights,
                  .y_beside = beside.y);

@@ -122,6 +122,9 @@ int main(void) {
     m.steps[4].weights += GAP;
     run(&m, 1);
     run(&m, TOKENS);
+    for (int i = 1; i < MATRICES; i++)
+        m.buffers[FIRST_PART + i].offset = 0;
+    run(&m, 1);
     make(&m);
     m.buffers[FIRST_PART + 2] = (nyb_buffer){.row_bytes = 64};
     run(&m, 1);

@@ -55,7 +55,7 @@ def gemv(name, w, x):
 
 
 def side_by_side(name, w, x):
-    """As `gemv`, of two matrices: the last tile rows are read beside the first."""
+    """As `gemv`, of two matrices: half of the tile rows are read beside the others."""
     half = len(w) // 2
     y, y_beside = (guarded(half * ROWS, np.float32) for _ in range(2))
     args = {"n_tiles": 2 * half, "n_blocks": len(x), "x": guarded_copy(x), "y": y}
@@ -90,7 +90,7 @@ def test_gemv_is_within_rounding_of_exact(name, n, k):
 @pytest.mark.parametrize("mode", ["random", "largest", "smallest", "subnormal", "mixed signs"])
 def test_gemv_equals_the_reference(name, mode):
     rng = np.random.default_rng(len(mode))
-    k, n, format = 1024, 48, format_of(name)
+    k, n, format = 1024, 40, format_of(name)
     blocks = random_blocks(rng, format, n, k)
     x = rng.standard_normal((1, k)).astype(np.float32)
     if mode == "largest":
@@ -114,7 +114,7 @@ def test_gemv_equals_the_reference(name, mode):
     got, expected = gemv(name, w, x), gemv(ref_of(name), w, x)
     assert got.tobytes() == expected.tobytes()
     if op_of(name) == "gemv":
-        assert side_by_side(name, w, x).tobytes() == expected.tobytes()
+        assert side_by_side(name, w[:-1], x).tobytes() == expected[:-ROWS].tobytes()
     tiny = expected[(expected != 0) & (np.abs(expected) < TINY)]
     assert tiny.size == 0, f"not flushed: {tiny[:4]}"
 
