@@ -149,9 +149,9 @@ def bench(path, threads):
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("fixture", ["smollm2_path", "gemma3_path", "qwen_coder_path"])
 def test_decode_reaches_its_share(benchmark, request, peak, fixture, threads):
-    """Of a plain read 85 %, with 512 tokens and more 80 %, and 70 % where two threads are on cores
-    of their own; or, with 2,048 and more, attention 60 % of the multiply-adds that the cores can
-    do."""
+    """Of a plain read 85 %, with 512 tokens and more 80 %; 70 % where two threads are on cores of
+    their own, but with 2,048 and more 80 % there too, or attention 60 % of the multiply-adds that
+    the cores can do."""
     path = request.getfixturevalue(fixture)
     quiet.wait_until_quiet()
     got = benchmark.pedantic(bench, args=(path, threads), rounds=1)
@@ -165,7 +165,10 @@ def test_decode_reaches_its_share(benchmark, request, peak, fixture, threads):
         seconds = 1 / row["tok_s"] - 1 / start["tok_s"]
         row["peak_share"] = halves * heads / kv_heads / seconds / most if seconds > 0 else 0
         apart = got["barrier_us"] is not None and got["barrier_us"] > measure.ONE_CORE_BARRIER_US
-        least = 0.7 if apart else 0.8 if row["depth"] >= DEEP else 0.85
+        if row["depth"] < DEEP:
+            least = 0.7 if apart else 0.85
+        else:
+            least = 0.7 if apart and row["depth"] < BOUND_BY_ARITHMETIC else 0.8
         if row["read_share"] < least and (
             row["depth"] < BOUND_BY_ARITHMETIC or row["peak_share"] < 0.6
         ):
