@@ -47,8 +47,11 @@ static void prepare_matrix(const nyb_row *row, const trial *t, call *c) {
     const size_t panel = (nb * row->panel_bytes + 63) / 64 * 64;
     switch (row->op) {
     case NYB_OP_gemv:
-        c->args.gemv = (nyb_gemv_args){t->n_tiles, nb,  w, blocks8(nb, t), output_floats(c, n_rows),
-                                       NULL,       NULL};
+        c->args.gemv = (nyb_gemv_args){.n_tiles = t->n_tiles,
+                                       .n_blocks = nb,
+                                       .w = w,
+                                       .x = blocks8(nb, t),
+                                       .y = output_floats(c, n_rows)};
         if (t->n_tiles % 2 == 0 && t->seed % 4 < 2) { /* the second half first */
             nyb_gemv_args *a = &c->args.gemv;
             a->w_beside = a->w, a->y_beside = a->y;
