@@ -166,6 +166,9 @@ static int check_matrix(const nyb_program *program, const nyb_rows *rows, const 
 static int check_units(const nyb_step *step, uint64_t at, nyb_error *error) {
     CHECK((uint64_t)step->unit + nyb_tiles(step->rows) <= step->n_units,
           "a step's units go beyond its phase's", step->unit);
+    const uint32_t whole = NYB_BLOCK / NYB_TILE_ROWS;
+    CHECK(!(step->flags & NYB_BY_BLOCKS) || (step->unit % whole == 0 && step->n_units % whole == 0),
+          "units that are divided by blocks are not of whole ones", step->unit);
     return 0;
 }
 
@@ -291,6 +294,13 @@ static int check_step(const nyb_program *program, const nyb_rows *rows, uint64_t
             check_buffer(program, s->out, tiled(s->rows), flags, at, error))
             return -1;
         return check_units(s, at, error);
+    case NYB_STEP_QUANTIZE_SHARE:
+        CHECK(flags & NYB_BY_BLOCKS, "a share is quantized by whole blocks", flags);
+        CHECK(s->rows % NYB_BLOCK == 0, "a vector is not a multiple of 32", s->rows);
+        if (check_buffer(program, s->in, s->rows, flags, at, error) ||
+            check_held(program, s->out, NYB_HOLDS_Q8, s->rows, flags, at, error))
+            return -1;
+        return check_units(s, at, error);
     case NYB_STEP_KEEP:
         CHECK(!(flags & ~(uint32_t)NYB_ENDS_PHASE), "wanted rows are kept of all", flags);
         if (check_buffer(program, s->out, tiled(s->rows), flags, at, error))
@@ -344,6 +354,8 @@ static int check_phases(const nyb_program *program, nyb_error *error) {
         const uint32_t kinds = NYB_ON_LOGITS | NYB_ON_HIDDEN | NYB_ON_WANTED;
         CHECK(starts || (s->flags & kinds) == (s[-1].flags & kinds),
               "the steps of a phase have different rows", s->flags);
+        CHECK(starts || !split || (s->flags & NYB_BY_BLOCKS) == (s[-1].flags & NYB_BY_BLOCKS),
+              "the units of a phase are divided in two ways", s->flags);
         CHECK(starts || s->op != NYB_STEP_COMBINE, "a phase joins pages behind another step", at);
         split = is_split;
     }

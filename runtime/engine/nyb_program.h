@@ -36,6 +36,7 @@ typedef enum nyb_step_op {
     NYB_STEP_BIAS,     /* out += weights, a vector; units: tile rows */
     NYB_STEP_SILU_MUL, /* out = silu(in) * in2; units: tile rows */
     NYB_STEP_GELU_MUL, /* out = gelu(in) * in2; units: tile rows */
+    NYB_STEP_QUANTIZE_SHARE, /* out (nyb_q8) = in, with NYB_BY_BLOCKS; units: tile rows */
     NYB_STEP_APPEND,   /* keys and values of several tokens into the cache; `index` */
     NYB_STEP_ATTEND,   /* attention (and of a single token its key and value); `index` */
     NYB_STEP_KEEP,     /* out's rows of NYB_ON_WANTED move to its front; units: tile rows */
@@ -50,6 +51,7 @@ enum {
     NYB_ON_LOGITS = 2,  /* the rows are the tokens whose logits are wanted, not all tokens */
     NYB_ON_HIDDEN = 4,  /* the rows are all tokens if hidden states are wanted, and none if not */
     NYB_ON_WANTED = 8,  /* the rows are the tokens of which anything is wanted, as KEEP left them */
+    NYB_BY_BLOCKS = 16, /* the phase's units are divided by whole blocks: four tile rows each */
 };
 
 typedef struct nyb_step {

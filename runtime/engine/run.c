@@ -12,7 +12,9 @@
 /* This thread's tile rows of a step whose units begin at step->unit of the phase's. */
 static range tile_share(const worker *w, const nyb_step *step) {
     const uint64_t first = step->unit, tiles = nyb_tiles(step->rows);
-    const range r = share(w, step->n_units);
+    const uint64_t whole = step->flags & NYB_BY_BLOCKS ? NYB_BLOCK / NYB_TILE_ROWS : 1;
+    range r = share(w, step->n_units / whole);
+    r = (range){r.begin * whole, r.end * whole};
     const uint64_t begin = r.begin > first ? r.begin : first;
     const uint64_t end = r.end < first + tiles ? r.end : first + tiles;
     return begin < end ? (range){begin - first, end - first} : (range){0, 0};
@@ -215,6 +217,18 @@ static void activate(const worker *w, const nyb_step *step) {
     }
 }
 
+/* What a thread has made it quantizes: its blocks are a fifth of the floats that the others would
+ * have to fetch from its core. */
+static void quantize_share(const worker *w, const nyb_step *step) {
+    const range tiles = tile_share(w, step);
+    const uint64_t first = tiles.begin * NYB_TILE_ROWS;
+    const uint64_t n_blocks = (tiles.end - tiles.begin) * NYB_TILE_ROWS / NYB_BLOCK;
+    for (uint64_t row = 0; row < w->rows; row++)
+        CALL(w, quantize, NYB_F32, .n_blocks = n_blocks,
+             .x = (const float *)row_of(w, step->in, row) + first,
+             .out = (nyb_q8 *)row_of(w, step->out, row) + first / NYB_BLOCK);
+}
+
 /* Each thread moves its own columns, row after row: none reads what another writes. Where a single
  * row is left, every thread will look for it in its own. */
 static void keep(const worker *w, const nyb_step *step) {
@@ -251,6 +265,9 @@ static const nyb_step *run_split_step(const worker *w, const nyb_step *step, con
     case NYB_STEP_SILU_MUL:
     case NYB_STEP_GELU_MUL:
         activate(w, step);
+        break;
+    case NYB_STEP_QUANTIZE_SHARE:
+        quantize_share(w, step);
         break;
     case NYB_STEP_APPEND:
         nyb_run_append(w, step);

@@ -7,8 +7,8 @@ becomes five phases, which is what a small model's speed depends on:
     1  add what the last branch gave, norm, quantize; q, k and v
     2  attention (a phase earlier, if there are several tokens: their keys and values)
     3  join the pages, quantize; output projection
-    4  add it, norm, quantize; gate, up and activation
-    5  quantize; down
+    4  add it, norm, quantize; gate, up, activation, and each thread's share of that as blocks
+    5  down
 
 What comes behind the last layer's keys and values is done for those tokens alone of which something
 is wanted: of a prompt, for its last.
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from nybble._core.native import formats as packable
 from nybble._core.program import (
     BLOCK,
+    BY_BLOCKS,
     ENDS_PHASE,
     FLOATS,
     HOLDS_FLOATS,
@@ -135,9 +136,9 @@ class Lowered:
             offset += _aligned(4 * n)
         return list(range(whole + 1, len(self.buffers)))
 
-    def blocks(self, n: int) -> int:
+    def blocks(self, n: int, replicated: bool = False) -> int:
         """A buffer of nyb_q8: rows of whole blocks, so that a stride can be told in blocks."""
-        return self.buffer(_aligned(n // BLOCK, 4) * Q8_BYTES, replicated=True, holds=HOLDS_Q8)
+        return self.buffer(_aligned(n // BLOCK, 4) * Q8_BYTES, replicated, holds=HOLDS_Q8)
 
     def matrix(self, name: str, rows: int, cols: int, heads: Attention | None = None) -> Fields:
         """Places a matrix; returns the fields of a step that reads it. heads: its rows are those
@@ -294,11 +295,12 @@ class _Lowering:
         self.x = low.floats(tree.dim, replicated=True)
         self.y = low.floats(tree.dim)
         self.normed = low.floats(tree.dim, replicated=True)
-        self.blocks = low.blocks(max(tree.dim, widest, hidden))
+        self.blocks = low.blocks(max(tree.dim, widest), replicated=True)
         self.q, self.k, self.v = low.side_by_side(widest, narrow, narrow)
         self.attended = low.floats(widest, replicated=True)
         self.gate, self.up = low.side_by_side(hidden, hidden)
         self.active = low.floats(hidden)
+        self.active_blocks = low.blocks(hidden)
         self.pending: str | None = None
         self.flags = 0
 
@@ -335,14 +337,10 @@ class _Lowering:
         self.low.norm(norm, self.x, self.normed, self.tree.dim, self.tree.norm_eps, self.flags)
         return Activations(self.normed, self.blocks, 8, self.flags)
 
-    def _leave(self, name: str, source: int, columns: int, post_norm: str) -> None:
-        """A branch's last matrix, whose input is in the buffer `source`."""
-        low, dim = self.low, self.tree.dim
-        activations = Activations(source, self.blocks, 8, self.flags)
-        matrix = low.matrix(name, dim, columns)
-        low.quantize(activations, columns, matrix)
-        low.matmul(matrix, activations, self.y, 0, _tiles(dim))
-        low.end_phase()
+    def _leave(self, matrix: Fields, activations: Activations, post_norm: str) -> None:
+        """A branch's last matrix."""
+        self.low.matmul(matrix, activations, self.y, 0, _tiles(self.tree.dim))
+        self.low.end_phase()
         self.pending = post_norm
 
     def _attention(self, at: str, block: Block, is_last: bool) -> None:
@@ -400,22 +398,31 @@ class _Lowering:
         low.end_phase()
         low.step("combine", index=layer, flags=self.flags)
         post_norm = at + "post_attention_norm.weight" if block.post_norms else ""
-        self._leave(at + "attn_output.weight", self.attended, q_rows, post_norm)
+        out = low.matrix(at + "attn_output.weight", dim, q_rows)
+        activations = Activations(self.attended, self.blocks, 8, self.flags)
+        low.quantize(activations, q_rows, out)
+        self._leave(out, activations, post_norm)
 
     def _mlp(self, at: str, block: Block) -> None:
         low, n, dim = self.low, block.mlp.hidden, self.tree.dim
         activations = self._enter(at + "ffn_norm.weight")
         gate, up = (low.matrix(f"{at}ffn_{part}.weight", n, dim) for part in ("gate", "up"))
+        down = low.matrix(at + "ffn_down.weight", dim, n)
         low.quantize(activations, dim, gate, up)
+        gives_blocks = down["format"] not in FLOATS
+        flags = self.flags | (BY_BLOCKS if gives_blocks else 0)
+        split: Fields = {"rows": n, "unit": 0, "n_units": _tiles(n), "flags": flags}
+        activations = activations._replace(flags=flags)
         low.matmul(gate, activations, self.gate, 0, _tiles(n))
         low.matmul(up, activations, self.up, 0, _tiles(n))
         op = {"silu": "silu_mul", "gelu": "gelu_mul"}[block.mlp.act]
-        sides = {"in": self.gate, "in2": self.up, "out": self.active}
-        low.step(op, **sides, rows=n, unit=0, n_units=_tiles(n), flags=self.flags)
+        low.step(op, **{"in": self.gate}, in2=self.up, out=self.active, **split)
+        if gives_blocks:
+            low.step("quantize_share", **{"in": self.active}, out=self.active_blocks, **split)
         low.end_phase()
 
         post_norm = at + "post_ffw_norm.weight" if block.post_norms else ""
-        self._leave(at + "ffn_down.weight", self.active, n, post_norm)
+        self._leave(down, Activations(self.active, self.active_blocks, 8, self.flags), post_norm)
 
     def _head(self) -> None:
         """The last branch is joined for the tokens alone whose logits are wanted."""

@@ -9,6 +9,7 @@ import pytest
 
 from nybble import archs
 from nybble._core.program import (
+    BY_BLOCKS,
     ENDS_PHASE,
     ON_HIDDEN,
     ON_LOGITS,
@@ -225,6 +226,19 @@ def test_behind_the_last_keys_and_values_goes_on_what_is_wanted():
     behind = last + 1 + len(moved)
     assert not any(kinds[:behind])
     assert [kind for kind, _ in groupby(kinds[behind:])] == [ON_WANTED, ON_LOGITS, ON_HIDDEN]
+
+
+@pytest.mark.parametrize(("format", "is_quantized"), [("F16", False), ("Q4_1", True)])
+def test_a_thread_quantizes_what_it_activates(format, is_quantized):
+    """If down is quantized: its phase has no row step left, and gate, up and activation are divided
+    where blocks end."""
+    block = archs.Block(archs.Attention(2, 1, 32, Rope(1e4, 32, "pairs")), archs.Mlp(64))
+    tree = archs.Decoder(64, 300, 512, 1e-5, (block,) * 2, tied=True)
+    formats = {name: "Q8_0" if len(shape) == 2 else "F32" for name, shape in tree.tensors()}
+    steps = lower(tree, formats | {"blk.0.ffn_down.weight": format}).steps
+    at = next(at for at, step in enumerate(steps) if step["op"] == "silu_mul")
+    assert steps[at + 1 + is_quantized]["op"] == ("matmul" if is_quantized else "matmul32")
+    assert [bool(step["flags"] & BY_BLOCKS) for step in steps[at - 2 : at + 1]] == [is_quantized] * 3
 
 
 @pytest.mark.parametrize("qkv_bias", [False, True])

@@ -7,6 +7,7 @@ import pytest
 from sanitized import COMMAND, LEVELS
 
 import nybble
+from nybble._core.program import BY_BLOCKS, OPS
 from targets.build import build_program
 from tools import replay
 from tools.tiny_model import tiny_model
@@ -118,20 +119,6 @@ def words_of(data, section):
     return begin + 64, int.from_bytes(data[begin : begin + 8], "little")
 
 
-def test_blocks_are_read_only_where_blocks_are_written(sanitized, dumped, tmp_path):
-    """Other numbers taken for blocks have sums that no block has, and products overflow."""
-    data = bytearray(dumped.read_bytes())
-    begin, length = words_of(data, 0)
-    matmul, floats = 8, 0  # NYB_STEP_MATMUL, and the buffer of the residual stream
-    steps = range(begin, begin + length, 56)
-    at = next(at for at in steps if data[at] == matmul)
-    data[at + 20 : at + 24] = floats.to_bytes(4, "little")  # nyb_step.in
-    (tmp_path / "broken").write_bytes(data)
-    done = run(sanitized, tmp_path / "broken")
-    assert done.stderr == "replay: a step's buffer is for numbers of another kind\n"
-    assert done.returncode == 2
-
-
 @pytest.mark.parametrize(
     ("at", "value", "complaint"),
     [
@@ -154,31 +141,70 @@ def test_a_header_that_lies_is_refused(program, dumped, tmp_path, at, value, com
     assert re.search(complaint, done.stderr)
 
 
-def broken(dumped, tmp_path, change):
-    """A dumped program after change(its bytes, where its first COMBINE is)."""
+STEP_BYTES, BUFFER_BYTES = 56, 24
+
+
+def refusal(program, dumped, tmp_path, op, change):
+    """What is said of a dumped program after change(its bytes, where the first step `op` is)."""
     data = bytearray(dumped.read_bytes())
     begin, length = words_of(data, 0)
-    combine = 7  # NYB_STEP_COMBINE
-    change(data, next(at for at in range(begin, begin + length, 56) if data[at] == combine))
+    steps = range(begin, begin + length, STEP_BYTES)
+    change(data, next(at for at in steps if data[at] == OPS[op]))
     (tmp_path / "broken").write_bytes(data)
-    return tmp_path / "broken"
+    done = run(program, tmp_path / "broken", 3)
+    assert done.returncode == 2
+    return done.stderr.removeprefix("replay: ").rstrip("\n")
+
+
+def test_blocks_are_read_only_where_blocks_are_written(sanitized, dumped, tmp_path):
+    """Other numbers taken for blocks have sums that no block has, and products overflow."""
+
+    def change(data, at):
+        residual_stream = 0
+        data[at + 20 : at + 24] = residual_stream.to_bytes(4, "little")  # nyb_step.in
+
+    said = refusal(sanitized, dumped, tmp_path, "matmul", change)
+    assert said == "a step's buffer is for numbers of another kind"
 
 
 def test_joined_heads_go_where_each_thread_has_a_row(sanitized, dumped, tmp_path):
     def change(data, _):
         buffers, attentions = words_of(data, 1)[0], words_of(data, 2)[0]
         out = int.from_bytes(data[attentions + 32 : attentions + 36], "little")
-        data[buffers + 24 * out + 8] = 0  # nyb_buffer.replicated
+        data[buffers + BUFFER_BYTES * out + 8] = 0  # nyb_buffer.replicated
 
-    done = run(sanitized, broken(dumped, tmp_path, change), 3)
-    assert done.stderr == "replay: a buffer is not written by the kind of step that it is for\n"
-    assert done.returncode == 2
+    said = refusal(sanitized, dumped, tmp_path, "combine", change)
+    assert said == "a buffer is not written by the kind of step that it is for"
 
 
 def test_heads_are_joined_first_in_a_phase(sanitized, dumped, tmp_path):
     def change(data, at):
-        data[at : at + 112] = data[at + 56 : at + 112] + data[at : at + 56]
+        behind = at + STEP_BYTES
+        data[at : behind + STEP_BYTES] = data[behind : behind + STEP_BYTES] + data[at:behind]
 
-    done = run(sanitized, broken(dumped, tmp_path, change), 3)
-    assert done.stderr == "replay: a phase joins pages behind another step\n"
-    assert done.returncode == 2
+    said = refusal(sanitized, dumped, tmp_path, "combine", change)
+    assert said == "a phase joins pages behind another step"
+
+
+@pytest.mark.parametrize(
+    ("steps_before", "complaint"),
+    [
+        (0, "a share is quantized by whole blocks"),
+        (1, "the units of a phase are divided in two ways"),
+    ],
+)
+def test_who_quantizes_has_made_it(sanitized, dumped, tmp_path, steps_before, complaint):
+    """Else a thread would quantize what another is still writing."""
+
+    def change(data, at):
+        data[at - steps_before * STEP_BYTES + 4] &= ~BY_BLOCKS  # nyb_step.flags
+
+    assert refusal(sanitized, dumped, tmp_path, "quantize_share", change) == complaint
+
+
+def test_shares_of_blocks_are_of_whole_ones(sanitized, dumped, tmp_path):
+    def change(data, at):
+        data[at + 36] += 1  # nyb_step.n_units
+
+    said = refusal(sanitized, dumped, tmp_path, "quantize_share", change)
+    assert said == "units that are divided by blocks are not of whole ones"

@@ -47,7 +47,7 @@ def dump(weights: Weights, ids: list[int], rows: int, path: Path, kv: str = "f16
     sections = weights.program.sections()
     header = struct.pack(
         "<8s7I28x",
-        *(b"NYBRPLAY", 5, pages, vocab, weights.program.logits_buffer),
+        *(b"NYBRPLAY", 6, pages, vocab, weights.program.logits_buffer),
         *(len(ids), rows, KV_TYPES[kv]),
     )
     with path.open("wb") as file:

@@ -9,7 +9,7 @@
 
 #include "nyb_program.h"
 
-enum { DUMP_ALIGNMENT = 64, DUMP_VERSION = 5 };
+enum { DUMP_ALIGNMENT = 64, DUMP_VERSION = 6 };
 
 typedef struct dump_header {
     char magic[8]; /* "NYBRPLAY" */

@@ -27,6 +27,7 @@ cdef extern from "nyb_program.h" nogil:
         NYB_STEP_BIAS
         NYB_STEP_SILU_MUL
         NYB_STEP_GELU_MUL
+        NYB_STEP_QUANTIZE_SHARE
         NYB_STEP_APPEND
         NYB_STEP_ATTEND
         NYB_STEP_KEEP
@@ -35,6 +36,7 @@ cdef extern from "nyb_program.h" nogil:
         NYB_ON_LOGITS
         NYB_ON_HIDDEN
         NYB_ON_WANTED
+        NYB_BY_BLOCKS
         NYB_HOLDS_FLOATS
         NYB_HOLDS_Q8
         NYB_HOLDS_Q16

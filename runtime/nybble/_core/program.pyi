@@ -8,6 +8,7 @@ Q16_BYTES: int
 VECTOR: int
 FLOATS: tuple[int, ...]
 ENDS_PHASE: int
+BY_BLOCKS: int
 ON_LOGITS: int
 ON_WANTED: int
 ON_HIDDEN: int

@@ -23,6 +23,7 @@ from posix.mman cimport (
 )
 
 from nybble._core.engine cimport (
+    NYB_BY_BLOCKS,
     NYB_ENDS_PHASE,
     NYB_HOLDS_FLOATS,
     NYB_HOLDS_Q8,
@@ -44,6 +45,7 @@ from nybble._core.engine cimport (
     NYB_STEP_NORM,
     NYB_STEP_QUANTIZE,
     NYB_STEP_QUANTIZE16,
+    NYB_STEP_QUANTIZE_SHARE,
     NYB_STEP_ROPE_ANGLES,
     NYB_STEP_SELECT,
     NYB_STEP_SILU_MUL,
@@ -78,7 +80,7 @@ BLOCK, TILE_ROWS = NYB_BLOCK, NYB_TILE_ROWS
 Q8_BYTES, Q16_BYTES = sizeof(nyb_q8), sizeof(nyb_q16)
 VECTOR = NYB_F32
 FLOATS = (NYB_F32, NYB_F16, NYB_BF16)     # matrices whose activations stay floats
-ENDS_PHASE = NYB_ENDS_PHASE
+ENDS_PHASE, BY_BLOCKS = NYB_ENDS_PHASE, NYB_BY_BLOCKS
 ON_LOGITS, ON_HIDDEN, ON_WANTED = NYB_ON_LOGITS, NYB_ON_HIDDEN, NYB_ON_WANTED
 HOLDS_FLOATS, HOLDS_Q8, HOLDS_Q16 = NYB_HOLDS_FLOATS, NYB_HOLDS_Q8, NYB_HOLDS_Q16
 KV_TYPES = {"f16": NYB_KV_F16, "v8": NYB_KV_V8, "int8": NYB_KV_INT8}  # of keys and values
@@ -97,6 +99,7 @@ OPS = {
     "bias": NYB_STEP_BIAS,
     "silu_mul": NYB_STEP_SILU_MUL,
     "gelu_mul": NYB_STEP_GELU_MUL,
+    "quantize_share": NYB_STEP_QUANTIZE_SHARE,
     "append": NYB_STEP_APPEND,
     "attend": NYB_STEP_ATTEND,
     "keep": NYB_STEP_KEEP,
