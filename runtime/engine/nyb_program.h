@@ -30,16 +30,16 @@ typedef enum nyb_step_op {
     NYB_STEP_QUANTIZE16,  /* out (nyb_q16) = in */
     NYB_STEP_COMBINE,     /* joins the pages of an attention that ATTEND split; `index` */
     /* split steps */
-    NYB_STEP_MATMUL,   /* out = weights * in (nyb_q8); units: tile rows */
-    NYB_STEP_MATMUL16, /* out = weights * in (nyb_q16); units: tile rows */
-    NYB_STEP_MATMUL32, /* out = weights * in, both floats; units: tile rows */
-    NYB_STEP_BIAS,     /* out += weights, a vector; units: tile rows */
-    NYB_STEP_SILU_MUL, /* out = silu(in) * in2; units: tile rows */
-    NYB_STEP_GELU_MUL, /* out = gelu(in) * in2; units: tile rows */
+    NYB_STEP_MATMUL,         /* out = weights * in (nyb_q8); units: tile rows */
+    NYB_STEP_MATMUL16,       /* out = weights * in (nyb_q16); units: tile rows */
+    NYB_STEP_MATMUL32,       /* out = weights * in, both floats; units: tile rows */
+    NYB_STEP_BIAS,           /* out += weights, a vector; units: tile rows */
+    NYB_STEP_SILU_MUL,       /* out = silu(in) * in2; units: tile rows */
+    NYB_STEP_GELU_MUL,       /* out = gelu(in) * in2; units: tile rows */
     NYB_STEP_QUANTIZE_SHARE, /* out (nyb_q8) = in, with NYB_BY_BLOCKS; units: tile rows */
-    NYB_STEP_APPEND,   /* keys and values of several tokens into the cache; `index` */
-    NYB_STEP_ATTEND,   /* attention (and of a single token its key and value); `index` */
-    NYB_STEP_KEEP,     /* out's rows of NYB_ON_WANTED move to its front; units: tile rows */
+    NYB_STEP_APPEND,         /* keys and values of several tokens into the cache; `index` */
+    NYB_STEP_ATTEND,         /* attention (and of a single token its key and value); `index` */
+    NYB_STEP_KEEP,           /* out's rows of NYB_ON_WANTED move to its front; units: tile rows */
     NYB_STEP_OPS,
     NYB_STEP_FIRST_SPLIT = NYB_STEP_MATMUL,
 } nyb_step_op;

@@ -217,8 +217,8 @@ static void activate(const worker *w, const nyb_step *step) {
     }
 }
 
-/* What a thread has made it quantizes: its blocks are a fifth of the floats that the others would
- * have to fetch from its core. */
+/* What a thread has made it quantizes, once for all: the others fetch 48 bytes of its core's cache
+ * for each 32 numbers, instead of 128. */
 static void quantize_share(const worker *w, const nyb_step *step) {
     const range tiles = tile_share(w, step);
     const uint64_t first = tiles.begin * NYB_TILE_ROWS;

@@ -398,10 +398,10 @@ class _Lowering:
         low.end_phase()
         low.step("combine", index=layer, flags=self.flags)
         post_norm = at + "post_attention_norm.weight" if block.post_norms else ""
-        out = low.matrix(at + "attn_output.weight", dim, q_rows)
+        output = low.matrix(at + "attn_output.weight", dim, q_rows)
         activations = Activations(self.attended, self.blocks, 8, self.flags)
-        low.quantize(activations, q_rows, out)
-        self._leave(out, activations, post_norm)
+        low.quantize(activations, q_rows, output)
+        self._leave(output, activations, post_norm)
 
     def _mlp(self, at: str, block: Block) -> None:
         low, n, dim = self.low, block.mlp.hidden, self.tree.dim
