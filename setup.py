@@ -45,6 +45,10 @@ class Abi3Wheel(bdist_wheel):
 class BuildLibraries(build_clib):
     """As many libraries at a time as there are CPUs: each level of kernels is one."""
 
+    def run(self):
+        check_headers()
+        super().run()
+
     def build_libraries(self, libraries):
         with ThreadPoolExecutor(build.CPUS) as threads:
             list(threads.map(super().build_libraries, [[one] for one in libraries]))
@@ -75,6 +79,18 @@ class BuildExtensions(build_ext):
         for extension in self.extensions:
             extension.sources = sources[extension.name]
         super().run()
+
+
+def check_headers():
+    """Says what is missing before the first library is compiled, which takes minutes."""
+    folder = sysconfig.get_path("include")
+    if not (Path(folder) / "Python.h").is_file() and not os.environ.get("CPATH"):
+        version = "{}.{}".format(*sys.version_info)
+        sys.exit(
+            f"nybble is compiled, which needs Python's headers: there is no Python.h in {folder}; "
+            f"install them (Debian, Ubuntu, Raspberry Pi OS: apt install python{version}-dev, or "
+            f"python3-dev for the system's Python; Fedora: python3-devel)"
+        )
 
 
 def compiler():

@@ -12,6 +12,7 @@ from nybble import fitting, hub, packing
 from nybble.cli import main
 from nybble.cli.terminal import per_second
 from nybble.hub.known import KNOWN
+from tools.tiny_model import tiny_model
 
 SHARE = 0.05  # by which an estimate may miss what is planned
 
@@ -92,6 +93,15 @@ def test_ls_plans_for_more_memory(empty, capsys):
     assert "nybble ls --known --board BOARD --memory SIZE" in capsys.readouterr().err
 
 
+def test_an_estimate_has_the_keys_of_a_plan(empty, tmp_path, capsys):
+    tiny_model(tmp_path / "tiny.gguf")
+    keys = []
+    for name in ("smollm2-135m", str(tmp_path / "tiny.gguf")):
+        assert main(["plan", name, "--board", "rpi5", "--json"]) == 0
+        keys.append(list(json.loads(capsys.readouterr().out)))
+    assert keys[0] == keys[1]
+
+
 def test_plan_estimates_what_is_not_here(empty, capsys):
     name, flags = "qwen2.5-coder-0.5b", ["--board", "rpi-zero-2w"]
     assert main(["plan", name, *flags, "--json"]) == 3
@@ -99,6 +109,7 @@ def test_plan_estimates_what_is_not_here(empty, capsys):
     estimated = fitting.estimate(KNOWN[name], boards.load("rpi-zero-2w"))
     assert (said["is_planned"], said["fits"], said["context"]) == (False, False, 2048)
     assert said["total_bytes"] == estimated.total_bytes > said["budget_bytes"] == 218 << 20
+    assert (said["kv"], said["threads"], said["lines"]) == ("f16", 4, None)
     assert main(["plan", name, *flags]) == 3
     out = capsys.readouterr().out
     assert "all of this is estimated from the size of its file" in out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import random
 import re
@@ -16,6 +17,7 @@ import pytest
 
 import nybble
 from nybble import disk, hub, packing, planning
+from nybble.cli import main
 from nybble.errors import BudgetError, FormatError, UsageError
 from nybble.formats.packed import PackedFile
 from tests.model.models import edited
@@ -305,6 +307,34 @@ def test_a_cache_that_cannot_be_written(path, tmp_path, monkeypatch):
     assert (is_mapped, was_packed) == (False, True)
     assert "no copy can be kept in" in notice
     assert notice.endswith("(Not a directory)")
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "why"), [(packing._SLACK, "the disk is too full"), (None, "Not a directory")]
+)
+def test_plan_foresees_that_no_copy_can_be_kept(path, tmp_path, monkeypatch, capsys, nbytes, why):
+    """The plan is that of a load here, and nothing is written to find out."""
+    if nbytes is None:
+        (tmp_path / "home").write_text("no folder")
+    else:
+        monkeypatch.setattr("nybble.disk.free_bytes", lambda folder: nbytes)
+    assert main(["plan", str(path), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert main(["plan", str(path)]) == 0
+    assert said["notice"] in " ".join(capsys.readouterr().out.split())
+    assert said["notice"].endswith(f"({why})")
+    assert (tmp_path / "home").exists() == (nbytes is None)
+    model = nybble.load(path)
+    assert model.notice == said["notice"]
+    assert [line["what"] for line in said["lines"]] == [line.what for line in model.plan.lines]
+
+
+def test_a_folder_that_may_not_be_written_has_no_room(tmp_path, monkeypatch):
+    """Whether it is there yet or not."""
+    disk.check_room(str(tmp_path / "a" / "b"), 1)
+    monkeypatch.setattr(os, "access", lambda folder, mode: folder != str(tmp_path))
+    with pytest.raises(PermissionError):
+        disk.check_room(str(tmp_path / "a" / "b"), 1)
 
 
 def test_a_user_without_a_home(path, monkeypatch):

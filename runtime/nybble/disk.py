@@ -19,6 +19,24 @@ def free_bytes(folder: str) -> int:
     return status.f_bavail * status.f_frsize
 
 
+def check_room(folder: str, nbytes: int) -> None:
+    """OSError if no file of so many bytes can be written to a folder, which need not exist yet."""
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        raise _error(errno.ENOTDIR)
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        raise _error(errno.EROFS)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise _error(errno.EACCES)
+    if free_bytes(folder) < nbytes:
+        raise _error(errno.ENOSPC)
+
+
+def _error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
 def sync_folder(folder: str) -> None:
     """Makes a rename in the folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -88,7 +106,7 @@ def _has_name(descriptor: int, path: str) -> bool:
 def _reserve(file: BinaryIO, folder: str, nbytes: int) -> None:
     """Takes so many bytes of the disk; OSError with ENOSPC if it has fewer."""
     if free_bytes(folder) < nbytes:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise _error(errno.ENOSPC)
     try:
         os.posix_fallocate(file.fileno(), 0, nbytes)
     except AttributeError:

@@ -102,13 +102,25 @@ class Reading:
             if copy is None:
                 raise UsageError("another file has taken its name")
         except (OSError, UsageError) as error:
-            self.notice = self._why_in_memory(error)
-            self.has_no_copy = True
+            self._give_up(error)
             return False
         self.file.close()
         self.file, self.program, self.tokenizer = copy.file, copy.program, copy.tokenizer
         self._mapped = copy._mapped
         return True
+
+    def foresee_copy(self) -> None:
+        """Finds out, without writing, whether `take_copy` would find room for a copy; if not, the
+        weights are not to be mapped, and `notice` says why."""
+        from nybble.disk import check_room
+
+        if self._mapped is not None or not self.is_to_be_mapped:
+            return
+        try:
+            folder = os.path.dirname(hub.copy_path(self.file.path))
+            check_room(folder, self.packed_nbytes + _SLACK)
+        except (OSError, UsageError) as error:
+            self._give_up(error)
 
     def weights(self, on_progress: Progress | None = None) -> Weights:
         """The packed weights: where they lie in a packed file, or packed in memory.
@@ -124,7 +136,11 @@ class Reading:
         with blaming(file):
             return pack_in_memory(self.program, file.read, on_progress)
 
-    def _why_in_memory(self, error: Exception) -> str:
+    def _give_up(self, error: OSError | UsageError) -> None:
+        self.notice = self._why_in_memory(error)
+        self.has_no_copy = True
+
+    def _why_in_memory(self, error: OSError | UsageError) -> str:
         name, where = os.path.basename(self.file.path), ""
         if isinstance(error, OSError):
             full = error.errno == errno.ENOSPC

@@ -85,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
             board.clusters[0].cores if args.threads is None else args.threads
         )
     with packing.read(path, is_first=board is not None) as reading:
+        if board is None:
+            reading.foresee_copy()
         plan = planning.plan(
             reading,
             context=model.context_of(args.context, reading.tree.context),
@@ -99,10 +101,10 @@ def run(args: argparse.Namespace) -> int:
     measured = None if board or args.threads is not None else _measured(path)
     if args.json:
         rate = {**_rate(plan, board), "measured_tok_s": measured and rounded(measured)}
-        said = {"model": path, "is_planned": True, **plan.as_dict(), **rate}
-        print(json.dumps(said))
+        said = {"model": path, "is_planned": True, **plan.as_dict(), "notice": reading.notice}
+        print(json.dumps({**said, **rate}))
     else:
-        for line in _as_text(path, plan, board, measured):
+        for line in _as_text(path, plan, board, measured, reading.notice):
             print("\n".join(fitted(line, sys.stdout)))
     return 0 if plan.fits else BudgetError.exit_code
 
@@ -115,7 +117,7 @@ def _estimate(args: argparse.Namespace) -> int:
 
     board = boards.load(args.board)
     budget = planning.on_board(board, args.memory)
-    model.threads_of(args.threads)
+    threads = model.threads_of(args.threads)
     row = hub.row_of(args.model)
     context = model.context_of(args.context, row.context)
     sequences = whole("sequences", args.sequences, 1, model.MAX_SEQUENCES)
@@ -127,20 +129,29 @@ def _estimate(args: argparse.Namespace) -> int:
             break
     if args.json:
         rate = found.decode_tok_s
-        said = {
+        said = {  # the keys of a plan: null is what only a plan knows
             "model": args.model,
             "is_planned": False,
             "total_bytes": found.total_bytes,
             "budget_bytes": budget.nbytes,
             "budget": budget.who,
             "fits": found.fits,
+            "ways_out": "" if found.fits else None,
             "context": context,
+            "asked_context": context,
             "kv": kv,
+            "asked_kv": "f16" if args.kv == "auto" else args.kv,
+            "kv_kl": planning.KV_KL[kv],
             "sequences": sequences,
+            "threads": threads if args.threads is not None else board.clusters[0].cores,
+            "chunk": None,
             "read_bytes": found.read_bytes,
+            "lines": None,
+            "notice": "",
             "board": board.id,
             "read_gb_s": board.read_gb_s,
             "decode_tok_s": rate and rounded(rate),
+            "measured_tok_s": None,
         }
         print(json.dumps(said))
     else:
@@ -189,7 +200,9 @@ def _measured(path: str) -> float | None:
     return 1 / tune.token_s if tune and tune.token_s else None
 
 
-def _as_text(path: str, plan: Plan, board: Board | None, measured: float | None) -> list[str]:
+def _as_text(
+    path: str, plan: Plan, board: Board | None, measured: float | None, notice: str
+) -> list[str]:
     where = f" on {board.name}" if board else ""
     lines = [f"{printable(path)}{where}", ""]
     width = max(len(line.what) for line in plan.lines)
@@ -198,6 +211,8 @@ def _as_text(path: str, plan: Plan, board: Board | None, measured: float | None)
     lines.append(f"{'in all':<{width}}  {_mib(plan.total_bytes)}")
     lines.append(f"{'budget':<{width}}  {_mib(plan.budget_bytes)}  ({plan.budget})")
     lines += ["", "it fits" if plan.fits else f"it does not fit; {plan.ways_out}"]
+    if notice:
+        lines.append(notice)
     if plan.kv != "f16":
         costs = ", ".join(f"{name} {kl:.5f}" for name, kl in plan.kv_kl.items())
         lines.append(
