@@ -2,9 +2,9 @@
  * The pool: one persistent team of threads for a process, shared by all models.
  *
  * Threads spin at the barriers inside a call, because a token has some 150 of them in a few
- * milliseconds, and sleep between calls. The team gets smaller when the machine is busy: after
- * late barriers it is this thread alone for a while, then all again to see. What is computed does
- * not depend on how many do it, so a changing team changes no bit.
+ * milliseconds, and sleep between calls. The team gets smaller when the machine is busy: if it lost
+ * about half of its time at barriers it is one thread fewer for a while, then all again to see.
+ * What is computed does not depend on how many do it, so a changing team changes no bit.
  */
 #ifndef NYB_POOL_H
 #define NYB_POOL_H
@@ -19,8 +19,8 @@ typedef struct nyb_team nyb_team;
 /* A thread's part of a call: this is thread `thread` of `threads`. */
 typedef void nyb_work_fn(void *context, nyb_team *team, uint32_t thread, uint32_t threads);
 
-/* Runs the work on a team of up to `threads`: at most that many, this one included, and only this
- * one while the machine is busy or if threads cannot be had. Returns when all are done. One call
+/* Runs the work on a team of up to `threads`: at most that many, this one included, and fewer
+ * while the machine is busy or if threads cannot be had. Returns when all are done. One call
  * at a time in a process: the caller holds a lock. */
 void nyb_pool_run(uint32_t threads, nyb_work_fn *work, void *context);
 
@@ -35,9 +35,9 @@ double nyb_barrier_seconds(uint32_t threads, uint32_t n);
 /* Ends the pool's threads; the next run starts them again. Before a fork, and at exit. */
 void nyb_pool_stop(void);
 
-/* What `doctor` and tests may ask: threads there are now; calls that this thread did alone
- * because the machine was busy. */
+/* What `doctor` and tests may ask: threads there are now; calls that fewer threads did because the
+ * machine was busy. */
 uint32_t nyb_pool_threads(void);
-uint64_t nyb_pool_solo_calls(void);
+uint64_t nyb_pool_smaller_calls(void);
 
 #endif

@@ -21,22 +21,32 @@
 
 enum {
     STACK_BYTES = 256 * 1024,
-    SPINS = 2000,              /* some 20 to 50 us of looking before the clock is asked */
-    IDLE_NS = 200 * 1000,      /* awake between calls for so long, then asleep */
-    OFFER_NS = 1000000,        /* how often a waiting thread offers its core to others */
-    LATE_NS = 200 * 1000,      /* a barrier that takes longer is late: a thread lost its core */
-    LATE_WINDOW_NS = 20000000, /* late barriers count together within 20 ms */
-    SOLO_NS = 75000000,        /* and then one thread goes on alone for 75 ms */
-    MAX_LATE = 2,
-    TEAMS = 128,            /* more than NYB_MAX_THREADS */
+    SPINS = 2000,         /* some 20 to 50 us of looking before the clock is asked */
+    IDLE_NS = 200 * 1000, /* awake between calls for so long, then asleep */
+    OFFER_NS = 1000000,   /* how often a waiting thread offers its core to others */
+    LATE_NS = 200 * 1000, /* a barrier that takes longer is late: a thread may have lost its core */
+    WINDOW_NS = 20000000, /* calls count together within 20 ms */
+    MAX_LATE = 2,         /* late barriers of these calls, */
+    LOST_PERCENT = 40,    /* and so much of their time spent waiting: */
+    FEWER_NS = 75000000,  /* then one thread fewer goes on for 75 ms, and twice as long each */
+    MOST_DOUBLED = 16,    /* time when that does not help, up to so many times */
+    TEAMS = 128,          /* more than NYB_MAX_THREADS */
     CALLS_UNSEEN = 1 << 20, /* the most calls that a thread may sleep through */
 };
 _Static_assert(NYB_MAX_THREADS <= 64, "each has a bit, and a team of all is less than TEAMS");
 
 struct nyb_team {
     _Alignas(64) atomic_uint arrived; /* at barriers, since the call began */
-    _Alignas(64) atomic_uint late;    /* barriers that were late in this call */
+    /* of this call, by all its threads */
+    _Alignas(64) atomic_uint late; /* barriers that were late */
+    atomic_ullong waited;          /* ns at barriers, but for those of a few us */
 };
+
+/* Calls that began within WINDOW_NS, and how they went. */
+typedef struct window {
+    int64_t since, ns, waited; /* waited: of the threads that did, on average */
+    uint32_t late, threads;
+} window;
 
 static struct {
     /* written by the caller, read by the team after the ticket */
@@ -50,10 +60,12 @@ static struct {
     /* the caller's alone */
     pthread_t thread[NYB_MAX_THREADS];
     uint32_t started; /* threads there are, the caller included */
-    uint32_t recent_late;
-    int64_t last_late, solo_until;
-    uint64_t solo_calls;
-} pool = {.started = 1};
+    window recent;
+    uint32_t most; /* threads of a team until then */
+    int64_t most_until;
+    int64_t fewer_ns; /* how long it will be smaller next time */
+    uint64_t smaller_calls;
+} pool = {.started = 1, .fewer_ns = FEWER_NS};
 
 static int64_t now_ns(void) {
     struct timespec t;
@@ -69,11 +81,11 @@ static void relax(void) {
 #endif
 }
 
-/* Spins until `*counter` is at least `goal`; says whether that took so long that a thread must
- * have lost its core. Spins on even then: to give this core away could cost a whole time slice,
- * which is longer than a token. Only now and then it is offered, in case the other thread is
- * queued behind this one. */
-static int wait_until(atomic_uint *counter, uint32_t goal) {
+/* Spins until `*counter` is at least `goal`; returns for how many ns, or 0 if for less than it
+ * takes to begin to count them. Spins on even where a thread must have lost its core: to give this
+ * one away could cost a whole time slice, which is longer than a token. Only now and then it is
+ * offered, in case the other thread is queued behind this one. */
+static int64_t wait_until(atomic_uint *counter, uint32_t goal) {
     int64_t since = 0, offered = 0;
     for (uint32_t turn = 0; atomic_load_explicit(counter, memory_order_acquire) < goal; turn++) {
         relax();
@@ -87,14 +99,17 @@ static int wait_until(atomic_uint *counter, uint32_t goal) {
             offered = now_ns();
         }
     }
-    return since && now_ns() - since > LATE_NS;
+    return since ? now_ns() - since : 0;
 }
 
 void nyb_barrier(nyb_team *team, uint32_t threads) {
     /* everyone arrives once at each barrier, so the next multiple of the team is this one's end */
     const uint32_t mine = atomic_fetch_add_explicit(&team->arrived, 1, memory_order_acq_rel);
     const uint32_t goal = (mine / threads + 1) * threads;
-    if (wait_until(&team->arrived, goal))
+    const int64_t waited = wait_until(&team->arrived, goal);
+    if (waited)
+        atomic_fetch_add_explicit(&team->waited, (uint64_t)waited, memory_order_relaxed);
+    if (waited > LATE_NS)
         atomic_fetch_add_explicit(&team->late, 1, memory_order_relaxed);
 }
 
@@ -174,16 +189,28 @@ static void start(uint32_t wanted) {
     pthread_attr_destroy(&attributes);
 }
 
-/* Decides on the next calls by the barriers of the last one. */
-static void notice_late(void) {
-    const uint32_t late = atomic_load_explicit(&pool.team.late, memory_order_relaxed);
-    if (!late)
-        return;
+/* Decides on the next calls by the barriers of the last ones: with one thread fewer if these lost
+ * about half of their time, as they do beside a program that wants one of the cores. Less is lost
+ * where a core is only slower than the others, or is taken now and then: there all are worth it. */
+static void notice_late(uint32_t threads, int64_t start) {
     const int64_t now = now_ns();
-    pool.recent_late = now - pool.last_late < LATE_WINDOW_NS ? pool.recent_late + late : late;
-    pool.last_late = now;
-    if (pool.recent_late >= MAX_LATE)
-        pool.solo_until = now + SOLO_NS;
+    window *w = &pool.recent;
+    if (start - w->since > WINDOW_NS || threads != w->threads) {
+        if (threads == w->threads && start > pool.most_until) /* all were there, and it went well */
+            pool.fewer_ns = FEWER_NS;
+        *w = (window){.since = start, .threads = threads};
+    }
+    w->ns += now - start;
+    w->waited +=
+        (int64_t)atomic_load_explicit(&pool.team.waited, memory_order_relaxed) / (threads - 1);
+    w->late += atomic_load_explicit(&pool.team.late, memory_order_relaxed);
+    if (w->late >= MAX_LATE && w->waited * 100 > w->ns * LOST_PERCENT) {
+        *w = (window){0};
+        pool.most = threads - 1;
+        pool.most_until = now + pool.fewer_ns;
+        if (pool.fewer_ns < FEWER_NS * (int64_t)MOST_DOUBLED)
+            pool.fewer_ns *= 2;
+    }
 }
 
 void nyb_pool_run(uint32_t threads, nyb_work_fn *work, void *context) {
@@ -192,23 +219,25 @@ void nyb_pool_run(uint32_t threads, nyb_work_fn *work, void *context) {
     start(threads);
     if (threads > pool.started)
         threads = pool.started;
-    if (threads > 1 && pool.solo_until && now_ns() < pool.solo_until) {
-        pool.solo_calls++;
-        threads = 1;
+    if (threads > pool.most && pool.most_until && now_ns() < pool.most_until) {
+        pool.smaller_calls++;
+        threads = pool.most;
     }
     pool.work = work;
     pool.context = context;
     atomic_store_explicit(&pool.team.arrived, 0, memory_order_relaxed);
+    if (threads <= 1) {
+        work(context, &pool.team, 0, threads);
+        return;
+    }
+    const int64_t start = now_ns();
     atomic_store_explicit(&pool.team.late, 0, memory_order_relaxed);
-    if (threads > 1) {
-        atomic_store_explicit(&pool.done, 0, memory_order_relaxed);
-        announce(threads);
-    }
+    atomic_store_explicit(&pool.team.waited, 0, memory_order_relaxed);
+    atomic_store_explicit(&pool.done, 0, memory_order_relaxed);
+    announce(threads);
     work(context, &pool.team, 0, threads);
-    if (threads > 1) {
-        wait_until(&pool.done, threads - 1);
-        notice_late();
-    }
+    wait_until(&pool.done, threads - 1);
+    notice_late(threads, start);
 }
 
 typedef struct barriers {
@@ -241,4 +270,4 @@ void nyb_pool_stop(void) {
 }
 
 uint32_t nyb_pool_threads(void) { return pool.started; }
-uint64_t nyb_pool_solo_calls(void) { return pool.solo_calls; }
+uint64_t nyb_pool_smaller_calls(void) { return pool.smaller_calls; }

@@ -266,7 +266,7 @@ class _Trial:
         just now; the first that is clearly slower ends it."""
         half = (self.end - perf_counter()) / 2  # the rest is for what is tried next
         rounds = max(1, min(_ROUNDS, int(half / (_USUAL * first))))
-        alone = native.solo_calls()
+        alone = native.smaller_calls()
         least: list[float] = []
         for tune in tunes:
             # At most twice as long as the one before: the threads are halved at most.
@@ -276,7 +276,7 @@ class _Trial:
                 expected = self.seconds(tune, n)
                 best = min(best, expected)
                 done += 1
-            if native.solo_calls() != alone:
+            if native.smaller_calls() != alone:
                 raise _BusyError
             if done == 0:
                 break
@@ -290,13 +290,13 @@ class _Trial:
 
     def awake(self, tune: Tune, n: int) -> float:
         """How long a call takes once all threads work: those that slept come late, or wait for the
-        disk, and after that one works alone for a while."""
+        disk, and after that fewer work for a while."""
         end = min(self.end, perf_counter() + _SECONDS)
         for tries in count(1):
-            alone = native.solo_calls()
+            alone = native.smaller_calls()
             self.seconds(tune, n)
             second = self.seconds(tune, n)
-            if native.solo_calls() == alone:
+            if native.smaller_calls() == alone:
                 return second
             if tries > 1 and perf_counter() > end:
                 break

@@ -23,7 +23,7 @@ from nybble._core.engine cimport (
     nyb_logits,
     nyb_measure,
     nyb_philox,
-    nyb_pool_solo_calls,
+    nyb_pool_smaller_calls,
     nyb_pool_stop,
     nyb_pool_threads,
     nyb_read,
@@ -135,9 +135,9 @@ def pool_threads():
     return nyb_pool_threads()
 
 
-def solo_calls():
-    """Engine calls that one thread did alone, because the machine was busy."""
-    return nyb_pool_solo_calls()
+def smaller_calls():
+    """Engine calls that fewer threads did than they were to, because the machine was busy."""
+    return nyb_pool_smaller_calls()
 
 
 def pool_stop():

@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
         "read_gb_s": read_gb_s,
         "barrier_us": median(barriers) * 1e6 if barriers else None,
         "peak_bytes": machine.peak_bytes(),
-        "solo_calls": native.solo_calls(),
+        "smaller_calls": native.smaller_calls(),
         "runs": runs,
     }
     if args.json:
