@@ -8,6 +8,7 @@ NYBBLE_DEBUG=1 for -O1 -g (`make debug`), NYBBLE_SANITIZE=1 for AddressSanitizer
 
 import os
 import shlex
+import subprocess
 import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
@@ -84,7 +85,12 @@ class BuildExtensions(build_ext):
 def check_headers():
     """Says what is missing before the first library is compiled, which takes minutes."""
     folder = sysconfig.get_path("include")
-    if not (Path(folder) / "Python.h").is_file() and not os.environ.get("CPATH"):
+    if (Path(folder) / "Python.h").is_file():
+        return
+    flags = [flag for name in ("CPPFLAGS", "CFLAGS") for flag in os.environ.get(name, "").split()]
+    command = [*compiler(), *flags, "-E", "-x", "c", "-"]  # which may find it elsewhere
+    done = subprocess.run(command, input=b"#include <Python.h>", capture_output=True)
+    if done.returncode:
         version = "{}.{}".format(*sys.version_info)
         sys.exit(
             f"nybble is compiled, which needs Python's headers: there is no Python.h in {folder}; "

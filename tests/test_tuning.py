@@ -47,7 +47,7 @@ def idle(monkeypatch):
     """Trials cannot tell how busy the machine is: a call takes no time, and nobody is late."""
     clock = itertools.count()
     monkeypatch.setattr(tuning, "perf_counter", lambda: next(clock) / 1e6)
-    monkeypatch.setattr(native, "smaller_calls", lambda: 0)
+    monkeypatch.setattr(native, "busy_calls", lambda: 0)
 
 
 @pytest.fixture
@@ -506,7 +506,7 @@ def test_trying_leaves_nothing_behind(engine, idle, monkeypatch):
 
 def test_a_team_that_got_smaller_says_nothing(tried_on, monkeypatch):
     calls = itertools.count()
-    monkeypatch.setattr(native, "smaller_calls", lambda: next(calls))
+    monkeypatch.setattr(native, "busy_calls", lambda: next(calls))
     machine = Machine(4, lambda n, threads, level: 0.01)
     assert tried_on(machine) is None
     assert machine.now <= 1.1
@@ -514,11 +514,11 @@ def test_a_team_that_got_smaller_says_nothing(tried_on, monkeypatch):
 
 def test_threads_that_waited_for_the_disk_may_come_late(tried_on, monkeypatch):
     machine = Machine(4, limited(1e8, 3.0, 2, 4, 1.8), first=20.0)
-    monkeypatch.setattr(native, "smaller_calls", lambda: int(len(machine.calls) > 1))
+    monkeypatch.setattr(native, "busy_calls", lambda: int(len(machine.calls) > 1))
     assert tried_on(machine)[:3] == (2, 4, BEST)
 
 
 def test_a_team_that_gets_smaller_later_says_nothing(tried_on, monkeypatch):
     machine = Machine(4, lambda n, threads, level: 0.01)
-    monkeypatch.setattr(native, "smaller_calls", lambda: len(machine.calls) > 10)
+    monkeypatch.setattr(native, "busy_calls", lambda: len(machine.calls) > 10)
     assert tried_on(machine) is None

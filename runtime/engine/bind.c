@@ -342,6 +342,16 @@ static int check_writes(const nyb_program *program, nyb_error *error) {
     return 0;
 }
 
+/* A thread quantizes what the step before, and nothing else, has made of the same rows; and of the
+ * phase no step comes behind that reads the blocks of all threads. */
+static int check_quantized_share(const nyb_step *s, int starts, uint64_t at, nyb_error *error) {
+    CHECK(!starts && s[-1].op >= NYB_STEP_FIRST_SPLIT && s[-1].out == s->in &&
+              s[-1].rows == s->rows && s[-1].unit == s->unit && s[-1].n_units == s->n_units,
+          "a share is quantized that the step before has not made", s->in);
+    CHECK(s->flags & NYB_ENDS_PHASE, "a phase goes on behind a share that is quantized", s->flags);
+    return 0;
+}
+
 /* Row steps come before split steps in a phase, COMBINE, whose barrier is behind it, first of all;
  * and all its steps have the same rows. */
 static int check_phases(const nyb_program *program, nyb_error *error) {
@@ -356,6 +366,8 @@ static int check_phases(const nyb_program *program, nyb_error *error) {
               "the steps of a phase have different rows", s->flags);
         CHECK(starts || !split || (s->flags & NYB_BY_BLOCKS) == (s[-1].flags & NYB_BY_BLOCKS),
               "the units of a phase are divided in two ways", s->flags);
+        if (s->op == NYB_STEP_QUANTIZE_SHARE && check_quantized_share(s, starts, at, error))
+            return -1;
         CHECK(starts || s->op != NYB_STEP_COMBINE, "a phase joins pages behind another step", at);
         split = is_split;
     }

@@ -2,9 +2,10 @@
  * The pool: one persistent team of threads for a process, shared by all models.
  *
  * Threads spin at the barriers inside a call, because a token has some 150 of them in a few
- * milliseconds, and sleep between calls. The team gets smaller when the machine is busy: if it lost
- * about half of its time at barriers it is one thread fewer for a while, then all again to see.
- * What is computed does not depend on how many do it, so a changing team changes no bit.
+ * milliseconds, and sleep between calls. The team gets smaller when the machine is busy: where so
+ * much time is lost at barriers that one thread fewer would be as quick, it is one thread fewer for
+ * a while, then all again to see. What is computed does not depend on how many do it, so a changing
+ * team changes no bit.
  */
 #ifndef NYB_POOL_H
 #define NYB_POOL_H
@@ -29,15 +30,15 @@ void nyb_barrier(nyb_team *team, uint32_t threads);
 
 /* Seconds that a barrier of a team of `threads` takes that has nothing else to do, as the mean of
  * `n` of them: what a phase costs beside its work. 0 where the team is one thread, which waits for
- * nobody. */
+ * nobody, or is smaller for a while. */
 double nyb_barrier_seconds(uint32_t threads, uint32_t n);
 
 /* Ends the pool's threads; the next run starts them again. Before a fork, and at exit. */
 void nyb_pool_stop(void);
 
-/* What `doctor` and tests may ask: threads there are now; calls that fewer threads did because the
- * machine was busy. */
+/* What `doctor` and tests may ask: threads there are now; calls that show that the machine was
+ * busy: those that fewer threads did for that, and those after which a team got smaller. */
 uint32_t nyb_pool_threads(void);
-uint64_t nyb_pool_smaller_calls(void);
+uint64_t nyb_pool_busy_calls(void);
 
 #endif

@@ -21,15 +21,15 @@
 
 enum {
     STACK_BYTES = 256 * 1024,
-    SPINS = 2000,         /* some 20 to 50 us of looking before the clock is asked */
+    SPINS = 2000,         /* some 10 to 80 us of looking before the clock is asked */
     IDLE_NS = 200 * 1000, /* awake between calls for so long, then asleep */
     OFFER_NS = 1000000,   /* how often a waiting thread offers its core to others */
     LATE_NS = 200 * 1000, /* a barrier that takes longer is late: a thread may have lost its core */
-    WINDOW_NS = 20000000, /* calls count together within 20 ms */
-    MAX_LATE = 2,         /* late barriers of these calls, */
-    LOST_PERCENT = 40,    /* and so much of their time spent waiting: */
-    FEWER_NS = 75000000,  /* then one thread fewer goes on for 75 ms, and twice as long each */
-    MOST_DOUBLED = 16,    /* time when that does not help, up to so many times */
+    MIN_LATE = 2,         /* late barriers that a thread has to have seen */
+    WINDOW_NS = 10000000, /* calls of a team are judged when they have taken 10 ms */
+    STALE_NS = 100000000, /* together, or not at all if that is long ago */
+    FEWER_NS = 75000000,  /* how long a team stays smaller, or for the time of a long call: */
+    MOST_TIMES = 16,      /* once, twice, four times, ..., for as long as it does not help */
     TEAMS = 128,          /* more than NYB_MAX_THREADS */
     CALLS_UNSEEN = 1 << 20, /* the most calls that a thread may sleep through */
 };
@@ -39,13 +39,14 @@ struct nyb_team {
     _Alignas(64) atomic_uint arrived; /* at barriers, since the call began */
     /* of this call, by all its threads */
     _Alignas(64) atomic_uint late; /* barriers that were late */
-    atomic_ullong waited;          /* ns at barriers, but for those of a few us */
+    atomic_ullong waited;          /* ns at barriers, but for the first looks at each */
 };
 
-/* Calls that began within WINDOW_NS, and how they went. */
+/* Calls of a team in a row, and how they went. */
 typedef struct window {
-    int64_t since, ns, waited; /* waited: of the threads that did, on average */
-    uint32_t late, threads;
+    int64_t since, ns;      /* since: when the first began */
+    uint64_t waited;        /* ns, of all threads together */
+    uint32_t late, threads; /* late: barriers, of all threads together */
 } window;
 
 static struct {
@@ -63,9 +64,9 @@ static struct {
     window recent;
     uint32_t most; /* threads of a team until then */
     int64_t most_until;
-    int64_t fewer_ns; /* how long it will be smaller next time */
-    uint64_t smaller_calls;
-} pool = {.started = 1, .fewer_ns = FEWER_NS};
+    uint32_t times; /* so many times as long it will be smaller when it is next */
+    uint64_t busy_calls;
+} pool = {.started = 1, .most = NYB_MAX_THREADS, .times = 1};
 
 static int64_t now_ns(void) {
     struct timespec t;
@@ -189,28 +190,41 @@ static void start(uint32_t wanted) {
     pthread_attr_destroy(&attributes);
 }
 
-/* Decides on the next calls by the barriers of the last ones: with one thread fewer if these lost
- * about half of their time, as they do beside a program that wants one of the cores. Less is lost
- * where a core is only slower than the others, or is taken now and then: there all are worth it. */
-static void notice_late(uint32_t threads, int64_t start) {
+/* Whether a team would be as quick with one thread fewer. Where n - 1 of n threads with equal
+ * shares wait for one that lost its core, or that is slow, they would be if they wait for more than
+ * 1 / n of the time. Four fifths of that are enough, for n threads do not read n times as fast as
+ * one. Of many threads a quarter is asked: so long they wait for one another in turn, which would
+ * go on. */
+static int is_worth_less(const window *w) {
+    const uint32_t others = w->threads - 1;
+    const uint64_t waited = w->waited / others; /* by each of them */
+    const uint64_t percent = w->threads < 4 ? 80 / w->threads : 25;
+    return w->late >= MIN_LATE * others && waited * 100 > (uint64_t)w->ns * percent;
+}
+
+/* Decides on the next calls by the barriers of the last ones. That all threads are awake at once
+ * is tried again and again: a team that was smaller already halves. */
+static void judge(uint32_t threads, int64_t began) {
     const int64_t now = now_ns();
     window *w = &pool.recent;
-    if (start - w->since > WINDOW_NS || threads != w->threads) {
-        if (threads == w->threads && start > pool.most_until) /* all were there, and it went well */
-            pool.fewer_ns = FEWER_NS;
-        *w = (window){.since = start, .threads = threads};
-    }
-    w->ns += now - start;
-    w->waited +=
-        (int64_t)atomic_load_explicit(&pool.team.waited, memory_order_relaxed) / (threads - 1);
+    if (threads != w->threads || began - w->since > STALE_NS)
+        *w = (window){.since = began, .threads = threads};
+    w->ns += now - began;
+    w->waited += atomic_load_explicit(&pool.team.waited, memory_order_relaxed);
     w->late += atomic_load_explicit(&pool.team.late, memory_order_relaxed);
-    if (w->late >= MAX_LATE && w->waited * 100 > w->ns * LOST_PERCENT) {
-        *w = (window){0};
-        pool.most = threads - 1;
-        pool.most_until = now + pool.fewer_ns;
-        if (pool.fewer_ns < FEWER_NS * (int64_t)MOST_DOUBLED)
-            pool.fewer_ns *= 2;
+    if (w->ns < WINDOW_NS)
+        return;
+    if (is_worth_less(w)) {
+        const int was_smaller = began < pool.most_until;
+        const int64_t call_ns = now - began > FEWER_NS ? now - began : FEWER_NS;
+        pool.most = was_smaller ? (threads + 1) / 2 : threads - 1;
+        pool.most_until = now + pool.times * call_ns;
+        pool.times = pool.times < MOST_TIMES ? 2 * pool.times : MOST_TIMES;
+        pool.busy_calls++;
+    } else if (threads > pool.most) { /* they were all there, and it went well */
+        pool.times = 1;
     }
+    *w = (window){.threads = 0};
 }
 
 void nyb_pool_run(uint32_t threads, nyb_work_fn *work, void *context) {
@@ -219,8 +233,8 @@ void nyb_pool_run(uint32_t threads, nyb_work_fn *work, void *context) {
     start(threads);
     if (threads > pool.started)
         threads = pool.started;
-    if (threads > pool.most && pool.most_until && now_ns() < pool.most_until) {
-        pool.smaller_calls++;
+    if (threads > pool.most && now_ns() < pool.most_until) {
+        pool.busy_calls++;
         threads = pool.most;
     }
     pool.work = work;
@@ -230,24 +244,24 @@ void nyb_pool_run(uint32_t threads, nyb_work_fn *work, void *context) {
         work(context, &pool.team, 0, threads);
         return;
     }
-    const int64_t start = now_ns();
+    const int64_t began = now_ns();
     atomic_store_explicit(&pool.team.late, 0, memory_order_relaxed);
     atomic_store_explicit(&pool.team.waited, 0, memory_order_relaxed);
     atomic_store_explicit(&pool.done, 0, memory_order_relaxed);
     announce(threads);
     work(context, &pool.team, 0, threads);
     wait_until(&pool.done, threads - 1);
-    notice_late(threads, start);
+    judge(threads, began);
 }
 
 typedef struct barriers {
-    uint32_t n;
-    int64_t ns; /* that they took; stays 0 where nobody was met */
+    uint32_t n, threads;
+    int64_t ns; /* that they took; stays 0 where not all were there */
 } barriers;
 
 static void meet(void *context, nyb_team *team, uint32_t thread, uint32_t threads) {
     barriers *b = context;
-    if (threads == 1)
+    if (threads == 1 || threads < b->threads)
         return;
     nyb_barrier(team, threads); /* until all are awake */
     const int64_t start = now_ns();
@@ -258,7 +272,7 @@ static void meet(void *context, nyb_team *team, uint32_t thread, uint32_t thread
 }
 
 double nyb_barrier_seconds(uint32_t threads, uint32_t n) {
-    barriers b = {.n = n};
+    barriers b = {.n = n, .threads = threads};
     nyb_pool_run(threads, meet, &b);
     return n ? (double)b.ns / 1e9 / n : 0;
 }
@@ -270,4 +284,4 @@ void nyb_pool_stop(void) {
 }
 
 uint32_t nyb_pool_threads(void) { return pool.started; }
-uint64_t nyb_pool_smaller_calls(void) { return pool.smaller_calls; }
+uint64_t nyb_pool_busy_calls(void) { return pool.busy_calls; }

@@ -21,6 +21,7 @@ def free_bytes(folder: str) -> int:
 
 def check_room(folder: str, nbytes: int) -> None:
     """OSError if no file of so many bytes can be written to a folder, which need not exist yet."""
+    folder = os.path.abspath(folder)
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
     if not os.path.isdir(folder):

@@ -111,7 +111,8 @@ class Reading:
 
     def foresee_copy(self) -> None:
         """Finds out, without writing, whether `take_copy` would find room for a copy; if not, the
-        weights are not to be mapped, and `notice` says why."""
+        weights are not to be mapped, and `notice` says why. What it would clear away before is
+        not counted as room."""
         from nybble.disk import check_room
 
         if self._mapped is not None or not self.is_to_be_mapped:

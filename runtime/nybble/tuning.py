@@ -266,7 +266,7 @@ class _Trial:
         just now; the first that is clearly slower ends it."""
         half = (self.end - perf_counter()) / 2  # the rest is for what is tried next
         rounds = max(1, min(_ROUNDS, int(half / (_USUAL * first))))
-        alone = native.smaller_calls()
+        before = native.busy_calls()
         least: list[float] = []
         for tune in tunes:
             # At most twice as long as the one before: the threads are halved at most.
@@ -276,7 +276,7 @@ class _Trial:
                 expected = self.seconds(tune, n)
                 best = min(best, expected)
                 done += 1
-            if native.smaller_calls() != alone:
+            if native.busy_calls() != before:
                 raise _BusyError
             if done == 0:
                 break
@@ -293,10 +293,10 @@ class _Trial:
         disk, and after that fewer work for a while."""
         end = min(self.end, perf_counter() + _SECONDS)
         for tries in count(1):
-            alone = native.smaller_calls()
+            before = native.busy_calls()
             self.seconds(tune, n)
             second = self.seconds(tune, n)
-            if native.smaller_calls() == alone:
+            if native.busy_calls() == before:
                 return second
             if tries > 1 and perf_counter() > end:
                 break

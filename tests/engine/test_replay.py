@@ -7,7 +7,7 @@ import pytest
 from sanitized import COMMAND, LEVELS
 
 import nybble
-from nybble._core.program import BY_BLOCKS, OPS
+from nybble._core.program import BY_BLOCKS, ENDS_PHASE, OPS
 from targets.build import build_program
 from tools import replay
 from tools.tiny_model import tiny_model
@@ -200,6 +200,25 @@ def test_who_quantizes_has_made_it(sanitized, dumped, tmp_path, steps_before, co
         data[at - steps_before * STEP_BYTES + 4] &= ~BY_BLOCKS  # nyb_step.flags
 
     assert refusal(sanitized, dumped, tmp_path, "quantize_share", change) == complaint
+
+
+@pytest.mark.parametrize("field", [8, 9])  # of nyb_step: unit, n_units
+def test_a_share_is_of_what_the_step_before_made(sanitized, dumped, tmp_path, field):
+    def change(data, at):
+        for step in (at - STEP_BYTES, at):
+            data[step + 36] |= 64  # n_units: there is room for what follows
+        data[at - STEP_BYTES + 4 * field] += 4
+
+    said = refusal(sanitized, dumped, tmp_path, "quantize_share", change)
+    assert said == "a share is quantized that the step before has not made"
+
+
+def test_nothing_comes_behind_a_share_that_is_quantized(sanitized, dumped, tmp_path):
+    def change(data, at):
+        data[at + 4] &= ~ENDS_PHASE
+
+    said = refusal(sanitized, dumped, tmp_path, "quantize_share", change)
+    assert said == "a phase goes on behind a share that is quantized"
 
 
 def test_shares_of_blocks_are_of_whole_ones(sanitized, dumped, tmp_path):

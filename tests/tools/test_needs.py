@@ -35,9 +35,10 @@ runpy.run_path("setup.py", run_name="__main__")
 
 def test_the_build_asks_for_pythons_headers_first(monkeypatch):
     """By the name of their package."""
-    monkeypatch.delenv("CPATH", raising=False)
+    for name in ("CPATH", "C_INCLUDE_PATH", "CFLAGS", "CPPFLAGS"):
+        monkeypatch.delenv(name, raising=False)
     command = [sys.executable, "-c", WITHOUT_HEADERS]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     said = done.stderr.splitlines()[-1]
     assert "there is no Python.h in /nowhere" in said

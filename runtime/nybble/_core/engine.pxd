@@ -155,7 +155,7 @@ cdef extern from "nyb_pool.h" nogil:
     double nyb_barrier_seconds(uint32_t threads, uint32_t n) noexcept
     void nyb_pool_stop() noexcept
     uint32_t nyb_pool_threads() noexcept
-    uint64_t nyb_pool_smaller_calls() noexcept
+    uint64_t nyb_pool_busy_calls() noexcept
 
 cdef extern from "nyb_read.h" nogil:
     uint64_t nyb_read(const void *data, uint64_t nbytes, uint32_t streams,

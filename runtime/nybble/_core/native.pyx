@@ -23,7 +23,7 @@ from nybble._core.engine cimport (
     nyb_logits,
     nyb_measure,
     nyb_philox,
-    nyb_pool_smaller_calls,
+    nyb_pool_busy_calls,
     nyb_pool_stop,
     nyb_pool_threads,
     nyb_read,
@@ -135,9 +135,10 @@ def pool_threads():
     return nyb_pool_threads()
 
 
-def smaller_calls():
-    """Engine calls that fewer threads did than they were to, because the machine was busy."""
-    return nyb_pool_smaller_calls()
+def busy_calls():
+    """Engine calls that show that the machine was busy: those that fewer threads did for that, and
+    those after which a team got smaller."""
+    return nyb_pool_busy_calls()
 
 
 def pool_stop():

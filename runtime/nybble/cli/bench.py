@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
         "read_gb_s": read_gb_s,
         "barrier_us": median(barriers) * 1e6 if barriers else None,
         "peak_bytes": machine.peak_bytes(),
-        "smaller_calls": native.smaller_calls(),
+        "busy_calls": native.busy_calls(),
         "runs": runs,
     }
     if args.json:
@@ -175,7 +175,7 @@ def _as_text(result: dict[str, Any]) -> Iterator[str]:
     if result["barrier_us"]:
         yield f"barrier  {result['barrier_us']:8.2f} us"
     elif result["threads"] > 1:
-        yield "barrier  not measured: the machine is busy, and one thread works alone"
+        yield "barrier  not measured: the machine is busy, and fewer threads work"
     yield f"memory   {megabytes(result['peak_bytes'])} at most"
 
 
@@ -237,7 +237,7 @@ class Bench:
         return float(min(median(times) for times in reads.values()))
 
     def barrier_seconds(self) -> float | None:
-        """The barrier's latency; None where the team was one thread, alone or because the machine
+        """The barrier's latency; None where the team was one thread, or smaller because the machine
         was busy."""
         barriers = [self.model.engine.barrier_seconds() for _ in range(5)]
         return min((s for s in barriers if s), default=None)

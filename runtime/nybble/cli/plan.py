@@ -98,13 +98,14 @@ def run(args: argparse.Namespace) -> int:
             kv=args.kv,
             board=board,
         )
+    notice = " ".join(filter(None, (plan.notice, reading.notice)))
     measured = None if board or args.threads is not None else _measured(path)
     if args.json:
         rate = {**_rate(plan, board), "measured_tok_s": measured and rounded(measured)}
-        said = {"model": path, "is_planned": True, **plan.as_dict(), "notice": reading.notice}
+        said = {"model": path, "is_planned": True, **plan.as_dict(), "notice": notice}
         print(json.dumps({**said, **rate}))
     else:
-        for line in _as_text(path, plan, board, measured, reading.notice):
+        for line in _as_text(path, plan, board, measured, notice):
             print("\n".join(fitted(line, sys.stdout)))
     return 0 if plan.fits else BudgetError.exit_code
 
@@ -212,7 +213,7 @@ def _as_text(
     lines.append(f"{'budget':<{width}}  {_mib(plan.budget_bytes)}  ({plan.budget})")
     lines += ["", "it fits" if plan.fits else f"it does not fit; {plan.ways_out}"]
     if notice:
-        lines.append(notice)
+        lines.append(printable(notice))
     if plan.kv != "f16":
         costs = ", ".join(f"{name} {kl:.5f}" for name, kl in plan.kv_kl.items())
         lines.append(
