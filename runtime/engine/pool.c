@@ -193,8 +193,8 @@ static void start(uint32_t wanted) {
 /* Whether a team would be as quick with one thread fewer. Where n - 1 of n threads with equal
  * shares wait for one that lost its core, or that is slow, they would be if they wait for more than
  * 1 / n of the time. Four fifths of that are enough, for n threads do not read n times as fast as
- * one. Of many threads a quarter is asked: so long they wait for one another in turn, which would
- * go on. */
+ * one. Of many threads a quarter is asked: less than that they lose to waiting for one another in
+ * turn, and would with one fewer. */
 static int is_worth_less(const window *w) {
     const uint32_t others = w->threads - 1;
     const uint64_t waited = w->waited / others; /* by each of them */
